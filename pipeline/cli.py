@@ -1,0 +1,80 @@
+"""The command line: ``lemonpress JOB [CONFIG.yaml or preset ...] [key=value ...]``, merged left to right."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from pipeline import __version__
+from pipeline.errors import ConfigError, LemonpressError, nearest
+
+JOBS = {
+    "run": "all of the below, from prompts to report; resumes where it was interrupted",
+    "generate": "prompts -> candidates",
+    "select": "candidates -> scores and selections",
+    "judge": "selections -> games (pairwise, both orders)",
+    "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
+    "report": "one self-contained HTML page",
+    "doctor": "what this machine can run, and what is missing",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job.
+
+    Args:
+        argv: words after the program's name; ``None`` takes the process's own.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 config or input wrong, 3 too many rows failed, 130 interrupted.
+    """
+    args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        if args.job not in JOBS:
+            raise ConfigError(f"no job is called {args.job!r}{nearest(args.job, JOBS)}")
+        command = importlib.import_module(f"pipeline.commands.{args.job}")
+        if args.job == "doctor":
+            return int(command.run())
+        command.run(_config(args.job, args.words))
+    except LemonpressError as error:
+        print(f"lemonpress {args.job}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # Config is heavy to import for --help
+    """The config from the words; without a config file, that of the run folder named by ``out=``."""
+    from pipeline.config import load_config
+    from pipeline.storage import RunFolder
+
+    words = [f"winrate.{w}" if job == "winrate" and w.startswith("games=") else w for w in words]
+    out = next((w.removeprefix("out=") for w in reversed(words) if w.startswith("out=")), None)
+    if out and all("=" in w for w in words):
+        run = RunFolder(out)
+        if run.is_local and run.exists("config.yaml"):
+            words = [run.path("config.yaml"), *words]
+    return load_config(words)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lemonpress",
+        description="Sample many answers in any language, select one, and prove with win-rates that it paid off.",
+        epilog="jobs:\n" + "\n".join(f"  {name:<9} {text}" for name, text in JOBS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lemonpress {__version__}")
+    parser.add_argument("job", metavar="JOB", help="one of the jobs below")
+    parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="presets, files and settings")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The jobs: each is a list of passes. ``jobs/`` and the command line call them."""

@@ -1,0 +1,70 @@
+"""From a job's stages to its passes: neighbouring stages on one engine share a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Config
+from pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from pipeline.execution.passes import PassSpec
+
+
+@dataclass
+class Step:
+    """A stage with what planning needs to know about it.
+
+    Attributes:
+        engine: name under ``engines``; ``None`` for a stage on the CPU.
+        stage: what runs.
+        fingerprint: the settings that its result depends on.
+        requests: engine requests of one row in flight at once, about.
+    """
+
+    engine: str | None
+    stage: Stage
+    fingerprint: dict[str, Any]
+    requests: int = 1
+
+
+def chain(
+    job: str, config: Config, steps: Sequence[Step], reads: str, writes: str, fingerprint: dict[str, Any]
+) -> list[PassSpec]:
+    """Passes that run ``steps``, grouped by engine, from table ``reads`` to table ``writes``.
+
+    One pass an engine, in order of first use; steps without an engine ride along in the first one, because a pass of
+    their own would copy the whole table once more. Tables between the passes lie under ``work/``.
+
+    Args:
+        fingerprint: settings that all of the job's passes depend on.
+    """
+    from pipeline.execution.passes import PassSpec
+
+    first = next((step.engine for step in steps if step.engine), None)
+    groups: dict[str | None, list[Step]] = {}
+    for step in sorted(steps, key=lambda s: s.engine is not None):
+        groups.setdefault(step.engine or first, []).append(step)
+    specs = []
+    for i, (engine, group) in enumerate(groups.items()):
+        name = f"{job}-{engine or 'cpu'}"
+        target = writes if i == len(groups) - 1 else f"work/{name}/table"
+        engine_config = config.engines[engine] if engine else None
+        depends = {s.stage.name: s.fingerprint for s in group}
+        identity = engine_config.identity() if engine_config else None
+        specs.append(
+            PassSpec(
+                name=name,
+                job=job,
+                reads=reads,
+                writes=target,
+                stages=[s.stage for s in group],
+                engine=engine_config,
+                requests_per_row=sum(s.requests for s in group),
+                fingerprint={**fingerprint, "engine": identity, "stages": depends},
+            )
+        )
+        reads = target
+    return specs

@@ -1,0 +1,17 @@
+"""``report``: one self-contained HTML page (and its Markdown twin). Needs neither Ray nor a model."""
+
+from __future__ import annotations
+
+from pipeline.config import Config
+from pipeline.report.render import build_report
+from pipeline.storage import RunFolder
+
+
+def run(config: Config) -> None:
+    """Build the report of a finished run and print its path.
+
+    Raises:
+        UnfinishedTableError: ``judge`` has not finished.
+        InputError: a table cannot be used.
+    """
+    print(f"report: {build_report(RunFolder(config.out), config)}")

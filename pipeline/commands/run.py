@@ -1,0 +1,30 @@
+"""``run``: the whole path, from prompts to the report. Finished passes are skipped, so it resumes by itself."""
+
+from __future__ import annotations
+
+from pipeline.commands import generate, judge, report, select, winrate
+from pipeline.config import Config
+
+
+def run(config: Config) -> None:
+    """Check everything that the jobs need, then run them on one cluster.
+
+    Raises:
+        ConfigError, InputError: before any model loads.
+    """
+    from pipeline.execution.cluster import cluster
+
+    check(config)
+    with cluster(config.ray):
+        for job in (generate, select, judge, winrate, report):
+            job.run(config)
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for anything that a later job would trip over, before the first one starts."""
+    for name, plan in config.all_plans().items():
+        config.engine(plan.engine, f"plans.{name}.engine", frozenset({"generate"}))
+    config.engine(config.judge.engine, "judge.engine", frozenset({"label_probs"}))
+    judge.systems(config)
+    for name, engine in config.engines.items():
+        engine.ready(f"engines.{name}")

@@ -1,0 +1,420 @@
+"""The config: typed dataclasses, merged left to right from presets, files and ``key=value`` words.
+
+Named maps (``engines.judge``, ``selectors.chops``, ``plans.hot``) merge by name. Their items, and ``prompts`` and
+``sampling``, carry a ``kind`` that picks the dataclass, against which they are then checked strictly. A later layer
+that changes a ``kind`` replaces the item instead of mixing two kinds' keys. Every mistake is a
+:class:`~pipeline.errors.ConfigError` that names the full key and the nearest valid one; nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.engines.base import ENGINES, EngineConfig
+from pipeline.errors import ConfigError, nearest
+from pipeline.prompts import SOURCES, SourceConfig
+from pipeline.registry import Registry
+from pipeline.sampling.plans import PLANS, PlanConfig
+from pipeline.selection.base import SELECTORS, Selector
+
+T = TypeVar("T")
+
+
+@dataclass
+class JudgeConfig:
+    """Pairwise games between this run's systems.
+
+    Attributes:
+        engine: name under ``engines``.
+        opponent: the baseline: a selector's name, or ``plan/selector``; an outside system's name when
+            the prompts bring ``answers``.
+        systems: selectors (or ``plan/selector``) to judge; ``null`` = all but the opponent.
+        template: name of the judge template (``pipeline/judging/templates``) or path of a file.
+        scores: ``hard`` (win 1, tie 1/2, loss 0) or ``soft`` (probabilities).
+        max_chars: longer answers are cut in the judge's prompt to this many characters (0 = never).
+    """
+
+    engine: str = "judge"
+    opponent: str = "sample"
+    systems: list[str] | None = None
+    template: str = "pairwise"
+    scores: str = "hard"
+    max_chars: int = 0
+
+
+@dataclass
+class WinrateConfig:
+    """How win-rates and their intervals are computed.
+
+    Attributes:
+        games: an outside table of games instead of this run's (Parquet, CSV or JSONL).
+        draws: bootstrap draws.
+        confidence: coverage of the intervals.
+        seed: of the bootstrap.
+    """
+
+    games: str | None = None
+    draws: int = 10_000
+    confidence: float = 0.95
+    seed: int = 1
+
+
+@dataclass
+class ReportConfig:
+    """The report page.
+
+    Attributes:
+        title: headline.
+        note: a sentence shown beside the headline result, e.g. that judge and generator are one model.
+        samples: prompts shown with all their candidates.
+    """
+
+    title: str = "Lemonpress report"
+    note: str = ""
+    samples: int = 14
+
+
+@dataclass
+class ExecutionConfig:
+    """How passes run.
+
+    Attributes:
+        rows_per_checkpoint: rows per block: the unit of work, of durability and of redoing; ``null`` follows from
+            the input's size (at most some thousand files).
+        max_failed_rows: share of rows with errors above which the job ends with exit code 3.
+        progress: show progress on standard error.
+    """
+
+    rows_per_checkpoint: int | None = None
+    max_failed_rows: float = 0.5
+    progress: bool = True
+
+
+@dataclass
+class RayConfig:
+    """The Ray cluster.
+
+    Attributes:
+        address: cluster to join; ``null`` follows ``RAY_ADDRESS``, else starts a local one.
+        num_cpus: logical CPUs of a local cluster; ``null`` = at least 8, because with fewer than 4 a resume hangs.
+        worker_logs: show the workers' own output, for debugging.
+    """
+
+    address: str | None = None
+    num_cpus: int | None = None
+    worker_logs: bool = False
+
+
+@dataclass
+class Config:
+    """A run's whole config, resolved and checked.
+
+    Attributes:
+        out: the run's folder.
+        seed: the run's seed; every random choice derives from it by hash.
+        modules: Python modules of the user's own to import: they may register selectors.
+        sampling: the sampling plan, named after its kind.
+        plans: further sampling plans by name.
+    """
+
+    out: str = "runs/lemonpress"
+    seed: int = 1
+    modules: list[str] = field(default_factory=list)
+    prompts: SourceConfig = field(default_factory=SourceConfig)
+    engines: dict[str, EngineConfig] = field(default_factory=dict)
+    sampling: PlanConfig = field(default_factory=PlanConfig)
+    plans: dict[str, PlanConfig] = field(default_factory=dict)
+    selectors: dict[str, Selector] = field(default_factory=dict)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    winrate: WinrateConfig = field(default_factory=WinrateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def all_plans(self) -> dict[str, PlanConfig]:
+        """Every sampling plan by name; ``sampling`` goes by its kind."""
+        return {self.sampling.kind: self.sampling, **self.plans}
+
+    def engine(self, name: str, key: str, needs: frozenset[str] = frozenset()) -> EngineConfig:
+        """The engine called ``name``, checked for what it must be able to do.
+
+        Raises:
+            ConfigError: there is no such engine, or it lacks a capability; the message names ``key``.
+        """
+        if name not in self.engines:
+            raise ConfigError(f"{key}: no engine is called {name!r} under engines{nearest(name, self.engines)}")
+        missing = needs - self.engines[name].capabilities()
+        if missing:
+            can = ", ".join(sorted(self.engines[name].capabilities()))
+            raise ConfigError(f"{key}: engine {name!r} cannot {', '.join(sorted(missing))} (it can: {can})")
+        return self.engines[name]
+
+    def system(self, name: str, key: str, outside: Sequence[str] = ()) -> str:
+        """``plan/selector`` for a selector's name, a full name or an outside system's name.
+
+        Raises:
+            ConfigError: there is no such system; the message names ``key``.
+        """
+        known = [f"{p}/{s}" for s, cfg in self.selectors.items() for p in cfg.plans or self.all_plans()]
+        if name in known or name in outside:
+            return name
+        matches = [k for k in known if k.split("/", 1)[1] == name]
+        if not matches:
+            raise ConfigError(
+                f"{key}: no system is called {name!r}{nearest(name, [*known, *self.selectors, *outside])}"
+            )
+        if len(matches) > 1:
+            raise ConfigError(f"{key}: {name!r} exists for several plans; choose one of {', '.join(matches)}")
+        return matches[0]
+
+
+_KINDS: dict[str, tuple[Registry[Any], str | None]] = {
+    "prompts": (SOURCES, "example"),
+    "sampling": (PLANS, "hedged"),
+}
+_SECTIONS = ("judge", "winrate", "report", "execution", "ray")
+_KIND_MAPS: dict[str, Registry[Any]] = {"engines": ENGINES, "plans": PLANS, "selectors": SELECTORS}
+
+
+def config_folders() -> list[Path]:
+    """Folders in which presets are found by name: the installed package's, or the checkout's ``conf``."""
+    package = Path(__file__).parent
+    return [p for p in (package / "conf", package.parent / "conf") if p.is_dir()]
+
+
+def presets() -> dict[str, Path]:
+    """Preset name (``demo``, ``models/qwen3-8b``) -> file."""
+    found: dict[str, Path] = {}
+    for folder in config_folders():
+        for path in sorted(folder.rglob("*.yaml")):
+            found.setdefault(str(path.relative_to(folder).with_suffix("")), path)
+    return found
+
+
+def load_config(words: Sequence[str]) -> Config:
+    """Merge presets, files and ``key=value`` words, left to right, and check the result.
+
+    Args:
+        words: e.g. ``["conf/demo.yaml", "sampling.n=3", "out=runs/x"]``; a word without ``=`` is a file or the
+            name of a preset.
+
+    Raises:
+        ConfigError: missing file, unknown key, wrong type or contradictory choice; the message names the key.
+    """
+    merged: dict[str, Any] = {}
+    for word in words:
+        name, equals, _ = word.partition("=")
+        layer = _read_word(word) if equals and not Path(word).exists() else _read_file(name if equals else word)
+        _merge(merged, layer, ())
+    return build_config(merged)
+
+
+def build_config(data: dict[str, Any]) -> Config:
+    """Check plain nested dicts against the dataclasses and return the config.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    _check_keys(data, [f.name for f in dataclasses.fields(Config)], "")
+    modules = data.get("modules") or []
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"modules: cannot import {module!r}: {error}") from error
+    try:
+        resolved = OmegaConf.to_container(_no_env(OmegaConf.create(data)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
+    assert isinstance(resolved, dict)
+    hints = typing.get_type_hints(Config)
+    values: dict[str, Any] = {}
+    for name, (registry, default) in _KINDS.items():
+        values[name] = _build_kind(registry, resolved.pop(name, None) or {}, name, default)
+    for name, registry in _KIND_MAPS.items():
+        items = resolved.pop(name, None) or {}
+        if not isinstance(items, dict):
+            raise ConfigError(f"{name}: must be a map of names, not {type(items).__name__}")
+        values[name] = {
+            key: _build_kind(registry, item, f"{name}.{key}", key if registry is SELECTORS else None)
+            for key, item in items.items()
+            if item is not None
+        }
+    for section, value in resolved.items():
+        cls: Any = hints[str(section)]
+        values[str(section)] = _build(cls, value or {}, str(section)) if section in _SECTIONS else value
+    plain = {k: v for k, v in values.items() if not dataclasses.is_dataclass(hints[k]) and k not in _KIND_MAPS}
+    top = {k: v for k, v in vars(_build(_Plain, plain, "")).items() if k in plain}
+    config = Config(**{**values, **top})
+    _check(config)
+    return config
+
+
+@dataclass
+class _Plain:
+    """The top-level keys that are no sections, for the type check."""
+
+    out: str = ""
+    seed: int = 0
+    modules: list[str] = field(default_factory=list)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as YAML, with every ``kind`` written out; reading it back gives the same config."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def to_dict(value: Any) -> Any:
+    """Nested plain dicts of a config object; items picked by kind carry their ``kind``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = getattr(value, "kind", None)
+        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": kind, **fields} if kind else fields
+    if isinstance(value, dict):
+        return {str(k): to_dict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(v) for v in value]
+    return value
+
+
+def _check(config: Config) -> None:
+    """Contradictions across sections."""
+    for name, engine in config.engines.items():
+        engine.check(f"engines.{name}")
+    sections = {"sampling": config.sampling, **{f"plans.{k}": v for k, v in config.plans.items()}}
+    for key, plan in sections.items():
+        plan.check(key)
+        if plan.engine in config.engines:
+            config.engine(plan.engine, f"{key}.engine", frozenset({"generate"}))
+    plans = config.all_plans()
+    if len(plans) != 1 + len(config.plans):
+        raise ConfigError(f"plans.{config.sampling.kind}: the plan under sampling has that name already")
+    for name, chosen in config.selectors.items():
+        key = f"selectors.{name}"
+        if "/" in name:
+            raise ConfigError(f"{key}: a selector's name may not hold '/'")
+        chosen.check(key)
+        if chosen.engine:
+            config.engine(chosen.engine, f"{key}.engine", chosen.needs)
+        for plan_name in chosen.plans or []:
+            if plan_name not in plans:
+                raise ConfigError(f"{key}.plans: no sampling plan is called {plan_name!r}{nearest(plan_name, plans)}")
+    if config.judge.scores not in ("hard", "soft"):
+        raise ConfigError(f"judge.scores: must be hard or soft, not {config.judge.scores!r}")
+    if not 0 < config.winrate.confidence < 1:
+        raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
+    rows = config.execution.rows_per_checkpoint
+    if rows is not None and rows < 1:
+        raise ConfigError(f"execution.rows_per_checkpoint: must be at least 1, not {rows}")
+
+
+def _read_word(word: str) -> dict[str, Any]:
+    try:
+        layer = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
+    except Exception as error:
+        raise ConfigError(f"cannot read {word!r} as key=value: {_first_line(error)}") from error
+    assert isinstance(layer, dict)
+    return typing.cast(dict[str, Any], layer)
+
+
+def _read_file(name: str) -> dict[str, Any]:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        known = presets()
+        preset = known.get(name) or known.get(name.removeprefix("conf/").removesuffix(".yaml"))
+        if preset is None:
+            raise ConfigError(f"{name}: neither a config file nor the name of a preset{nearest(name, known)}")
+        path = preset
+    try:
+        layer = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(layer, dict):
+        raise ConfigError(f"{path}: a config file must be a map of sections, not {type(layer).__name__}")
+    return typing.cast(dict[str, Any], layer)
+
+
+def _merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...]) -> None:
+    """Merge ``layer`` into ``base`` in place; where the ``kind`` changes, the layer's item replaces the base's."""
+    for key, value in layer.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            if "kind" in value and "kind" in old and value["kind"] != old["kind"]:
+                base[key] = value
+            else:
+                _merge(old, value, (*path, key))
+        else:
+            base[key] = value
+
+
+def _no_env(node: DictConfig) -> DictConfig:
+    """Refuse ``${oc.env:...}``: the resolved config is stored with the run, where a secret must never be."""
+
+    def walk(value: Any, key: str) -> None:
+        if isinstance(value, dict):
+            for k, v in value.items():
+                walk(v, f"{key}.{k}" if key else str(k))
+        elif isinstance(value, list):
+            for i, v in enumerate(value):
+                walk(v, f"{key}[{i}]")
+        elif isinstance(value, str) and "${oc.env" in value:
+            raise ConfigError(
+                f"{key}: environment variables may not be copied into the config, which is stored with the run; "
+                "name the variable instead (e.g. api_key_env: MY_KEY)"
+            )
+
+    walk(OmegaConf.to_container(node), "")
+    return node
+
+
+def _check_keys(data: dict[str, Any], valid: Sequence[str], key: str) -> None:
+    for name in data:
+        if name not in valid:
+            full = f"{key}.{name}" if key else str(name)
+            raise ConfigError(f"unknown config key {full!r}{nearest(str(name), valid)}")
+
+
+def _build_kind(registry: Registry[Any], item: Any, key: str, default: str | None) -> Any:
+    if not isinstance(item, dict):
+        raise ConfigError(f"{key}: must be a map with a kind, not {item!r}")
+    item = dict(item)
+    kind = item.pop("kind", None) or default
+    if kind is None:
+        raise ConfigError(f"{key}.kind: missing; one of {', '.join(registry)}")
+    return _build(registry.get(kind, f"{key}.kind"), item, key)
+
+
+def _build(cls: type[T], data: Any, key: str) -> T:
+    """Strict, typed construction of one dataclass from plain data."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{key}: must be a map, not {data!r}")
+    _check_nested_keys(cls, data, key)
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(cls), data)
+        return typing.cast(T, OmegaConf.to_object(node))
+    except OmegaConfBaseException as error:
+        full = ".".join(part for part in (key, error.full_key or "") if part)
+        raise ConfigError(f"{full}: {_first_line(error)}") from error
+
+
+def _check_nested_keys(cls: type, data: dict[str, Any], key: str) -> None:
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    _check_keys(data, names, key)
+    for name, value in data.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            _check_nested_keys(typing.cast(type, hint), value, f"{key}.{name}" if key else name)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

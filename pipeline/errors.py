@@ -1,0 +1,67 @@
+"""Errors a person can act on, each with the exit code the command line ends with.
+
+Exit codes: 0 done; 1 the job failed; 2 the config or the input is wrong (nothing heavy was started);
+3 the job ended, but too many rows carry an error; 130 interrupted (run the same command again to resume).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LemonpressError(Exception):
+    """Base class: the message says what is wrong and what to do about it."""
+
+    exit_code = 1
+
+
+class ConfigError(LemonpressError):
+    """A config key, value or combination is wrong. Raised before any model loads."""
+
+    exit_code = 2
+
+
+class InputError(LemonpressError):
+    """An input file or table cannot be used; the message names the file and the row or column."""
+
+    exit_code = 2
+
+
+class ResumeError(ConfigError):
+    """The run folder holds work made with another config, which this one would mix with."""
+
+
+class UnfinishedTableError(InputError):
+    """A table was asked for whose pass has not finished."""
+
+
+class TooManyFailedRows(LemonpressError):
+    """All rows are accounted for, but more of them failed than the config allows."""
+
+    exit_code = 3
+
+
+class EngineDead(Exception):
+    """The engine cannot serve any further request; its worker process must be replaced."""
+
+
+class EngineRequestError(Exception):
+    """One request failed for good; other requests on the same engine are not affected."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest valid name, or a list of what is valid.
+
+    Args:
+        name: what the user wrote.
+        valid: the names that would have been accepted.
+    """
+    names = sorted(set(valid))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"; valid: {shown}"

@@ -1,0 +1,42 @@
+"""Joining or starting the Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from pipeline.config import RayConfig
+
+_MIN_CPUS = 8
+"""A resume needs CPUs for the checkpoint filter beside the actor pool: with 2 logical CPUs it hangs for ever."""
+
+
+@contextmanager
+def cluster(config: RayConfig) -> Iterator[None]:
+    """Join the configured cluster, or start a local one that ends with the block.
+
+    A Ray that this process had joined already (a notebook, a test) is used as it is and left running.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    # Our own progress and errors are what a person should read; Ray's and the workers' full logs lie in its session
+    # folder (/tmp/ray/session_latest/logs).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    options = {"logging_level": logging.ERROR, "log_to_driver": config.worker_logs, "namespace": "lemonpress"}
+    if address:
+        ray.init(address=address, **options)
+    else:
+        cpus = config.num_cpus or max(_MIN_CPUS, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()

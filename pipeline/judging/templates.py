@@ -1,0 +1,139 @@
+"""Judge prompts: one readable file per purpose, in English, localisable by language (``NAME.ja.txt``).
+
+A file has sections: ``[user]`` (required), ``[system]``, ``[prefill]`` (how the judge's answer begins) and
+``[labels]``. Sections are Jinja templates, rendered in a sandbox; texts of models and users go in as values and are
+never parsed as templates. Lines before the first section are comments.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from pipeline.errors import ConfigError, nearest
+from pipeline.hashing import digest
+from pipeline.records import Message
+
+FOLDER = Path(__file__).parent / "templates"
+_SECTIONS = ("system", "user", "prefill", "labels")
+_TAG = re.compile(r"<(?=\s*/?\s*(?:answer|question|conversation|checklist))", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class JudgeTemplate:
+    """A parsed template.
+
+    Attributes:
+        name: file name without ending and language.
+        hash: of the texts in all languages, so that one template has one identity; recorded in the provenance.
+        labels: what a verdict may be.
+        prefill: how the judge's answer begins.
+    """
+
+    name: str
+    hash: str
+    system: str
+    user: str
+    prefill: str
+    labels: tuple[str, ...]
+
+    def render(self, messages: Sequence[Message], **values: Any) -> list[Message]:
+        """The judge's conversation.
+
+        Args:
+            messages: the prompt that was answered.
+            values: what the template shows besides ``question``; strings and (label, text) pairs are delimited:
+                tags of the template that occur inside them are defused.
+        """
+        values = {k: _defuse(v) for k, v in values.items()} | {"question": _defuse(conversation(messages))}
+        system, user = (_compile(s).render(**values).strip() for s in (self.system, self.user))
+        turns: list[Message] = [{"role": "system", "content": system}] if system else []
+        return [*turns, {"role": "user", "content": user}]
+
+
+_ENV = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _compile(source: str) -> Template:
+    return _ENV.from_string(source)
+
+
+def conversation(messages: Sequence[Message]) -> str:
+    """A conversation as plain text: one user turn stands alone, several turns are marked with their role."""
+    turns = [m for m in messages if m.get("content")]
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in turns)
+
+
+@functools.lru_cache(maxsize=512)
+def load_template(name: str, language: str | None = None, key: str = "template") -> JudgeTemplate:
+    """Read a template.
+
+    Args:
+        name: of a built-in template, or the path of a file.
+        language: BCP 47 tag; ``NAME.LANGUAGE.txt`` is preferred where it exists, English is the default.
+        key: config key named in errors.
+
+    Raises:
+        ConfigError: there is no such template, or it cannot be used.
+    """
+    path = _find(name, (language or "").split("-")[0].lower(), key)
+    text = path.read_text(encoding="utf-8")
+    parts: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for line in text.splitlines():
+        match = re.fullmatch(r"\[(\w+)\]", line.strip())
+        if match and match[1] in _SECTIONS:
+            current = parts.setdefault(match[1], [])
+        elif current is not None:
+            current.append(line)
+    sections = {k: "\n".join(v).strip() for k, v in parts.items()}
+    if "user" not in sections:
+        raise ConfigError(f"{key}: {path.name} has no [user] section")
+    try:
+        for section in ("system", "user"):
+            _compile(sections.get(section, ""))
+    except TemplateError as error:
+        raise ConfigError(f"{key}: {path.name}: {error}") from error
+    return JudgeTemplate(
+        name=path.name.split(".")[0],
+        hash=digest([p.read_text(encoding="utf-8") for p in _family(path)], size=6),
+        system=sections.get("system", ""),
+        user=sections["user"],
+        prefill=sections.get("prefill", ""),
+        labels=tuple(sections.get("labels", "").split()),
+    )
+
+
+def _find(name: str, language: str, key: str) -> Path:
+    own = Path(name).expanduser()
+    base = own.with_suffix("") if own.suffix == ".txt" else FOLDER / name
+    for path in ([Path(f"{base}.{language}.txt")] if language else []) + [Path(f"{base}.txt")]:
+        if path.is_file():
+            return path
+    known = {p.name.split(".")[0] for p in FOLDER.glob("*.txt")}
+    raise ConfigError(f"{key}: no judge template {name!r}{nearest(name, known)} (or the path of a .txt file)")
+
+
+def _family(path: Path) -> list[Path]:
+    """The template's files in all languages, sorted."""
+    return sorted(path.parent.glob(glob.escape(path.name.split(".")[0]) + ".*txt"), key=lambda p: p.name)
+
+
+def _defuse(value: Any) -> Any:
+    """Break the template's own tags inside a text, so that a candidate cannot close its frame and speak as us."""
+    if isinstance(value, str):
+        return _TAG.sub("\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", value)
+    if isinstance(value, list | tuple):
+        return type(value)(_defuse(v) for v in value)
+    return value

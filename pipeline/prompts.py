@@ -1,0 +1,216 @@
+"""Prompt sources: Hugging Face data sets and local files become the ``prompts/`` table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipeline.errors import ResumeError
+from pipeline.hashing import digest
+from pipeline.registry import Registry
+
+if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
+    from pipeline.storage import RunFolder
+
+SOURCES: Registry[SourceConfig] = Registry("prompt source", ("pipeline.prompts",))
+
+
+@dataclass
+class Columns:
+    """Which source column holds what. ``null`` takes the column of the field's own name where it exists.
+
+    Attributes:
+        messages: conversation in the chat format (list of {role, content}, or its JSON text).
+        prompt: plain text of one user turn; used when there is no ``messages`` column, or when this is set
+            and ``messages`` is not.
+        id: explicit prompt ids (repeats are refused); default ``prompt_id``, else derived from the content.
+        cluster: prompts that are not independent share it; ``@row`` = the row's position in its file, so that
+            parallel files of translations cluster by position; default ``cluster_id``, else the prompt's id.
+        language: BCP 47 tag.
+        task: ``open``, ``math``, ``translation`` ...
+        reference: the reference answer.
+    """
+
+    messages: str | None = None
+    prompt: str | None = None
+    id: str | None = None
+    cluster: str | None = None
+    language: str | None = None
+    task: str | None = None
+    reference: str | None = None
+
+
+@dataclass
+class SourceConfig:
+    """What every source has in common.
+
+    Attributes:
+        columns: where to find what in the source.
+        system: a system message to put before every prompt that has none.
+        task: task of rows without a task column.
+        language: language of rows without a language column.
+        languages: keep only prompts in these languages; ``null`` keeps all.
+        limit: keep the first so many prompts (after ``languages``).
+        limit_clusters: keep the first so many clusters (after ``languages``).
+    """
+
+    kind: ClassVar[str] = ""
+    columns: Columns = field(default_factory=Columns)
+    system: str | None = None
+    task: str = "open"
+    language: str | None = None
+    languages: list[str] | None = None
+    limit: int | None = None
+    limit_clusters: int | None = None
+
+
+@SOURCES.register("example")
+@dataclass
+class ExampleSource(SourceConfig):
+    """Our own 8 questions, each in the paper's seven languages: 56 prompts in 8 clusters."""
+
+
+@SOURCES.register("file")
+@dataclass
+class FileSource(SourceConfig):
+    """Local Parquet, JSONL, CSV or TSV files, read through ``datasets``.
+
+    Attributes:
+        path: a file, a folder or a glob.
+        paths: language -> file, for parallel files; sets the rows' language.
+        format: ``parquet``, ``jsonl``, ``csv`` or ``tsv``; ``null`` goes by the file's ending.
+        header: names of the columns where a CSV/TSV file has no header line.
+    """
+
+    path: str | None = None
+    paths: dict[str, str] = field(default_factory=dict)
+    format: str | None = None
+    header: list[str] | None = None
+
+
+@SOURCES.register("hub")
+@dataclass
+class HubSource(SourceConfig):
+    """A data set on the Hugging Face hub.
+
+    Attributes:
+        dataset: repository, such as ``CohereLabs/m-ArenaHard-v2.0``.
+        names: its configurations (one per language in many multilingual sets); empty = the default one. Without a
+            language column and ``language``, a name that is a language tag (``es``, ``zh-CN``) is its rows' language.
+        split: split name.
+        revision: branch, tag or commit.
+    """
+
+    dataset: str = ""
+    names: list[str] = field(default_factory=list)
+    split: str = "test"
+    revision: str | None = None
+
+
+@dataclass
+class ReadReport:
+    """What reading the prompts found.
+
+    Attributes:
+        rows, clusters: of the ``prompts/`` table.
+        languages: language -> rows; ``und`` counts rows without a language.
+        bad_rows: rows that are kept, but carry a ``BadPrompt`` error.
+        duplicates: the first ten (row_id, row_id of its first occurrence) of readable prompts that repeat an earlier
+            one's messages, language and task; they are kept.
+        n_duplicates: all of those.
+        files: files (or hub configurations) that were read, in reading order.
+        skipped: the table was finished before, so nothing was read (not stored).
+    """
+
+    rows: int
+    clusters: int
+    languages: dict[str, int]
+    bad_rows: int = 0
+    duplicates: list[tuple[int, int]] = field(default_factory=list)
+    n_duplicates: int = 0
+    files: list[str] = field(default_factory=list)
+    skipped: bool = False
+
+    def lines(self) -> list[str]:
+        """The report as lines of text to print."""
+        source = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
+        before = " (had been read before)" if self.skipped else ""
+        lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
+        lines.append("languages: " + ", ".join(f"{k} {n}" for k, n in self.languages.items()))
+        if self.bad_rows:
+            lines.append(f"bad prompts: {self.bad_rows} rows carry an error of kind BadPrompt and are kept")
+        if self.n_duplicates:
+            pairs = ", ".join(f"row {row} = row {first}" for row, first in self.duplicates)
+            more = ", ..." if self.n_duplicates > len(self.duplicates) else ""
+            lines.append(f"duplicates: {self.n_duplicates} prompts repeat an earlier one and are kept: {pairs}{more}")
+        return lines
+
+
+def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None) -> ReadReport:
+    """Write the run's ``prompts/`` table, or return the stored report when it is finished already.
+
+    The source is opened through the ``datasets`` library, which memory-maps it, and is gone over twice in batches:
+    memory holds some 30 bytes a prompt, never the texts.
+
+    Args:
+        source: where the prompts come from.
+        run: the run's folder; a half-written ``prompts/`` in it is removed.
+        base: folder that relative local paths start from; default: the working directory.
+
+    Raises:
+        ConfigError: a key of ``prompts`` is wrong: no such file, column or data set.
+        InputError: a file cannot be read, explicit ids repeat, or no prompt is left.
+        ResumeError: the folder's prompts were read with another config, or from files that changed since.
+    """
+    from pipeline import __version__, reading
+    from pipeline.storage import MARKER
+
+    files = reading.local_files(source, base or Path())
+    fingerprint = {
+        "source": {"kind": source.kind, **asdict(source)},
+        "files": [reading.file_state(source, path) for path, _ in files],
+    }
+    marker = run.marker("prompts")
+    if marker is not None:
+        _check_same(marker["fingerprint"], fingerprint, run)
+        stored = marker["report"]
+        pairs = [(row, first) for row, first in stored.pop("duplicates")]
+        return ReadReport(**stored, duplicates=pairs, skipped=True)
+    run.remove("prompts")
+    provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
+    report = reading.write_table(source, reading.open_source(source, files), run, provenance)
+    stored = {k: v for k, v in asdict(report).items() if k != "skipped"}
+    done = {
+        "pass": "read",
+        "rows": report.rows,
+        "fingerprint": fingerprint,
+        "fingerprint_hash": digest(fingerprint),
+        "lemonpress": __version__,
+        "report": stored,
+    }
+    run.write_json(done, "prompts", MARKER)
+    return report
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], run: RunFolder) -> None:
+    """Refuse to go on with prompts of another config, or of files that changed."""
+    if digest(before) == digest(now):
+        return
+    raise ResumeError(
+        f"{run.path('prompts')} was read from another source: {'; '.join(_differences(before, now))}; "
+        "use a new folder (out=...), or the config and the files that this one was made with"
+    )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What differs between two fingerprints, in words."""
+    for key in sorted({*before["source"], *now["source"]}):
+        old, new = before["source"].get(key), now["source"].get(key)
+        if old != new:
+            yield f"prompts.{key} was {old!r}, now {new!r}"
+    states = [{tuple(state) for state in side["files"]} for side in (before, now)]
+    changed = sorted({str(state[0]) for state in states[0] ^ states[1]})
+    if changed:
+        yield f"files added, removed or changed: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}"

@@ -1,0 +1,9 @@
+(function () {
+  var bar = document.getElementById("filter"), pick = document.getElementById("filter-language");
+  if (!bar) return;
+  var prompts = document.querySelectorAll("details.prompt");
+  bar.hidden = false;
+  pick.addEventListener("change", function () {
+    prompts.forEach(function (p) { p.hidden = pick.value !== "" && p.dataset.language !== pick.value; });
+  });
+})();

@@ -1,0 +1,165 @@
+"""Sampling plans: which requests make up a candidate set.
+
+Source: "When Life Gives You Samples" (arXiv 2506.20544), sampling section. Recommended temperatures are 0.7 to
+0.9; the paper's min-p value could not be confirmed, ours is 0.1 where min-p is on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pipeline.engines.base import SamplingParams
+from pipeline.errors import ConfigError
+from pipeline.hashing import derive_seed
+from pipeline.registry import Registry
+
+PLANS: Registry[PlanConfig] = Registry("sampling plan", ("pipeline.sampling.plans",))
+
+
+@dataclass(frozen=True)
+class PlannedRequest:
+    """One request to the generator: ``params`` and the ``origin`` of the candidates it returns."""
+
+    params: SamplingParams
+    origin: str
+
+
+@dataclass
+class PlanConfig:
+    """What every plan has in common.
+
+    Attributes:
+        engine: name of the generator under ``engines``.
+        n: candidates per prompt (N), the greedy one included where the plan has one.
+        temperature: of the stochastic candidates.
+        top_p: nucleus; 1 = off.
+        top_k: 0 = off.
+        min_p: cut tokens below ``min_p`` x the top token's probability; 0 = off.
+        max_tokens: longest answer, in tokens.
+        stop: strings that end an answer.
+    """
+
+    kind: ClassVar[str] = ""
+    engine: str = "generator"
+    n: int = 5
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 1024
+    stop: list[str] = field(default_factory=list)
+
+    def check(self, key: str) -> None:
+        """Raise ConfigError, naming the key below ``key``, on a value that cannot work."""
+        if self.n < 1:
+            raise ConfigError(f"{key}.n: a candidate set has at least 1 candidate, not {self.n}")
+        if self.temperature < 0:
+            raise ConfigError(f"{key}.temperature: must be >= 0, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"{key}.top_p: must be in (0, 1], not {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"{key}.min_p: must be in [0, 1], not {self.min_p}")
+        if self.max_tokens < 1:
+            raise ConfigError(f"{key}.max_tokens: must be >= 1, not {self.max_tokens}")
+
+    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+        """The requests for one prompt; seeds come from a hash of (run seed, prompt, plan, entry)."""
+        raise NotImplementedError
+
+    def _greedy(self) -> PlannedRequest:
+        params = SamplingParams(n=1, temperature=0.0, max_tokens=self.max_tokens, stop=tuple(self.stop))
+        return PlannedRequest(params, "greedy")
+
+    def _stochastic(self, n: int, temperature: float, seed: int) -> PlannedRequest:
+        params = SamplingParams(
+            n=n,
+            temperature=temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            max_tokens=self.max_tokens,
+            seed=seed,
+            stop=tuple(self.stop),
+        )
+        return PlannedRequest(params, "sample")
+
+
+@PLANS.register("greedy")
+@dataclass
+class Greedy(PlanConfig):
+    """One candidate at temperature 0."""
+
+    n: int = 1
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.n != 1:
+            raise ConfigError(f"{key}.n={self.n}: greedy decoding has one answer; set {key}.n=1 or {key}.kind=hedged")
+
+    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+        return [self._greedy()]
+
+
+@PLANS.register("single")
+@dataclass
+class SingleTemperature(PlanConfig):
+    """N stochastic candidates at one temperature, in one request."""
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.temperature == 0:
+            raise ConfigError(f"{key}.temperature=0 has one answer only; use {key}.kind=greedy or a temperature > 0")
+
+    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+        return [self._stochastic(self.n, self.temperature, derive_seed(run_seed, prompt_id, plan, 0))]
+
+
+@PLANS.register("hedged")
+@dataclass
+class Hedged(SingleTemperature):
+    """The greedy answer plus N-1 stochastic ones at one temperature (N counts the greedy one).
+
+    vLLM refuses n > 1 at temperature 0, so this is two requests, which share their prefix.
+    """
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.n < 2:
+            raise ConfigError(
+                f"{key}.n={self.n} with {key}.kind=hedged: hedged is the greedy answer plus n-1 samples, so n must "
+                f"be at least 2; or set {key}.kind=greedy"
+            )
+
+    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+        seed = derive_seed(run_seed, prompt_id, plan, 1)
+        return [self._greedy(), self._stochastic(self.n - 1, self.temperature, seed)]
+
+
+@PLANS.register("mixed")
+@dataclass
+class MixedTemperatures(PlanConfig):
+    """Stochastic candidates spread over several temperatures (0 in the list is the greedy answer).
+
+    The paper's schedule could not be confirmed; ours deals the candidates out to the temperatures in turn.
+    """
+
+    temperatures: list[float] = field(default_factory=lambda: [0.3, 0.7, 1.0])
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if not self.temperatures or any(t < 0 for t in self.temperatures):
+            raise ConfigError(f"{key}.temperatures: a non-empty list of numbers >= 0, not {self.temperatures}")
+        if self.temperatures.count(0) > 1 or (0 in self.temperatures and self.n > len(self.temperatures)):
+            raise ConfigError(f"{key}.temperatures: 0 (greedy) can be drawn once only, so n <= the list's length")
+
+    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+        counts = [0] * len(self.temperatures)
+        for i in range(self.n):
+            counts[i % len(counts)] += 1
+        entries = enumerate(zip(self.temperatures, counts, strict=True))
+        return [
+            self._greedy() if t == 0 else self._stochastic(n, t, derive_seed(run_seed, prompt_id, plan, i))
+            for i, (t, n) in entries
+            if n
+        ]

@@ -1,0 +1,1 @@
+"""Numbers about candidates that need no model."""

@@ -1,0 +1,59 @@
+"""Likelihood: the candidate that the generator itself finds most probable."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.engines.base import Engine
+from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.records import Candidate
+from pipeline.selection.base import Choice, Pool, Selector, selector
+
+
+@selector("likelihood")
+@dataclass
+class Likelihood(Selector):
+    """Highest mean (or total) token log-probability.
+
+    Sampled candidates bring their log-probability; given ones cost one prefill each on ``engine``.
+
+    Attributes:
+        normalize: ``mean`` per token (the end token counts) or ``total``.
+        rescore: score every candidate on ``engine``, also those that bring a log-probability.
+    """
+
+    cost: ClassVar[str] = "0 for sampled candidates, N prefills for given ones"
+    source: ClassVar[str] = "arXiv 2506.20544, selection"
+    normalize: str = "mean"
+    rescore: bool = False
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.normalize not in ("mean", "total"):
+            raise ConfigError(f"{key}.normalize: must be mean or total, not {self.normalize!r}")
+        if self.rescore and not self.engine:
+            raise ConfigError(f"{key}.engine: rescore=true needs an engine that can loglikelihood")
+
+    async def select(self, pool: Pool) -> Choice:
+        values = await asyncio.gather(*(self._value(pool, candidate) for candidate in pool.candidates))
+        return self.best(pool, values)
+
+    async def _value(self, pool: Pool, candidate: Candidate) -> float | None:
+        if candidate.text is None:
+            return None
+        logprob, count = candidate.logprob, candidate.num_tokens
+        if (logprob is None or self.rescore) and pool.engine is not None:
+            logprob, count = await self._score(pool.engine, pool, candidate.text)
+        if logprob is None or not count:
+            return None
+        return logprob / count if self.normalize == "mean" else logprob
+
+    @staticmethod
+    async def _score(engine: Engine, pool: Pool, text: str) -> tuple[float | None, int | None]:
+        try:
+            result = await engine.loglikelihood(pool.row.messages, text)
+        except EngineRequestError:
+            return None, None
+        return result.logprob, result.num_tokens

@@ -1,0 +1,320 @@
+"""Games as flat columns of integer codes: what every statistic reads.
+
+A run's ``games/`` table is streamed and its nested lists are flattened inside Arrow; an outside flat table is read
+from Parquet, CSV or JSONL. Both are checked here, once: every error names the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.json as pajson
+
+from pipeline.errors import InputError, nearest
+from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.storage import RunFolder
+
+REQUIRED = ("prompt_id", "language", "system", "opponent", "order", "score")
+"""Columns that an outside table must have."""
+
+UNKNOWN = "unspecified"
+"""Judge or template of an outside table that does not name one."""
+
+UNDETERMINED = "und"
+"""BCP 47's tag for prompts without a language."""
+
+ORDERS = ("ab", "ba")
+INVALID = -2
+"""``Games.outcome`` of a game without a score."""
+
+_OPTIONAL_TEXT = ("cluster_id", "judge", "template", "verdict")
+_OPTIONAL_NUMBERS = ("mass", "length", "opponent_length")
+_NUMBERS = ("score", *_OPTIONAL_NUMBERS)
+_NULLS = ["", "null", "none", "na"]
+_RESERVED = ("all", "macro")
+_PROMPT = ["prompt_id", "cluster_id", "language"]
+
+
+@dataclass(frozen=True, order=True)
+class Comparison:
+    """Who was compared with whom, and by which measuring instrument."""
+
+    system: str
+    opponent: str
+    judge: str
+    template: str
+
+
+@dataclass(frozen=True)
+class Games:
+    """G games on P prompts in C clusters, L languages and K comparisons.
+
+    Codes follow the sorted names, so nothing below depends on the order of the table's rows.
+
+    Attributes:
+        comparisons: the K comparisons, sorted.
+        languages: the L language names, sorted.
+        n_clusters: C.
+        prompt_language, prompt_cluster: codes [P]. A prompt is a (prompt_id, language): tables that repeat a
+            question's id in every language are understood, and those prompts share a cluster by default.
+        unjudged: [P], prompts of the run's table without a single game (their row failed): invalid everywhere.
+        comparison, prompt, order: codes [G]; order 0 = ``ab`` (system shown first), 1 = ``ba``.
+        score: [G], the system's, 0..1; NaN = invalid.
+        outcome: [G], 1 win, 0 tie, -1 loss (the verdict, or without one the score against 1/2), ``INVALID``.
+        mass: [G], probability on the judge's labels; NaN = not known.
+        length_difference: [G], length - opponent_length in the table's unit (a run's: characters); NaN = not known.
+    """
+
+    comparisons: list[Comparison]
+    languages: list[str]
+    n_clusters: int
+    prompt_language: Ints
+    prompt_cluster: Ints
+    unjudged: Bools
+    comparison: Ints
+    prompt: Ints
+    order: Ints
+    score: Floats
+    outcome: Ints
+    mass: Floats
+    length_difference: Floats
+
+
+def load_run_games(run: RunFolder) -> Games:
+    """Games of a finished run.
+
+    Streams only ``prompt_id, cluster_id, language, games``; memory grows by about 100 bytes a game.
+
+    Raises:
+        UnfinishedTableError: the judge pass has not finished.
+        InputError: there is no game, or one is malformed.
+    """
+    where = run.path("games")
+    data = run.dataset("games")
+    columns = [c for c in ("prompt_id", "cluster_id", "language", "games") if c in data.schema.names]
+    if "games" not in columns:
+        raise InputError(f"{where}: no column 'games': run the job `judge` first")
+    flat: list[pa.Table] = []
+    without: list[pa.Table] = []
+    scanner = data.scanner(columns=columns, batch_size=1024, batch_readahead=4, fragment_readahead=2)
+    for batch in scanner.to_batches():
+        prompts = _prompt_columns(batch)
+        lists = batch.column("games")
+        parents = pc.list_parent_indices(lists)
+        items = pc.list_flatten(lists)
+        fields = {f.name: pc.struct_field(items, f.name) for f in items.type if f.name != "reason"}
+        taken = {name: pc.take(pc.dictionary_encode(values), parents) for name, values in prompts.items()}
+        flat.append(_encoded(pa.table({**taken, **fields})))
+        empty = pc.equal(pc.fill_null(pc.list_value_length(lists), 0), 0)
+        without.append(pa.table({name: pc.filter(values, empty) for name, values in prompts.items()}))
+    if not flat or not sum(len(t) for t in flat):
+        raise InputError(f"{where}: holds no game")
+    return _build(pa.concat_tables(flat), where, pa.concat_tables(without))
+
+
+def load_table_games(path: str) -> Games:
+    """Games of an outside flat table: a Parquet file or folder, CSV (.csv, .tsv) or JSON lines.
+
+    Columns ``prompt_id, language, system, opponent, order, score``, optional ``cluster_id, judge, template, verdict,
+    mass, length, opponent_length``; others are ignored. Ids may be numbers.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing, or a row is wrong (see :func:`games_from_table`).
+    """
+    fs, inner = pafs.FileSystem.from_uri(path) if "://" in path else (pafs.LocalFileSystem(), path)
+    known = (*REQUIRED, *_OPTIONAL_TEXT, *_OPTIONAL_NUMBERS)
+    try:
+        if inner.endswith((".csv", ".tsv")):
+            # everything as text: prompt_id "007" stays "007", and a bad number is reported with its row
+            options = pacsv.ConvertOptions(column_types={name: pa.string() for name in known})
+            parse = pacsv.ParseOptions(delimiter="\t" if inner.endswith(".tsv") else ",", newlines_in_values=True)
+            with fs.open_input_stream(inner) as stream:
+                table = pacsv.read_csv(stream, parse_options=parse, convert_options=options)
+        elif inner.endswith((".jsonl", ".json")):
+            with fs.open_input_stream(inner) as stream:
+                table = pajson.read_json(stream)
+        else:
+            data = pads.dataset(inner, filesystem=fs, format="parquet")
+            table = data.to_table(columns=[c for c in data.schema.names if c in known])
+            _require_columns(data.schema.names, path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as a table of games: {error}") from error
+    return games_from_table(table, path)
+
+
+def games_from_table(table: pa.Table, where: str = "games") -> Games:
+    """Check and encode a flat table of games.
+
+    Args:
+        table: one row a game (columns: see :func:`load_table_games`).
+        where: how messages call the table.
+
+    Raises:
+        InputError: no rows; a column is missing (names the nearest); a null key; an order other than ab or ba; a score
+            that is NaN or outside 0..1; a game listed twice; a system playing itself; a prompt in two clusters.
+            Rows are counted from 1, a header not counted.
+    """
+    _require_columns(table.column_names, where)
+    if not len(table):
+        raise InputError(f"{where}: holds no game")
+    columns: dict[str, Any] = {}
+    for name in (*REQUIRED, *_OPTIONAL_TEXT, *_OPTIONAL_NUMBERS):
+        if name not in table.column_names:
+            continue
+        column = table.column(name)
+        columns[name] = _numbers(column, name, where) if name in _NUMBERS else _text(column, name, where)
+    columns.update(_prompt_columns(pa.table(columns)))
+    return _build(_encoded(pa.table(columns)), where, None)
+
+
+def _require_columns(names: list[str], where: str) -> None:
+    for name in REQUIRED:
+        if name not in names:
+            raise InputError(f"{where}: no column {name!r}{nearest(name, names)}")
+
+
+def _text(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException as error:
+        raise InputError(f"{where}: column {name!r} must hold text or numbers, not {column.type}") from error
+
+
+def _numbers(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    if pa.types.is_string(column.type):
+        trimmed = pc.utf8_trim_whitespace(column)
+        empty = pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(_NULLS))
+        column = pc.if_else(empty, pa.scalar(None, pa.string()), trimmed)
+    try:
+        return column.cast(pa.float64())
+    except pa.ArrowException as error:
+        for row, value in enumerate(column.to_pylist()):
+            try:
+                float(value if value is not None else 0)
+            except (TypeError, ValueError):
+                raise InputError(f"{where}: row {row + 1}: {name} must be a number, not {value!r}") from error
+        raise InputError(f"{where}: column {name!r} must hold numbers, not {column.type}") from error
+
+
+def _prompt_columns(table: Any) -> dict[str, Any]:
+    """``prompt_id``, ``cluster_id`` (default: the prompt's id) and ``language`` (default: und), without nulls."""
+    ids = table.column("prompt_id")
+    names = table.schema.names
+    clusters = pc.coalesce(table.column("cluster_id"), ids) if "cluster_id" in names else ids
+    languages = table.column("language") if "language" in names else pa.nulls(len(ids), pa.string())
+    return {"prompt_id": ids, "cluster_id": clusters, "language": pc.fill_null(languages, UNDETERMINED)}
+
+
+def _encoded(table: pa.Table) -> pa.Table:
+    """The table with judge and template filled in and text as dictionary codes: a name is stored once, not per game."""
+    for name in ("judge", "template"):
+        if name in table.column_names:
+            filled = pc.fill_null(table.column(name), UNKNOWN)
+            table = table.set_column(table.column_names.index(name), name, filled)
+        else:
+            table = table.append_column(name, pa.repeat(UNKNOWN, len(table)))
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            table = table.set_column(i, field.name, pc.dictionary_encode(table.column(i)))
+    return table
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
+    """Distinct names, sorted, and each row's index among them."""
+    encoded = column.unify_dictionaries().combine_chunks()
+    rank = np.empty(len(encoded.dictionary), dtype=np.int64)
+    order = pc.array_sort_indices(encoded.dictionary)
+    rank[order.to_numpy()] = np.arange(len(rank))
+    return encoded.dictionary.take(order), rank[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _values(table: pa.Table, name: str) -> Floats:
+    """A numeric column, NaN for null or when there is none."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.asarray(table.column(name).cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def _build(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games:
+    def refuse(bad: Bools, what: str) -> None:
+        if bad.any():
+            row = int(np.argmax(bad))
+            at = {name: table.column(name)[row].as_py() for name in ("prompt_id", "system", "opponent", "order")}
+            raise InputError(f"{where}: row {row + 1} ({', '.join(f'{k} {v!r}' for k, v in at.items())}): {what}")
+
+    for name in ("prompt_id", "system", "opponent", "order"):
+        if table.column(name).null_count:
+            refuse(table.column(name).is_null().to_numpy(), f"{name} is null")
+    score = _values(table, "score")
+    refuse(np.isnan(score) & table.column("score").is_valid().to_numpy(), "score is NaN (an invalid verdict is null)")
+    refuse((score < 0) | (score > 1), "score is outside 0..1")
+    order_names, order = _codes(table.column("order"))
+    known = np.array([name in ORDERS for name in order_names.to_pylist()])
+    refuse(~known[order], "order must be 'ab' (the system was shown first) or 'ba'")
+    order = np.array([ORDERS.index(name) for name in order_names.to_pylist()])[order]
+
+    fields = [_codes(table.column(name)) for name in ("system", "opponent", "judge", "template")]
+    names = [field_names.to_pylist() for field_names, _ in fields]
+    opponents = {name: code for code, name in enumerate(names[1])}
+    same_name = np.array([opponents.get(name, -1) for name in names[0]])
+    refuse(same_name[fields[0][1]] == fields[1][1], "a system cannot play itself")
+    sizes = [len(n) for n in names]
+    kinds, comparison = np.unique(np.ravel_multi_index([codes for _, codes in fields], sizes), return_inverse=True)
+    parts = zip(*np.unravel_index(kinds, sizes), strict=True)
+    comparisons = [Comparison(*(names[i][code] for i, code in enumerate(codes))) for codes in parts]
+
+    n_games = len(table)
+    keys = table.select(_PROMPT)
+    if unjudged is not None:
+        keys = pa.concat_tables([keys, _encoded(unjudged).select(_PROMPT)])
+    _ids, id_code = _codes(keys.column("prompt_id"))
+    clusters, cluster = _codes(keys.column("cluster_id"))
+    languages, language = _codes(keys.column("language"))
+    for name in _RESERVED:
+        if name in languages.to_pylist():
+            refuse(language[:n_games] == languages.index(name).as_py(), f"a language cannot be called {name!r}")
+    _, first, prompt = np.unique(id_code * len(languages) + language, return_index=True, return_inverse=True)
+    refuse((cluster[first][prompt] != cluster)[:n_games], "this prompt has another cluster_id in an earlier row")
+    prompt = prompt[:n_games]
+
+    game = (comparison * len(first) + prompt) * 2 + order
+    by_game = np.argsort(game, kind="stable")
+    repeated = np.zeros(n_games, dtype=bool)
+    repeated[by_game[1:]] = game[by_game[1:]] == game[by_game[:-1]]
+    refuse(repeated, "this game is listed twice (same prompt, system, opponent, judge, order)")
+
+    played = np.zeros(len(first), dtype=bool)
+    played[prompt] = True
+    return Games(
+        comparisons=comparisons,
+        languages=languages.to_pylist(),
+        n_clusters=len(clusters),
+        prompt_language=language[first],
+        prompt_cluster=cluster[first],
+        unjudged=~played,
+        comparison=comparison,
+        prompt=prompt,
+        order=order,
+        score=score,
+        outcome=_outcome(table, score),
+        mass=_values(table, "mass"),
+        length_difference=_values(table, "length") - _values(table, "opponent_length"),
+    )
+
+
+def _outcome(table: pa.Table, score: Floats) -> Ints:
+    invalid = np.isnan(score)
+    outcome = np.where(invalid, INVALID, np.sign(np.where(invalid, 0.5, score) - 0.5)).astype(np.int64)
+    if "verdict" in table.column_names:
+        verdict = table.column("verdict").cast(pa.string())
+        for name, value in (("win", 1), ("tie", 0), ("loss", -1)):
+            said = pc.fill_null(pc.equal(verdict, name), False).to_numpy()
+            outcome[said & ~invalid] = value
+    return outcome

@@ -1,0 +1,161 @@
+"""What a pool of N values per prompt holds: expected best, worst and mean of m, hope and risk, recovered share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.stats.intervals import Bootstrap, Estimate, bootstrap_means, cluster_sums, mean_interval
+
+_UNBOUNDED = float("inf")
+
+
+@dataclass(frozen=True)
+class PoolCurves:
+    """Per prompt and subset size: arrays [P, N], column m-1 for subsets of m values."""
+
+    best: Floats
+    worst: Floats
+    mean: Floats
+
+
+@dataclass(frozen=True)
+class HopeRisk:
+    """How much better a pool's best, and worse its worst value is than the greedy answer's.
+
+    Attributes:
+        hope, risk: relative to the mean greedy value (risk is negative when the worst is worse); ``None`` unless that
+            mean is above 0.
+        hope_absolute, risk_absolute: mean differences with clustered standard errors and intervals.
+    """
+
+    hope: float | None
+    risk: float | None
+    hope_absolute: Estimate
+    risk_absolute: Estimate
+
+
+@dataclass(frozen=True)
+class RecoveredShare:
+    """Share of the way from ``base`` to the oracle that a selector goes.
+
+    Attributes:
+        share: (selector - base) / (oracle - base); ``None`` when the denominator's interval holds 0.
+        base: name of the base.
+        headroom: oracle - base.
+        n_prompts: prompts on which all three are known.
+    """
+
+    share: Estimate
+    base: str
+    headroom: Estimate
+    n_prompts: int
+
+
+def pool_curves(values: Floats) -> PoolCurves:
+    """Closed-form expectations over all subsets of each size, drawn without replacement.
+
+    With v_(1) <= ... <= v_(N): E[best of m] = sum over i of v_(i) * C(i-1, m-1) / C(N, m) (order statistics; the same
+    sum from the other end gives the worst). No sampling, O(P * N * log N + P * N^2).
+
+    Args:
+        values: [P, N], every prompt with the same N; the metric's unit.
+
+    Raises:
+        InputError: N is 0, or a value is missing (names the prompt's row, counted from 0).
+    """
+    values = _pool(values)
+    size = values.shape[1]
+    m = np.arange(1, size + 1)
+    # C(i, m-1) / C(N, m) by its recurrence in i from the top, where it is m/N: no large binomials
+    weights = np.zeros((size, size))
+    weights[size - 1] = m / size
+    for i in range(size - 2, -1, -1):
+        weights[i] = weights[i + 1] * np.maximum(i + 1 - (m - 1), 0) / (i + 1)
+    ordered = np.sort(values, axis=1)
+    mean = np.repeat(values.mean(axis=1, keepdims=True), size, axis=1)
+    return PoolCurves(best=ordered @ weights, worst=ordered[:, ::-1] @ weights, mean=mean)
+
+
+def hope_and_risk(values: Floats, greedy: Floats, clusters: Ints, bootstrap: Bootstrap | None = None) -> HopeRisk:
+    """Hope and risk of pools against their greedy answers (arXiv 2506.20544; exact form ours, statistics.md).
+
+    A noisy judge's best value suffers the winner's curse: choose on one judgment, score on another.
+
+    Args:
+        values: [P, N], the stochastic candidates only, N fixed.
+        greedy: [P], the greedy answers' values in the same unit.
+        clusters: [P].
+
+    Raises:
+        InputError: no prompt, or a value is missing (names the prompt's row, counted from 0).
+    """
+    values = _pool(values)
+    if not len(values):
+        raise InputError("hope and risk: no prompt")
+    _complete(np.isnan(greedy), "the greedy value")
+    base = float(greedy.mean())
+    up, down = values.max(axis=1) - greedy, values.min(axis=1) - greedy
+    absolute = [mean_interval(x, clusters, bootstrap, -_UNBOUNDED, _UNBOUNDED) for x in (up, down)]
+    positive = base > 0
+    return HopeRisk(
+        hope=float(up.mean()) / base if positive else None,
+        risk=float(down.mean()) / base if positive else None,
+        hope_absolute=absolute[0],
+        risk_absolute=absolute[1],
+    )
+
+
+def recovered_share(
+    selector: Floats,
+    base: Floats,
+    oracle: Floats,
+    clusters: Ints,
+    base_name: str,
+    bootstrap: Bootstrap | None = None,
+) -> RecoveredShare:
+    """How much of the oracle's gain over a named base a selector recovers.
+
+    Args:
+        selector, base, oracle: [P], values in one unit; prompts on which one is NaN are left out of all three.
+        clusters: [P].
+
+    The share is also null where the headroom is the same on every prompt: the metric's range is not known here, so
+    nothing bounds the interval.
+    """
+    bootstrap = bootstrap or Bootstrap()
+    known = ~np.isnan(selector + base + oracle)
+    gain, room, cluster = (selector - base)[known], (oracle - base)[known], clusters[known]
+    headroom = mean_interval(room, cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
+    n = int(known.sum())
+    undefined = RecoveredShare(Estimate(None, None, None, None, headroom.n_clusters, "none"), base_name, headroom, n)
+    if headroom.low is None or headroom.high is None or headroom.low <= 0 <= headroom.high:
+        return undefined
+    share = float(gain.mean() / room.mean())
+    # the ratio's influence: the error of the line through 0, in units of the headroom
+    error = mean_interval((gain - share * room) / room.mean(), cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
+    if error.method != "boot":
+        ends = [None if e is None else share + e for e in (error.low, error.high)]
+        estimate = Estimate(share, error.se, ends[0], ends[1], error.n_clusters, error.method)
+        return RecoveredShare(estimate, base_name, headroom, n)
+    draws = bootstrap_means(cluster_sums(np.column_stack([gain, room]), cluster), [[0], [1]], bootstrap)
+    tail = (1 - bootstrap.confidence) / 2
+    low, high = np.quantile(draws[:, 0] / draws[:, 1], [tail, 1 - tail])
+    estimate = Estimate(share, error.se, float(low), float(high), error.n_clusters, "boot")
+    return RecoveredShare(estimate, base_name, headroom, n)
+
+
+def _pool(values: Floats) -> Floats:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise InputError(f"a pool needs an array [prompts, N] with N >= 1, not {values.shape}")
+    _complete(np.asarray(np.isnan(values).any(axis=1)), "a value of the pool")
+    return values
+
+
+def _complete(missing: Bools, what: str) -> None:
+    if missing.any():
+        raise InputError(f"prompt row {int(np.argmax(missing))}: {what} is missing")

@@ -1,0 +1,424 @@
+"""Win-rates, their bounds, and paired differences of systems: per language, pooled (``all``) and ``macro``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import __version__
+from pipeline.errors import InputError, nearest
+from pipeline.stats.arrays import Floats, Ints, nullable
+from pipeline.stats.games import Comparison, Games
+from pipeline.stats.intervals import Bootstrap, ClusterSums, Estimate, mean_intervals, simultaneous_intervals
+from pipeline.stats.prompt_scores import PromptScores, prompt_scores
+
+DETECTABLE = 2.8
+"""Minimum detectable difference in standard errors: 1.96 + 0.84, i.e. 80% power at a two-sided level of 5%."""
+
+_CELLS = 1 << 24  # cluster sums and draws held at a time: 128 MiB each
+
+WINRATE_SCHEMA = pa.schema(
+    [
+        ("system", pa.string()),
+        ("opponent", pa.string()),
+        ("language", pa.string()),
+        ("n_prompts", pa.int64()),
+        ("n_games", pa.int64()),
+        ("n_invalid", pa.int64()),
+        ("win_rate", pa.float64()),
+        ("se", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("signature", pa.string()),
+    ]
+)
+DIFFERENCE_SCHEMA = pa.schema(
+    [
+        ("system_a", pa.string()),
+        ("system_b", pa.string()),
+        ("opponent", pa.string()),
+        ("language", pa.string()),
+        ("n_prompts", pa.int64()),
+        ("difference", pa.float64()),
+        ("se", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("minimum_detectable", pa.float64()),
+        ("signature", pa.string()),
+    ]
+)
+
+Intervals = Callable[[ClusterSums, Sequence[Sequence[int]], Bootstrap, float, float], list[Estimate]]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The valid values of one quantity (a comparison's score, or a difference).
+
+    Attributes:
+        prompt: codes [V].
+        value: [V].
+        languages: codes of the languages it was asked in, valid values or not.
+    """
+
+    prompt: Ints
+    value: Floats
+    languages: Ints
+
+
+def winrates(games: Games, draws: int = 10_000, confidence: float = 0.95, seed: int = 1) -> pa.Table:
+    """Win-rate of every system against every opponent, under every judge and template.
+
+    Returns:
+        ``WINRATE_SCHEMA``: one row per comparison and language, then ``all`` (pooled over prompts) and ``macro`` (mean
+        of the comparison's languages; null when one of them has no valid prompt). ``n_prompts`` valid prompts,
+        ``n_invalid`` prompts without a valid score, ``n_games`` games in the table, invalid ones included. Numbers
+        that do not exist are null. The signature is the row's recipe; it names the interval when that is not the
+        bootstrap.
+
+    Raises:
+        ConfigError: ``draws`` or ``confidence`` is out of range.
+
+    Cost: O(G log G) for G games, then O(draws * clusters * groups).
+    """
+    bootstrap = Bootstrap(draws, confidence, seed)
+    scores = prompt_scores(games)
+    edges = np.searchsorted(scores.comparison, np.arange(len(games.comparisons) + 1))
+    width = (len(games.languages) + 1) * max(games.n_clusters, draws)
+    block = max(1, _CELLS // width)
+    tables = []
+    for start in range(0, len(games.comparisons), block):
+        kinds = range(start, min(start + block, len(games.comparisons)))
+        samples = [_sample(games, scores, edges[k], edges[k + 1]) for k in kinds]
+        estimates = _estimate(games, samples, bootstrap, 0.0, 1.0, mean_intervals)
+        for k, found in zip(kinds, estimates, strict=True):
+            tables.append(_winrate_rows(games, scores, k, slice(edges[k], edges[k + 1]), found, bootstrap))
+    return pa.concat_tables(tables) if tables else WINRATE_SCHEMA.empty_table()
+
+
+def winrate_bounds(games: Games) -> pa.Table:
+    """What invalid verdicts could hide: the win-rates if all of them were lost, and if all were won.
+
+    A prompt with one valid and one invalid order keeps the valid half.
+
+    Returns:
+        ``system, opponent, judge, template, language, n_prompts`` (valid or not)``, if_lost, if_won``; languages as in
+        :func:`winrates`.
+    """
+    scores = prompt_scores(games)
+    rows = []
+    for k, kind in enumerate(games.comparisons):
+        mine = scores.comparison == k
+        present = np.unique(games.prompt_language[scores.prompt[mine]])
+        missing = np.flatnonzero(games.unjudged & np.isin(games.prompt_language, present))
+        language = games.prompt_language[np.concatenate([scores.prompt[mine], missing])]
+        lost = np.concatenate([scores.lost[mine], np.zeros(len(missing))])
+        won = np.concatenate([scores.won[mine], np.ones(len(missing))])
+        per = [(games.languages[code], language == code) for code in present]
+        means = [(name, int(at.sum()), lost[at].mean(), won[at].mean()) for name, at in per]
+        macro = (np.mean([m[2] for m in means]), np.mean([m[3] for m in means]))
+        means += [("all", len(lost), lost.mean(), won.mean()), ("macro", len(lost), *macro)]
+        key = (kind.system, kind.opponent, kind.judge, kind.template)
+        rows += [(*key, name, n, float(a), float(b)) for name, n, a, b in means]
+    names = ("system", "opponent", "judge", "template", "language", "n_prompts", "if_lost", "if_won")
+    return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+
+def paired_difference(
+    games: Games,
+    system_a: str,
+    system_b: str,
+    opponent: str | None = None,
+    judge: str | None = None,
+    draws: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 1,
+) -> pa.Table:
+    """Win-rate of ``system_a`` minus that of ``system_b`` against the same opponent's answers.
+
+    Only prompts valid for both count, and clusters are resampled for both at once.
+
+    Args:
+        opponent, judge: needed when the two systems share several.
+
+    Returns:
+        ``DIFFERENCE_SCHEMA``, one row per language, then ``all`` and ``macro``. ``minimum_detectable`` is 2.8 x ``se``.
+
+    Raises:
+        InputError: an unknown system, or none or several opponents (judges, templates) that both played.
+    """
+    bootstrap = Bootstrap(draws, confidence, seed)
+    return _differences(games, [(system_a, system_b)], opponent, judge, bootstrap, mean_intervals)
+
+
+def simultaneous_differences(
+    games: Games,
+    systems: Sequence[str] | None = None,
+    opponent: str | None = None,
+    judge: str | None = None,
+    language: str = "all",
+    draws: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 1,
+) -> pa.Table:
+    """All pairs of several systems in one language, with intervals that hold together (bootstrap max-T).
+
+    A system may be named the winner when all its differences lie above 0 here.
+
+    Args:
+        systems: default all that played the opponent.
+        language: a language, ``all`` or ``macro``.
+
+    Returns:
+        ``DIFFERENCE_SCHEMA``; the signature says ``simultaneous:N`` for N pairs.
+
+    Raises:
+        InputError: as :func:`paired_difference`; fewer than two systems; an unknown language.
+    """
+    bootstrap = Bootstrap(draws, confidence, seed)
+    names = sorted({c.system for c in games.comparisons if opponent in (None, c.opponent) and judge in (None, c.judge)})
+    chosen = names if systems is None else list(dict.fromkeys(systems))
+    if len(chosen) < 2:
+        raise InputError(f"a comparison of several systems needs at least two; there is {', '.join(chosen) or 'none'}")
+    _check_language(games, language)
+    pairs = list(combinations(chosen, 2))
+    return _differences(games, pairs, opponent, judge, bootstrap, simultaneous_intervals, language)
+
+
+def simultaneous_winrates(
+    games: Games, language: str = "all", draws: int = 10_000, confidence: float = 0.95, seed: int = 1
+) -> pa.Table:
+    """One language's rows of :func:`winrates`, with intervals that hold for all comparisons together (max-T).
+
+    Raises:
+        InputError: an unknown language.
+    """
+    _check_language(games, language)
+    bootstrap = Bootstrap(draws, confidence, seed)
+    scores = prompt_scores(games)
+    edges = np.searchsorted(scores.comparison, np.arange(len(games.comparisons) + 1))
+    samples = [_sample(games, scores, a, b) for a, b in pairwise(edges)]
+    estimates = _estimate(games, samples, bootstrap, 0.0, 1.0, simultaneous_intervals, language)
+    together = f"simultaneous:{sum(bool(e) for e in estimates)}"
+    tables = [
+        _winrate_rows(games, scores, k, slice(edges[k], edges[k + 1]), found, bootstrap, together)
+        for k, found in enumerate(estimates)
+    ]
+    return pa.concat_tables(tables) if tables else WINRATE_SCHEMA.empty_table()
+
+
+def signature(
+    statistic: str,
+    kind: Comparison,
+    orders: int,
+    soft: bool,
+    bootstrap: Bootstrap,
+    method: str = "boot",
+    extra: str = "",
+) -> str:
+    """The recipe of one number.
+
+    E.g. ``winrate|judge:J|template:T|orders:2|ties:half|scores:hard|boot:10000,cluster,seed:1|v:1``.
+
+    Args:
+        method: an :class:`Estimate`'s; named as ``interval:`` when it is not the bootstrap.
+        extra: a further field.
+    """
+    fields = [
+        statistic,
+        f"judge:{kind.judge}",
+        f"template:{kind.template}",
+        f"orders:{orders}",
+        "ties:half",
+        f"scores:{'soft' if soft else 'hard'}",
+        f"boot:{bootstrap.draws},cluster,seed:{bootstrap.seed}",
+    ]
+    if bootstrap.confidence != 0.95:
+        fields.append(f"confidence:{bootstrap.confidence:g}")
+    if method != "boot":
+        fields.append(f"interval:{method}")
+    if extra:
+        fields.append(extra)
+    return "|".join([*fields, f"v:{__version__}"])
+
+
+def find_comparison(games: Games, systems: Sequence[str], opponent: str | None, judge: str | None) -> list[int]:
+    """The comparison of each system against one opponent, by one judge and template that they share.
+
+    Raises:
+        InputError: an unknown system, opponent or judge; nothing shared, or more than one thing.
+    """
+    for name, given, known in (
+        *(("system", s, {c.system for c in games.comparisons}) for s in systems),
+        ("opponent", opponent, {c.opponent for c in games.comparisons}),
+        ("judge", judge, {c.judge for c in games.comparisons}),
+    ):
+        if given is not None and given not in known:
+            raise InputError(f"no games of {name} {given!r}{nearest(given, known)}")
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
+    for code, kind in enumerate(games.comparisons):
+        if kind.system in systems and opponent in (None, kind.opponent) and judge in (None, kind.judge):
+            found.setdefault((kind.opponent, kind.judge, kind.template), {})[kind.system] = code
+    shared = [per for per in found.values() if len(per) == len(set(systems))]
+    named = ", ".join(repr(s) for s in dict.fromkeys(systems))
+    if not shared:
+        raise InputError(f"{named}: no opponent, judge and template that all of them have games with")
+    if len(shared) > 1:
+        keys = sorted(key for key, per in found.items() if len(per) == len(set(systems)))
+        raise InputError(f"{named}: share several (opponent, judge, template), name the opponent or judge: {keys[:5]}")
+    return [shared[0][system] for system in systems]
+
+
+def _check_language(games: Games, language: str) -> None:
+    names = (*games.languages, "all", "macro")
+    if language not in names:
+        raise InputError(f"no games in language {language!r}{nearest(language, names)}")
+
+
+def _sample(games: Games, scores: PromptScores, start: int, stop: int) -> _Sample:
+    prompt, score = scores.prompt[start:stop], scores.score[start:stop]
+    valid = ~np.isnan(score)
+    return _Sample(prompt[valid], score[valid], np.unique(games.prompt_language[prompt]))
+
+
+def _strata(games: Games) -> Ints:
+    """Stratum of every cluster: its language, or 0 for all clusters of languages that a cluster crosses."""
+    pairs = np.unique(np.stack([games.prompt_cluster, games.prompt_language]), axis=1)
+    crossing = np.bincount(pairs[0], minlength=games.n_clusters) > 1
+    shared = np.zeros(len(games.languages), dtype=bool)
+    shared[pairs[1][crossing[pairs[0]]]] = True
+    strata = np.zeros(games.n_clusters, dtype=np.int64)
+    strata[pairs[0]] = np.where(shared[pairs[1]], 0, 1 + pairs[1])
+    return strata
+
+
+def _estimate(
+    games: Games,
+    samples: Sequence[_Sample],
+    bootstrap: Bootstrap,
+    low: float,
+    high: float,
+    intervals: Intervals,
+    only: str | None = None,
+) -> list[dict[str, Estimate]]:
+    """Per sample: language name (then ``all``, ``macro``) -> estimate; one bootstrap for all of them."""
+    n_languages = len(games.languages)
+    totals: list[Floats] = []
+    counts: list[Floats] = []
+    labels: list[tuple[int, str]] = []
+    parts: list[list[int]] = []
+    for i, sample in enumerate(samples):
+        cell = games.prompt_cluster[sample.prompt] * n_languages + games.prompt_language[sample.prompt]
+        size = games.n_clusters * n_languages
+        total = np.bincount(cell, weights=sample.value, minlength=size).reshape(-1, n_languages)[:, sample.languages]
+        count = np.bincount(cell, minlength=size).reshape(-1, n_languages)[:, sample.languages]
+        first = i + sum(t.shape[1] - 1 for t in totals)
+        columns = list(range(first, first + len(sample.languages)))
+        totals.append(np.hstack([total, total.sum(axis=1, keepdims=True)]))
+        counts.append(np.hstack([count, count.sum(axis=1, keepdims=True)]).astype(np.float64))
+        named = [(games.languages[code], [column]) for code, column in zip(sample.languages, columns, strict=True)]
+        for name, part in [*named, ("all", [first + len(columns)]), ("macro", columns)]:
+            if only in (None, name):
+                labels.append((i, name))
+                parts.append(part)
+    result: list[dict[str, Estimate]] = [{} for _ in samples]
+    if parts:
+        sums = ClusterSums(np.hstack(totals), np.hstack(counts), _strata(games))
+        for (i, name), estimate in zip(labels, intervals(sums, parts, bootstrap, low, high), strict=True):
+            result[i][name] = estimate
+    return result
+
+
+def _winrate_rows(
+    games: Games,
+    scores: PromptScores,
+    code: int,
+    entries: slice,
+    estimates: dict[str, Estimate],
+    bootstrap: Bootstrap,
+    extra: str = "",
+) -> pa.Table:
+    kind = games.comparisons[code]
+    language = games.prompt_language[scores.prompt[entries]]
+    width = len(games.languages)
+    unjudged = np.bincount(games.prompt_language[games.unjudged], minlength=width)
+    unjudged[np.bincount(language, minlength=width) == 0] = 0
+    valid = ~np.isnan(scores.score[entries])
+    n_valid = np.bincount(language[valid], minlength=width)
+    n_invalid = np.bincount(language[~valid], minlength=width) + unjudged
+    n_games = np.bincount(np.repeat(language, scores.n_games[entries]), minlength=width)
+
+    def counted(counts: Ints) -> pa.Array:
+        per = dict(zip(games.languages, counts, strict=True))
+        return pa.array([int(per.get(name, counts.sum())) for name in estimates], pa.int64())
+
+    orders, soft = int(scores.orders[code]), bool(scores.soft[code])
+    found = list(estimates.values())
+    recipes = [signature("winrate", kind, orders, soft, bootstrap, e.method, extra) for e in found]
+    return pa.table(
+        [
+            pa.array([kind.system] * len(found), pa.string()),
+            pa.array([kind.opponent] * len(found), pa.string()),
+            pa.array(list(estimates), pa.string()),
+            counted(n_valid),
+            counted(n_games),
+            counted(n_invalid),
+            *_number_columns(found),
+            pa.array(recipes, pa.string()),
+        ],
+        schema=WINRATE_SCHEMA,
+    )
+
+
+def _number_columns(estimates: Sequence[Estimate]) -> list[pa.Array]:
+    return [pa.array([getattr(e, name) for e in estimates], pa.float64()) for name in ("value", "se", "low", "high")]
+
+
+def _differences(
+    games: Games,
+    pairs: Sequence[tuple[str, str]],
+    opponent: str | None,
+    judge: str | None,
+    bootstrap: Bootstrap,
+    intervals: Intervals,
+    only: str | None = None,
+) -> pa.Table:
+    systems = list(dict.fromkeys(name for pair in pairs for name in pair))
+    codes = dict(zip(systems, find_comparison(games, systems, opponent, judge), strict=True))
+    scores = prompt_scores(games)
+    samples = []
+    for pair in pairs:
+        mine = [np.flatnonzero(scores.comparison == codes[name]) for name in pair]
+        languages = np.unique(games.prompt_language[np.concatenate([scores.prompt[m] for m in mine])])
+        valid = [m[~np.isnan(scores.score[m])] for m in mine]
+        prompts, a, b = np.intersect1d(
+            scores.prompt[valid[0]], scores.prompt[valid[1]], assume_unique=True, return_indices=True
+        )
+        samples.append(_Sample(prompts, scores.score[valid[0][a]] - scores.score[valid[1][b]], languages))
+    estimates = _estimate(games, samples, bootstrap, -1.0, 1.0, intervals, only)
+    extra = "" if only is None else f"simultaneous:{len(pairs)}"
+    rows = []
+    for (a_name, b_name), sample, named in zip(pairs, samples, estimates, strict=True):
+        kind = games.comparisons[codes[a_name]]
+        both = [codes[a_name], codes[b_name]]
+        recipe = (int(scores.orders[both].max()), bool(scores.soft[both].any()), bootstrap)
+        n = np.bincount(games.prompt_language[sample.prompt], minlength=len(games.languages))
+        per = dict(zip(games.languages, n, strict=True))
+        for name, e in named.items():
+            text = signature("difference", kind, *recipe, e.method, extra)
+            rows.append((a_name, b_name, kind.opponent, name, int(per.get(name, n.sum())), e, text))
+    found = [row[5] for row in rows]
+    return pa.table(
+        [
+            *(pa.array([row[i] for row in rows], pa.string()) for i in range(4)),
+            pa.array([row[4] for row in rows], pa.int64()),
+            *_number_columns(found),
+            nullable([np.nan if e.se is None else DETECTABLE * e.se for e in found]),
+            pa.array([row[6] for row in rows], pa.string()),
+        ],
+        schema=DIFFERENCE_SCHEMA,
+    )

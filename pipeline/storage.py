@@ -1,0 +1,130 @@
+"""A run's folder: local path or any URI that ``pyarrow.fs`` opens.
+
+``config.yaml`` (resolved), ``manifest.json``, ``prompts/ candidates/ selections/ games/`` (Parquet), ``report/``,
+``work/`` (checkpoints and intermediate tables). A table is finished when its completion marker
+``_complete.json`` exists; readers refuse it before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+
+from pipeline.errors import InputError, UnfinishedTableError
+from pipeline.schema import read_provenance
+
+MARKER = "_complete.json"
+TABLES = ("prompts", "candidates", "selections", "games")
+"""The run's tables in the order in which passes append to the rows."""
+
+
+class RunFolder:
+    """Paths and small files of one run.
+
+    Args:
+        path: local path or URI (``s3://bucket/run``).
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        if re.match(r"^[a-z][a-z0-9+.-]+://", path):
+            self.fs, self.root = pafs.FileSystem.from_uri(path)
+        else:
+            self.fs, self.root = pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run lies on this machine's file system."""
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        """A path below the run's root, as ``self.fs`` takes it."""
+        return "/".join([self.root.rstrip("/"), *parts])
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder exists."""
+        return bool(self.fs.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
+
+    def make(self, *parts: str) -> str:
+        """Create a folder (and its parents); returns its path."""
+        self.fs.create_dir(self.path(*parts), recursive=True)
+        return self.path(*parts)
+
+    def remove(self, *parts: str) -> None:
+        """Delete a folder and what is in it, if it exists."""
+        if self.exists(*parts):
+            self.fs.delete_dir(self.path(*parts))
+
+    def read_text(self, *parts: str) -> str | None:
+        """A small file's text, or ``None`` when there is none."""
+        if not self.exists(*parts):
+            return None
+        with self.fs.open_input_stream(self.path(*parts)) as stream:
+            return bytes(stream.read()).decode("utf-8")
+
+    def write_text(self, text: str, *parts: str) -> str:
+        """Write a small file so that a reader sees the old or the new text, never half of it; returns its path."""
+        target = self.path(*parts)
+        self.fs.create_dir(target.rpartition("/")[0], recursive=True)
+        temporary = target + ".tmp" if self.is_local else target  # object stores replace objects atomically
+        with self.fs.open_output_stream(temporary) as stream:
+            stream.write(text.encode("utf-8", "replace"))
+        if temporary != target:
+            self.fs.move(temporary, target)
+        return target
+
+    def read_json(self, *parts: str) -> Any:
+        """A small JSON file's content, or ``None`` when there is none."""
+        text = self.read_text(*parts)
+        return None if text is None else json.loads(text)
+
+    def write_json(self, value: Any, *parts: str) -> str:
+        """Write a small JSON file atomically; returns its path."""
+        return self.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", *parts)
+
+    def marker(self, table: str) -> dict[str, Any] | None:
+        """A table's completion marker (rows, fingerprint, summary ...), or ``None`` while it is unfinished."""
+        marker: dict[str, Any] | None = self.read_json(table, MARKER)
+        return marker
+
+    def data_files(self, table: str) -> list[str]:
+        """The table's Parquet files, sorted."""
+        infos = self.fs.get_file_info(pafs.FileSelector(self.path(table), allow_not_found=True))
+        return sorted(i.path for i in infos if i.base_name.endswith(".parquet"))
+
+    def dataset(self, table: str) -> pads.Dataset:
+        """A finished table, opened lazily.
+
+        Raises:
+            UnfinishedTableError: its pass has not finished (or never ran).
+            InputError: it was written by a newer major version of the schema.
+        """
+        if self.marker(table) is None:
+            state = "is not finished" if self.exists(table) else "does not exist"
+            raise UnfinishedTableError(f"{self.path(table)} {state}: run the job that writes it (again), it resumes")
+        files = self.data_files(table)
+        if not files:
+            raise InputError(f"{self.path(table)}: marked complete, but holds no Parquet file")
+        data = pads.dataset(files, filesystem=self.fs, format="parquet")
+        read_provenance(data.schema, self.path(table))
+        return data
+
+    def iter_rows(self, table: str, columns: Sequence[str], batch_size: int = 1024) -> Iterator[dict[str, Any]]:
+        """Stream a finished table as dicts, reading only ``columns`` that it has; memory stays flat."""
+        data = self.dataset(table)
+        names = [c for c in columns if c in data.schema.names]
+        for batch in data.to_batches(columns=names, batch_size=batch_size):
+            yield from batch.to_pylist()
+
+    def table(self, table: str, columns: Sequence[str]) -> pa.Table:
+        """The projection of a finished table on ``columns`` that it has, sorted by ``row_id`` when it is among them."""
+        data = self.dataset(table)
+        result = data.to_table(columns=[c for c in columns if c in data.schema.names])
+        return result.sort_by("row_id") if "row_id" in result.column_names else result

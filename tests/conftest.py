@@ -1,0 +1,88 @@
+"""Shared fixtures: one Ray cluster a session, which subprocesses join; the real model's folder; small runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cache import model_path
+from pipeline.schema import prompts_schema, with_provenance
+from pipeline.storage import MARKER, RunFolder
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).parents[1]
+
+
+def run_with_prompts(
+    folder: Path, rows: int, text: str = "question {i}", languages: tuple[str, ...] = ("en", "de")
+) -> RunFolder:
+    """A run folder whose ``prompts/`` table holds ``rows`` prompts; consecutive languages share a cluster."""
+    run = RunFolder(str(folder))
+    run.make("prompts")
+    schema = with_provenance(prompts_schema(pa.struct([("row", pa.int64())])), {})
+    items: list[dict[str, Any]] = [
+        {
+            "row_id": i,
+            "prompt_id": f"p{i}",
+            "cluster_id": f"c{i // len(languages)}",
+            "task": "open",
+            "language": languages[i % len(languages)],
+            "messages": [{"role": "user", "content": text.format(i=i)}],
+            "reference": None,
+            "source": {"row": i},
+            "usage": [],
+            "errors": [],
+        }
+        for i in range(rows)
+    ]
+    pq.write_table(pa.Table.from_pylist(items, schema=schema), run.path("prompts", "part.parquet"))
+    run.write_json({"rows": rows, "fingerprint_hash": "test", "fingerprint": {}}, "prompts", MARKER)
+    return run
+
+
+def rows_of(run: RunFolder, table: str, *columns: str) -> list[dict[str, Any]]:
+    """A finished table as dicts, by row_id."""
+    return run.table(table, ["row_id", *columns]).to_pylist()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """One local Ray cluster for the session; returns its address, which is also in ``RAY_ADDRESS`` for subprocesses."""
+    import ray
+
+    from pipeline.config import RayConfig
+    from pipeline.execution.cluster import cluster
+
+    saved = os.environ.pop("RAY_ADDRESS", None)
+    with cluster(RayConfig()):
+        address = ray.get_runtime_context().gcs_address
+        os.environ["RAY_ADDRESS"] = address
+        yield address
+    os.environ.pop("RAY_ADDRESS", None)
+    if saved:
+        os.environ["RAY_ADDRESS"] = saved
+
+
+@pytest.fixture(scope="session")
+def chat_model() -> str:
+    """Folder of the real small chat model."""
+    return _model("SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="session")
+def reward_model() -> str:
+    """Folder of the reward model (random head) on the same weights."""
+    return _model("SmolLM2-135M-Reward")
+
+
+def _model(name: str) -> str:
+    path = model_path(f"cache:{name}")
+    if not Path(path, "config.json").exists():
+        pytest.fail(f"the real model {name} is missing: run scripts/demo_model.py (scripts/test.sh does)")
+    return path

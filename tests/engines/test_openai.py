@@ -1,0 +1,468 @@
+"""The openai engine against a scripted server, and against a real vLLM server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from pipeline.cache import model_path
+from pipeline.engines.base import Engine, SamplingParams
+from pipeline.engines.openai import OpenAIEngineConfig, match_label
+from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.records import Message
+
+T = TypeVar("T")
+KEY = "sk-very-secret"
+HELLO = [{"role": "user", "content": "Hello"}]
+FAST = {"retry-after-ms": "1"}
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+
+
+class Endpoint:
+    """Answers request k with reply k (the last one for ever after): (status, body) or (status, body, headers)."""
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[Any, ...]] = []
+        self.requests: list[dict[str, Any]] = []
+        self.active = self.most_active = 0
+        self.delay = 0.0
+        self.release = threading.Event()
+        lock = threading.Lock()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                with lock:
+                    number = len(endpoint.requests)
+                    endpoint.requests.append({"path": self.path, "auth": self.headers["authorization"], "body": body})
+                    endpoint.active += 1
+                    endpoint.most_active = max(endpoint.most_active, endpoint.active)
+                endpoint.release.wait(endpoint.delay)
+                with lock:
+                    endpoint.active -= 1
+                status, reply, *headers = endpoint.replies[min(number, len(endpoint.replies) - 1)]
+                payload = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+                try:
+                    self.send_response(status)
+                    for name, value in (headers[0] if headers else {}).items():
+                        self.send_header(name, value)
+                    self.send_header("content-type", "application/json")
+                    self.send_header("content-length", str(len(payload)))
+                    self.end_headers()
+                    self.wfile.write(payload)
+                except OSError:  # the client gave up waiting
+                    pass
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = self.requests[-1]["body"]
+        return body
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.release.set()
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+
+
+def run(config: OpenAIEngineConfig, call: Callable[[Engine], Awaitable[T]]) -> T:
+    async def main() -> T:
+        engine = config.create()
+        await engine.start()
+        try:
+            return await call(engine)
+        finally:
+            await engine.stop()
+
+    return asyncio.run(main())
+
+
+def failure(config: OpenAIEngineConfig, call: Callable[[Engine], Awaitable[Any]]) -> str:
+    with pytest.raises(EngineRequestError) as caught:
+        run(config, call)
+    assert KEY not in str(caught.value)
+    assert len(str(caught.value)) <= 400
+    return str(caught.value)
+
+
+def config_of(endpoint: Endpoint, **options: Any) -> OpenAIEngineConfig:
+    options = {"retries": 1, "timeout": 5.0} | options
+    return OpenAIEngineConfig(model="m", base_url=endpoint.url, **options)
+
+
+def chat(*texts: str, logprobs: list[float] | None = None, **usage: Any) -> dict[str, Any]:
+    content = [{"token": "x", "logprob": value, "top_logprobs": []} for value in logprobs or []]
+    choices = [
+        {
+            "index": k,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop",
+            "logprobs": {"content": content} if logprobs else None,
+        }
+        for k, text in enumerate(texts)
+    ]
+    return {"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 5} | usage}
+
+
+def hello(engine: Engine) -> Awaitable[Any]:
+    return engine.generate(HELLO, SamplingParams())
+
+
+def test_generate_sends_the_plan_and_reads_candidates_in_order(endpoint: Endpoint) -> None:
+    reply = chat("a", "b", "c", logprobs=[-1.0, -0.5], prompt_tokens_details={"cached_tokens": 4})
+    reply["choices"].reverse()
+    reply["choices"][0]["finish_reason"] = "content_filter"
+    endpoint.replies = [(200, reply)]
+    messages: list[Message] = [
+        {"role": "user", "content": "Hi", "name": "ann", "other": 1},
+        {"role": "assistant", "content": None, "tool_calls": '[{"id": "1"}]'},
+    ]
+    params = SamplingParams(n=3, temperature=0.7, top_p=0.9, min_p=0.1, top_k=5, max_tokens=9, seed=40, stop=("END",))
+    config = config_of(endpoint, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    result = run(config, lambda engine: engine.generate(messages, params))
+    assert [c.text for c in result.completions] == ["a", "b", "c"]
+    assert [c.seed for c in result.completions] == [40, 41, 42]
+    assert [c.finish_reason for c in result.completions] == ["stop", "stop", "content_filter"]
+    assert [(c.logprob, c.num_tokens) for c in result.completions] == [(-1.5, 2)] * 3
+    assert vars(result.tokens) == {"requests": 1, "prompt": 7, "cached": 4, "completion": 5}
+    assert endpoint.requests[0]["path"] == "/v1/chat/completions"
+    assert endpoint.requests[0]["auth"] == f"Bearer {KEY}"
+    assert endpoint.body == {
+        "model": "m",
+        "messages": [
+            {"role": "user", "content": "Hi", "name": "ann"},
+            {"role": "assistant", "tool_calls": [{"id": "1"}]},
+        ],
+        **{"n": 3, "temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "top_k": 5, "max_tokens": 9, "seed": 40},
+        **{"stop": ["END"], "logprobs": True, "chat_template_kwargs": {"enable_thinking": False}},
+    }
+
+
+def test_greedy_without_logprobs_and_left_out_fields(endpoint: Endpoint) -> None:
+    endpoint.replies = [(200, chat("a"))]
+    config = config_of(
+        endpoint, logprobs=False, max_tokens_field="max_completion_tokens", extra_body={"top_p": None, "user": "u"}
+    )
+    result = run(config, lambda e: e.generate(HELLO, SamplingParams(temperature=0, seed=1, max_tokens=3)))
+    assert endpoint.body == {
+        **{"model": "m", "messages": HELLO, "n": 1, "temperature": 0, "max_completion_tokens": 3, "user": "u"}
+    }
+    (completion,) = result.completions
+    assert (completion.seed, completion.logprob, completion.num_tokens) == (None, None, 5)
+    assert config.capabilities() == {"generate"}
+    assert "n must be 1" in failure(config, lambda e: e.generate(HELLO, SamplingParams(n=2, temperature=0)))
+
+
+def test_num_tokens_without_logprobs_share_the_usage(endpoint: Endpoint) -> None:
+    endpoint.replies = [(200, chat("a", "b"))]
+    result = run(config_of(endpoint), lambda e: e.generate(HELLO, SamplingParams(n=2)))
+    assert [c.num_tokens for c in result.completions] == [3, 2]
+
+
+def test_reasoning_is_kept_apart(endpoint: Endpoint) -> None:
+    reply = chat("<think>hm</think>a", "b", "c")
+    reply["choices"][1]["message"]["reasoning"] = "because"
+    reply["choices"][2]["message"] |= {"content": None, "reasoning_content": "cut"}
+    endpoint.replies = [(200, reply)]
+    result = run(config_of(endpoint), lambda e: e.generate(HELLO, SamplingParams(n=3)))
+    assert [(c.reasoning, c.text) for c in result.completions] == [("hm", "a"), ("because", "b"), ("cut", "")]
+
+
+def test_raw_prompt_uses_the_completions_endpoint(endpoint: Endpoint) -> None:
+    choice = {"index": 0, "text": " Paris", "finish_reason": "length", "logprobs": {"token_logprobs": [-0.5, -0.25]}}
+    endpoint.replies = [(200, {"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}})]
+    result = run(config_of(endpoint), lambda e: e.generate("The capital is", SamplingParams(max_tokens=2)))
+    assert endpoint.requests[0]["path"] == "/v1/completions"
+    assert endpoint.body["prompt"] == "The capital is" and endpoint.body["logprobs"] == 1
+    (completion,) = result.completions
+    assert (completion.text, completion.logprob, completion.num_tokens) == (" Paris", -0.75, 2)
+
+
+def test_structured_output(endpoint: Endpoint) -> None:
+    endpoint.replies = [(200, chat("x"))]
+    run(config_of(endpoint), lambda e: e.generate(HELLO, SamplingParams(choice=("A", "B"))))
+    assert endpoint.body["structured_outputs"] == {"choice": ["A", "B"]}
+    run(config_of(endpoint), lambda e: e.generate(HELLO, SamplingParams(json_schema=json.dumps(SCHEMA))))
+    assert endpoint.body["response_format"]["json_schema"] == {"name": "answer", "schema": SCHEMA, "strict": True}
+
+
+def test_label_probs_sum_the_variants_of_each_label(endpoint: Endpoint) -> None:
+    top = {"A": 0.5, " A": 0.1, "B": 0.2, "Bo": 0.05, "Ti": 0.04, " ": 0.01, "T": 0.02}
+    items = [{"token": t, "logprob": math.log(p)} for t, p in top.items()]
+    reply = chat("A")
+    reply["choices"][0]["logprobs"] = {"content": [{"token": "A", "logprob": 0.0, "top_logprobs": items}]}
+    endpoint.replies = [(200, reply)]
+    labels = ["A", "B", "Tie", "Two"]
+    result = run(config_of(endpoint), lambda e: e.label_probs(HELLO, labels, prefill="Verdict: "))
+    assert result.probs == pytest.approx({"A": 0.6, "B": 0.2, "Tie": 0.04, "Two": 0.0})
+    assert result.mass == pytest.approx(0.84)
+    assert endpoint.body == {
+        **{"model": "m", "messages": HELLO, "temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    }
+    run(config_of(endpoint, assistant_prefill=True), lambda e: e.label_probs(HELLO, labels, prefill="Verdict: "))
+    assert endpoint.body["messages"] == [*HELLO, {"role": "assistant", "content": "Verdict: "}]
+    assert (endpoint.body["continue_final_message"], endpoint.body["add_generation_prompt"]) == (True, False)
+
+
+def test_label_probs_of_a_raw_prompt_and_without_logprobs(endpoint: Endpoint) -> None:
+    choice = {"index": 0, "text": "A", "logprobs": {"token_logprobs": [-0.1], "top_logprobs": [{"A": math.log(0.5)}]}}
+    endpoint.replies = [(200, {"choices": [choice]}), (200, chat("A"))]
+    assert run(config_of(endpoint), lambda e: e.label_probs("A or B?", ["A", "B"])).probs == {"A": 0.5, "B": 0.0}
+    assert endpoint.body["logprobs"] == 20
+    assert "no log-probabilities" in failure(config_of(endpoint), lambda e: e.label_probs(HELLO, ["A"]))
+
+
+@pytest.mark.parametrize(
+    ("token", "labels", "label"),
+    [
+        ("A", ["A", "B"], "A"),
+        ("\n A", ["A", "B"], "A"),
+        ("A ", ["A", "B"], None),
+        ("a", ["A", "B"], None),
+        ("", ["A"], None),
+        (" ", ["A"], None),
+        ("1", ["1", "10"], "1"),
+        ("T", ["Tie", "Two"], None),
+        ("Ti", ["Tie", "Two"], "Tie"),
+        ("Tiers", ["Tie", "Two"], None),
+    ],
+)
+def test_match_label(token: str, labels: list[str], label: str | None) -> None:
+    assert match_label(token, labels) == label
+
+
+def test_embed(endpoint: Endpoint) -> None:
+    endpoint.replies = [(200, {"data": [{"embedding": [0.6, 0.8]}], "usage": {"prompt_tokens": 3}})]
+    config = config_of(endpoint, embeddings=True)
+    result = run(config, lambda e: e.embed("Hello"))
+    assert result.vector == [0.6, 0.8] and result.tokens.prompt == 3
+    assert endpoint.body == {"model": "m", "input": "Hello", "encoding_format": "float"}
+    assert "embed" in config.capabilities()
+
+
+def test_a_busy_endpoint_is_asked_again(endpoint: Endpoint) -> None:
+    endpoint.replies = [(429, {"error": {"message": "slow down"}}, FAST), (200, chat("a"))]
+    assert run(config_of(endpoint), hello).completions[0].text == "a"
+    assert len(endpoint.requests) == 2
+
+
+def test_errors_after_the_retries(endpoint: Endpoint) -> None:
+    endpoint.replies = [(500, {"error": {"message": f"oops {KEY} " + "x" * 999}}, FAST)]
+    message = failure(config_of(endpoint, retries=2), hello)
+    assert "HTTP 500" in message and "oops ***" in message
+    assert len(endpoint.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ((401, {"error": {"message": f"bad key {KEY}"}}), ["HTTP 401", "API key", "OPENAI_API_KEY"]),
+        ((403, {"error": {"message": "no"}}), ["HTTP 403", "API key"]),
+        ((404, {"error": {"message": "unknown"}}), ["HTTP 404", "'m'"]),
+        ((400, {"error": {"message": "too long"}}), ["HTTP 400", "too long"]),
+        ((200, "{garbage"), ["unexpected response", "{garbage"]),
+        ((200, "[]"), ["unexpected response"]),
+        ((200, {"choices": [5]}), ["unexpected response"]),
+        ((200, {"usage": None}), ["0 of 1 choices"]),
+        ((200, {"error": {"message": f"upstream {KEY}"}}), ["0 of 1 choices", "upstream ***"]),
+    ],
+)
+def test_lasting_errors_are_named_and_not_repeated(
+    endpoint: Endpoint, reply: tuple[Any, ...], words: list[str]
+) -> None:
+    endpoint.replies = [reply]
+    message = failure(config_of(endpoint), hello)
+    assert [word for word in words if word not in message] == []
+    assert len(endpoint.requests) == 1
+
+
+def test_missing_choices(endpoint: Endpoint) -> None:
+    endpoint.replies = [(200, chat("a"))]
+    message = failure(config_of(endpoint), lambda e: e.generate(HELLO, SamplingParams(n=3)))
+    assert message == "the endpoint returned 1 of 3 choices"
+
+
+def test_broken_tool_calls_fail_their_request(endpoint: Endpoint) -> None:
+    messages = [{"role": "assistant", "tool_calls": "{"}]
+    assert "tool_calls" in failure(config_of(endpoint), lambda e: e.generate(messages, SamplingParams()))
+
+
+def test_an_endpoint_that_never_answers(endpoint: Endpoint) -> None:
+    endpoint.delay = 30
+    endpoint.replies = [(200, chat("a"))]
+    started = time.monotonic()
+    assert "no answer within 0.2 s" in failure(config_of(endpoint, timeout=0.2, retries=0), hello)
+    assert time.monotonic() - started < 5
+
+
+def test_nobody_listens(endpoint: Endpoint) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, but not listening
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        assert "cannot be reached" in failure(OpenAIEngineConfig(model="m", base_url=url, retries=0), hello)
+
+
+def test_concurrency_and_rate_are_limited(endpoint: Endpoint) -> None:
+    endpoint.replies = [(200, chat("a"))]
+    endpoint.delay = 0.05
+
+    async def six(engine: Engine) -> None:
+        await asyncio.gather(*(hello(engine) for _ in range(6)))
+
+    run(config_of(endpoint, concurrency=2), six)
+    assert endpoint.most_active == 2
+    started = time.monotonic()
+    run(config_of(endpoint, requests_per_minute=120), six)  # 2 a second: the first two at once, the sixth after 2 s
+    assert time.monotonic() - started > 1.9
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"model": ""}, "model"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"requests_per_minute": 0.0}, "requests_per_minute"),
+        ({"timeout": 0.0}, "timeout"),
+        ({"retries": -1}, "retries"),
+        ({"max_tokens_field": "tokens"}, "max_tokens_field"),
+        ({"extra_body": {"temperature": 0.5}}, "extra_body.temperature"),
+        ({"base_url": "localhost:8000"}, "base_url"),
+        ({"base_url": "https://me:secret@host/v1"}, "base_url"),
+        ({"base_url": None}, "api_key_env"),
+        ({"base_url": "https://api.example.com/v1"}, "api_key_env"),
+    ],
+)
+def test_check_names_the_key(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], key: str) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = OpenAIEngineConfig(**({"model": "m", "base_url": "http://localhost:1/v1"} | options))
+    with pytest.raises(ConfigError, match=rf"^engines\.x\.{key}: ") as caught:
+        config.check("engines.x")
+    assert "secret" not in str(caught.value)
+
+
+def test_check_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    OpenAIEngineConfig(model="m", base_url="http://127.0.0.1:1/v1", extra_body={"temperature": None}).check("x")
+    OpenAIEngineConfig(model="m", base_url="https://host/v1", api_key_env=None).check("x")
+    monkeypatch.setenv("OTHER_KEY", KEY)
+    config = OpenAIEngineConfig(model="m", api_key_env="OTHER_KEY")
+    config.check("x")
+    assert KEY not in repr(config) + repr(config.identity())
+
+
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ConfigError, match=r"lemonpress\[openai\]"):
+        run(OpenAIEngineConfig(model="m", api_key_env=None), hello)
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of a real vLLM server with the small chat model, served as ``small``."""
+    pytest.importorskip("vllm")
+    model = Path(os.environ.get("LEMONPRESS_TEST_MODEL") or model_path("cache:SmolLM2-135M-Instruct"))
+    if not (model / "config.json").is_file():
+        pytest.skip("no SmolLM2-135M-Instruct in Lemonpress's cache: run the test script, or set LEMONPRESS_TEST_MODEL")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(model), "--served-model-name", "small", "--generation-config", "vllm"]
+    command += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-model-len", "2048"]
+    command += ["--max-num-batched-tokens", "2048", "--max-num-seqs", "32", "--enable-prompt-tokens-details"]
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a process group of its own, so that its engine core ends with it
+            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        )
+    try:
+        deadline = time.monotonic() + 240
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"the vLLM server did not start:\n{log.read_text()[-3000:]}")
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_real_vllm_server(vllm_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    config = OpenAIEngineConfig(model="small", base_url=vllm_server, assistant_prefill=True, timeout=300)
+    config.check("engines.small")
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+
+    async def check(engine: Engine) -> None:
+        params = SamplingParams(n=3, temperature=0.8, min_p=0.1, top_k=20, max_tokens=12, seed=5)
+        result = await engine.generate(question, params)
+        assert [c.seed for c in result.completions] == [5, 6, 7]
+        assert {c.finish_reason for c in result.completions} <= {"stop", "length"}
+        assert all(c.text and c.logprob is not None and c.logprob < 0 for c in result.completions)
+        assert result.tokens.completion == sum(c.num_tokens for c in result.completions)
+
+        greedy = await engine.generate(question, SamplingParams(temperature=0, max_tokens=16))
+        assert "Paris" in greedy.completions[0].text
+        assert greedy.completions[0].finish_reason == "stop"  # so the end token is among those counted
+        raw = await engine.generate("The capital of France is", SamplingParams(temperature=0, max_tokens=4))
+        assert "Paris" in raw.completions[0].text and raw.completions[0].num_tokens == 4
+
+        for prefill in ("", "The answer is"):
+            labels = await engine.label_probs(question, ["The", "Paris"], prefill=prefill)
+            assert 0 < labels.mass <= 1
+        assert labels.probs["Paris"] > labels.probs["The"]  # the begun answer was continued
+
+        schema = SamplingParams(temperature=0, max_tokens=24, json_schema=json.dumps(SCHEMA))
+        assert isinstance(json.loads((await engine.generate(question, schema)).completions[0].text)["n"], int)
+        choice = SamplingParams(temperature=0, max_tokens=8, choice=("Berlin", "Paris"))
+        assert (await engine.generate(question, choice)).completions[0].text in ("Berlin", "Paris")
+
+        with pytest.raises(EngineRequestError, match="HTTP 400"):
+            await engine.generate([{"role": "user", "content": "word " * 3000}], SamplingParams(max_tokens=1))
+
+    run(config, check)
+    with pytest.raises(EngineRequestError, match="HTTP 404: no model 'other'"):
+        run(OpenAIEngineConfig(model="other", base_url=vllm_server), hello)

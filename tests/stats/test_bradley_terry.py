@@ -1,0 +1,89 @@
+"""Bradley-Terry against an independent implementation, and its refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.stats.bradley_terry import bradley_terry, fit_strengths
+from pipeline.stats.games import Games, games_from_table
+from tests.stats.tables import both_orders, flat, rows_of
+
+
+def tournament(prompts: int = 40) -> Games:
+    rng = np.random.default_rng(0)
+    rows = []
+    for a, b, p in (("a", "b", 0.6), ("a", "c", 0.8), ("b", "c", 0.7), ("c", "d", 0.4), ("d", "a", 0.3)):
+        scores = rng.choice([1.0, 0.5, 0.0], prompts, p=[p * 0.8, 0.2, (1 - p) * 0.8])
+        rows += both_orders({"en": list(scores)}, system=a, opponent=b)
+    return games_from_table(flat(rows))
+
+
+def test_equals_choix() -> None:
+    choix = pytest.importorskip("choix")
+    games = tournament()
+    names = "abcd"
+    pairs = []  # a win counts as two pairs, a tie as one each way
+    for code, kind in enumerate(games.comparisons):
+        i, j = names.index(kind.system), names.index(kind.opponent)
+        for score in games.score[(games.comparison == code) & (games.order == 0)]:
+            pairs += [(i, j)] * int(2 * score) + [(j, i)] * int(2 - 2 * score)
+    expected = choix.ilsr_pairwise(4, pairs, max_iter=10_000, tol=1e-12)
+    found = rows_of(bradley_terry(games, "b", draws=50), "system")
+    for i, name in enumerate(names):
+        assert found[name]["strength"] == pytest.approx(expected[i] - expected[1], abs=1e-6)
+    assert found["b"]["ci_low"] == found["b"]["ci_high"] == 0
+    assert found["a"]["ci_low"] < found["a"]["strength"] < found["a"]["ci_high"]
+    assert found["a"]["signature"].startswith("bradley-terry|")
+
+
+def test_equals_a_binomial_regression() -> None:
+    sm = pytest.importorskip("statsmodels.api")
+    wins = np.array([[0, 12.5, 20], [7.5, 0, 9], [4, 11, 0]])
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    x = np.array([[(k == i) - (k == j) for k in (1, 2)] for i, j in pairs], dtype=float)
+    y = np.array([[wins[i, j], wins[j, i]] for i, j in pairs])
+    expected = sm.GLM(y, x, family=sm.families.Binomial()).fit(tol=1e-12).params
+    theta = fit_strengths(wins[None])[0]
+    assert theta[1:] - theta[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_opponent_is_the_logit_of_the_win_rate() -> None:
+    games = games_from_table(flat(both_orders({"en": [1.0, 1.0, 1.0, 0.5, 0.0]})))
+    assert rows_of(bradley_terry(games, "o", draws=20), "system")["s"]["strength"] == pytest.approx(np.log(0.7 / 0.3))
+
+
+def test_unconnected_graph_is_an_error_or_a_signed_ridge() -> None:
+    games = games_from_table(flat(both_orders({"en": [1.0, 1.0]})))
+    with pytest.raises(InputError, match="not strongly connected"):
+        bradley_terry(games, "o")
+    row = rows_of(bradley_terry(games, "o", ridge=1.0, draws=20), "system")["s"]
+    # by hand: strengths +-t/2, and 2 * (1 - sigma(t)) = t / 2 at the optimum
+    assert 2 / (1 + np.exp(row["strength"])) == pytest.approx(row["strength"] / 2)
+    assert "|ridge:1|" in row["signature"]
+
+
+def test_no_interval_when_draws_have_no_solution() -> None:
+    row = bradley_terry(games_from_table(flat(both_orders({"en": [1.0, 1.0, 0.0]}))), "o", draws=100).to_pylist()[0]
+    assert row["strength"] == pytest.approx(np.log(2)) and row["ci_low"] is None
+
+
+def test_ties_only_and_null_scores() -> None:
+    rows = both_orders({"en": [0.5, 0.5, None]})
+    row = bradley_terry(games_from_table(flat(rows)), "o", draws=10).to_pylist()[0]
+    assert row["strength"] == pytest.approx(0)
+    with pytest.raises(InputError, match="no prompt has a valid score"):
+        bradley_terry(games_from_table(flat(both_orders({"en": [None]}))), "o")
+
+
+def test_unknown_names_and_mixed_judges_are_refused() -> None:
+    rows = both_orders({"en": [1.0, 0.0]})
+    with pytest.raises(InputError, match="anchor 'x'"):
+        bradley_terry(games_from_table(flat(rows)), "x")
+    mixed = games_from_table(flat(rows + rows, judge=["j"] * 4 + ["k"] * 4))
+    with pytest.raises(InputError, match="one judge and template"):
+        bradley_terry(mixed, "o")
+    with pytest.raises(InputError, match="no games of judge 'l'"):
+        bradley_terry(mixed, "o", judge="l")
+    assert len(bradley_terry(mixed, "o", judge="k", draws=5)) == 2

@@ -1,0 +1,87 @@
+"""Config: strict keys, types and contradictions, each with a message that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline.config import build_config, load_config, presets, to_yaml
+from pipeline.errors import ConfigError
+from pipeline.sampling.plans import Greedy, Hedged
+from pipeline.selection.mbr import MBR
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["samplng.n=3"], ["'samplng'", "'sampling'"]),
+        (["sampling.temprature=1"], ["'sampling.temprature'", "'temperature'"]),
+        (["engines.generator.modle=x"], ["'engines.generator.modle'", "'model'"]),
+        (["engines.generator.pool.siz=3"], ["'engines.generator.pool.siz'", "'size'"]),
+        (["engines.judge.kind=vlm"], ["engines.judge.kind", "'vlm'", "'vllm'"]),
+        (["engines.extra.model=x"], ["engines.extra.kind", "missing"]),
+        (["sampling.n=abc"], ["sampling.n", "'abc'"]),
+        (["sampling.n=1"], ["sampling.n=1", "hedged", "sampling.kind=greedy"]),
+        (["sampling.kind=greedy", "sampling.n=2"], ["sampling.n=2", "greedy"]),
+        (["sampling.kind=single", "sampling.temperature=0"], ["sampling.temperature=0"]),
+        (["sampling.top_p=0"], ["sampling.top_p"]),
+        (["selectors.mrb.utility=chrf"], ["selectors.mrb", "'mbr'"]),
+        (["selectors.mbr.utility=chf"], ["selectors.mbr.utility", "'chf'", "'chrf'"]),
+        (["selectors.best_of_n.engine=judg"], ["selectors.best_of_n.engine", "'judg'", "'judge'"]),
+        (["selectors.best_of_n.engine=null"], ["selectors.best_of_n.engine", "reward"]),
+        (["selectors.mbr.plans=[hedgd]"], ["selectors.mbr.plans", "'hedgd'", "'hedged'"]),
+        (["selectors.chops.template=nope"], ["selectors.chops.template", "'nope'"]),
+        (["judge.scores=warm"], ["judge.scores", "warm"]),
+        (["winrate.confidence=2"], ["winrate.confidence"]),
+        (["execution.rows_per_checkpoint=0"], ["execution.rows_per_checkpoint"]),
+        (["report=3"], ["report", "map"]),
+        (["seed=x"], ["seed", "'x'"]),
+        (["modules=[no_such_module_here]"], ["modules", "no_such_module_here"]),
+        (["report.title=${oc.env:HOME}"], ["report.title", "environment"]),
+        (["report.title=${nothing.here}"], ["nothing.here"]),
+        (["no/such/file.yaml"], ["no/such/file.yaml"]),
+        (["dumy"], ["'dummy'"]),
+    ],
+)
+def test_a_mistake_is_named(words: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(["dummy", *words])
+    assert error.value.exit_code == 2
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_layers_merge_left_to_right(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("sampling: {n: 7}\nselectors: {chops: null, alike: {kind: mbr}}\n")
+    config = load_config(["dummy", str(mine), "sampling.temperature=0.9"])
+    assert isinstance(config.sampling, Hedged)
+    assert (config.sampling.n, config.sampling.temperature, config.sampling.max_tokens) == (7, 0.9, 64)
+    assert isinstance(config.selectors["alike"], MBR)
+    assert "chops" not in config.selectors
+
+
+def test_another_kind_replaces_the_item_instead_of_mixing_keys() -> None:
+    config = load_config(["demo", "engines.generator.kind=dummy"])
+    assert config.engines["generator"].kind == "dummy"
+    assert config.engines["judge"].kind == "dummy"  # the demo's judge is its generator
+    assert config.engines["generator"].model == ""
+    assert isinstance(load_config(["dummy", "sampling.kind=greedy"]).sampling, Greedy)
+
+
+def test_the_resolved_config_reads_back_equal() -> None:
+    for name in presets():
+        config = load_config([name])
+        again = build_config(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))  # type: ignore[arg-type]
+        assert again == config
+
+
+def test_numbers_as_text_become_numbers() -> None:
+    assert load_config(["dummy", 'seed="5"']).seed == 5
+
+
+def test_capabilities_are_checked_before_anything_loads() -> None:
+    with pytest.raises(ConfigError, match=r"selectors.chops.engine: engine 'reward' cannot generate, label_probs"):
+        load_config(["demo", "selectors.chops.engine=reward"])

@@ -1,0 +1,290 @@
+"""The worker and the checkpointed pass, on a real local Ray with the dummy engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.commands import generate, judge, select
+from pipeline.config import Config, ExecutionConfig, load_config
+from pipeline.engines.base import Engine, PoolConfig
+from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.errors import LemonpressError, ResumeError, TooManyFailedRows
+from pipeline.execution.passes import PassSpec, PassSummary, calls_per_actor, rows_per_block, run_pass
+from pipeline.hashing import derive_seed
+from pipeline.records import Row
+from pipeline.sampling.plans import Hedged
+from pipeline.sampling.stage import GenerateStage
+from pipeline.stage import Stage
+from pipeline.storage import RunFolder
+from tests.conftest import ROOT, rows_of, run_with_prompts
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def spec(engine: DummyEngineConfig, seed: int = 1, plan: Hedged | None = None) -> PassSpec:
+    stage = GenerateStage("hedged", plan or Hedged(max_tokens=16), seed)
+    return PassSpec("generate", "generate", "prompts", "candidates", [stage], engine, 5, {"seed": seed})
+
+
+def quiet(**options: Any) -> ExecutionConfig:
+    return ExecutionConfig(progress=False, **options)
+
+
+def test_rows_in_are_rows_out_and_untouched_columns_keep_their_types(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 30)
+    source = pa.struct([("row", pa.int64()), ("when", pa.timestamp("ms")), ("tags", pa.list_(pa.large_string()))])
+    table = pq.read_table(run.data_files("prompts")[0])
+    values = [{"row": i, "when": None, "tags": ["a"]} for i in range(30)]
+    index = table.column_names.index("source")
+    pq.write_table(table.set_column(index, "source", pa.array(values, source)), run.data_files("prompts")[0])
+
+    summary = run_pass(spec(DummyEngineConfig(model="d")), run, quiet())
+
+    rows = rows_of(run, "candidates", "prompt_id", "candidates", "usage", "errors")
+    assert [r["prompt_id"] for r in rows] == [f"p{i}" for i in range(30)]
+    assert run.dataset("candidates").schema.field("source").type == source
+    assert b"lemonpress" in run.dataset("candidates").schema.metadata
+    for r in rows:
+        assert [c["origin"] for c in r["candidates"]] == ["greedy", "sample", "sample", "sample", "sample"]
+        assert all(c["text"] and c["finish_reason"] and c["logprob"] < 0 and c["num_tokens"] for c in r["candidates"])
+        seeds = [c["seed"] for c in r["candidates"][1:]]
+        assert seeds == list(range(seeds[0], seeds[0] + 4))
+        assert [(u["job"], u["stage"], u["requests"]) for u in r["usage"]] == [("generate", "generate:hedged", 2)]
+        assert r["errors"] == []
+    assert (summary.rows, summary.failed, summary.requests) == (30, 0, 60)
+    assert summary.completion_tokens == sum(c["num_tokens"] for r in rows for c in r["candidates"])
+
+
+def test_one_seed_gives_equal_tables_another_differs(tmp_path: Path) -> None:
+    tables = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run = run_with_prompts(tmp_path / name, 24)
+        run_pass(spec(DummyEngineConfig(model="d"), seed), run, quiet(rows_per_checkpoint=5))
+        tables.append(rows_of(run, "candidates", "prompt_id", "candidates", "usage", "errors"))
+    assert tables[0] == tables[1]
+    different = [
+        a["candidates"][1]["text"] != c["candidates"][1]["text"] for a, c in zip(tables[0], tables[2], strict=True)
+    ]
+    assert all(different)
+
+
+def test_a_finished_pass_runs_nothing_and_another_config_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "calls.log"
+    run = run_with_prompts(tmp_path / "run", 8)
+    engine = DummyEngineConfig(model="d", log=str(log))
+    first = run_pass(spec(engine), run, quiet())
+    calls = len(log.read_text().splitlines())
+    again = run_pass(spec(engine), run, quiet())
+    assert (again.skipped, again.rows, again.requests) == (True, first.rows, first.requests)
+    assert len(log.read_text().splitlines()) == calls
+    with pytest.raises(ResumeError, match=r'-\s+"seed": 1\n\+\s+"seed": 2') as error:
+        run_pass(spec(engine, seed=2), run, quiet())
+    assert "out=" in str(error.value)
+
+
+def test_a_failing_request_becomes_an_error_row_not_a_lost_one(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 20)
+    summary = run_pass(spec(DummyEngineConfig(model="d", fail=r"question 1?7$")), run, quiet())
+    rows = rows_of(run, "candidates", "prompt_id", "candidates", "errors")
+    failed = {r["prompt_id"]: r for r in rows if r["errors"]}
+    assert set(failed) == {"p7", "p17"}
+    assert summary.failed == 2
+    error = failed["p7"]["errors"][0]
+    assert (error["job"], error["stage"], error["kind"]) == ("generate", "generate:hedged", "EngineRequestError")
+    assert "told to fail" in error["message"]
+    assert all(c["error"] and c["text"] is None for c in failed["p7"]["candidates"])
+    assert len(failed["p7"]["candidates"]) == 5
+
+
+@dataclass
+class DiesOnce(Stage):
+    """A stage whose engine reports its death on the first attempt only (a file remembers it)."""
+
+    flag: str
+    reads: ClassVar[tuple[str, ...]] = ("prompt_id",)
+    writes: ClassVar[tuple[str, ...]] = ("answers",)
+
+    @property
+    def name(self) -> str:
+        return "dies-once"
+
+    async def __call__(self, row: Row, engine: Engine | None) -> Row:
+        from pipeline.errors import EngineDead
+
+        if row.prompt_id == "p9" and not os.path.exists(self.flag):
+            Path(self.flag).touch()
+            raise EngineDead("gone")
+        return row
+
+
+def test_a_dead_engine_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path / "run", 40)
+    stage = DiesOnce(str(tmp_path / "died"))
+    target = PassSpec("t", "t", "prompts", "answered", [stage], DummyEngineConfig(model="d"))
+    summary = run_pass(target, run, quiet(rows_per_checkpoint=4))
+    assert (tmp_path / "died").exists()
+    assert (summary.rows, summary.failed) == (40, 0)
+
+
+def test_a_model_that_does_not_load_fails_fast(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 4)
+    started = time.monotonic()
+    with pytest.raises(LemonpressError, match="no such thing"):
+        run_pass(spec(BrokenEngine(model="d")), run, quiet())
+    assert time.monotonic() - started < 60
+
+
+class BrokenEngine(DummyEngineConfig):
+    def create(self) -> Engine:
+        raise RuntimeError("no such thing")
+
+
+def test_rows_in_flight_stay_above_sixty(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 1200)
+    engine = DummyEngineConfig(model="d", latency=0.4, pool=PoolConfig(calls_per_actor=8))
+    summary = run_pass(spec(engine), run, quiet(rows_per_checkpoint=50))
+    print(f"mean rows in flight per actor: {summary.mean_in_flight} (8 calls of 50 rows, 0.4 s latency)")
+    assert summary.mean_in_flight >= 60
+
+
+def log_lines(log: Path) -> list[list[str]]:
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def kill_and_resume(command: list[str], log: Path, begun: int) -> list[list[str]]:
+    """Start a job in a process, SIGKILL it once ``begun`` requests began, and run it again.
+
+    Returns:
+        The request log as it was at the kill.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while sum(line[2] == "begin" for line in log_lines(log)) < begun:
+        assert process.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)  # the cluster ends the dead driver's actors
+    at_kill = log_lines(log)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    return at_kill
+
+
+def test_sigkill_half_way_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """The driver is killed half-way through generate; the same command gives the table of an undisturbed run."""
+    n, k, c = 600, 10, 4
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "question {i}", "language": "en"}}\n' for i in range(n)))
+    words = ["dummy", "prompts.kind=file", f"prompts.path={prompts}", f"execution.rows_per_checkpoint={k}"]
+    words += [
+        "engines.generator.latency=0.3",
+        f"engines.generator.pool.calls_per_actor={c}",
+        "execution.progress=false",
+    ]
+    log = tmp_path / "calls.log"
+    command = [sys.executable, "-m", "pipeline.cli", "generate", *words]
+    command += [f"out={tmp_path / 'killed'}", f"engines.generator.log={log}"]
+
+    at_kill = kill_and_resume(command, log, begun=n)
+
+    generate.run(load_config([*words, f"out={tmp_path / 'whole'}"]))
+    columns = ("prompt_id", "candidates", "usage", "errors")
+    killed = RunFolder(str(tmp_path / "killed"))
+    resumed = rows_of(killed, "candidates", *columns)
+    assert len(resumed) == n
+    assert resumed == rows_of(RunFolder(str(tmp_path / "whole")), "candidates", *columns)
+
+    marker = killed.marker("candidates")
+    assert marker is not None
+    durable = marker["summary"]["resumed"]
+    assert marker["attempts"] == 2
+    assert durable > 0
+    # Each row makes two requests. A row is done twice when it had begun, and its block was not durable, at the kill.
+    begun = Counter(line[1] for line in log_lines(log) if line[2] == "begin")
+    twice = sum(count > 2 for count in begun.values())
+    assert len(begun) == n
+    position = {str(derive_seed(f"user: question {i}")): i for i in range(n)}
+    ended = Counter(line[1] for line in at_kill if line[2] == "end")
+    blocks_begun = {position[line[1]] // k for line in at_kill}
+    blocks_ended = {b for b in blocks_begun if all(ended[h] == 2 for h, i in position.items() if i // k == b)}
+    in_work, waiting = len(blocks_begun - blocks_ended), len(blocks_ended) - durable // k
+    print(
+        f"rows done twice: {twice} of {n}: {in_work} blocks of {k} in work (at most c = {c}), "
+        f"{waiting} awaiting their write"
+    )
+    assert in_work <= c
+    assert twice <= (c + waiting) * k
+
+
+def small(tmp_path: Path, *words: str) -> Config:
+    return load_config(
+        ["dummy", "execution.progress=false", "prompts.limit_clusters=2", f"out={tmp_path / 'run'}", *words]
+    )
+
+
+def test_the_jobs_fill_the_tables(tmp_path: Path) -> None:
+    config = small(tmp_path, "sampling.n=3")
+    generate.run(config)
+    select.run(config)
+    judge.run(config)
+    run = RunFolder(config.out)
+    rows = rows_of(run, "games", "candidates", "scores", "selections", "games", "usage", "errors")
+    assert len(rows) == 14
+    for r in rows:
+        assert len(r["candidates"]) == 3
+        assert sorted(s["method"] for s in r["selections"]) == sorted(config.selectors)
+        assert all(s["text"] for s in r["selections"])
+        assert all(len(s["values"]) == 3 for s in r["scores"])
+        pairs = Counter((g["system"], g["opponent"]) for g in r["games"])
+        assert pairs == {(f"hedged/{m}", "hedged/sample"): 2 for m in config.selectors if m != "sample"}
+        assert r["errors"] == []
+    chops = [s for r in rows for s in r["selections"] if s["method"] == "chops"]
+    assert {s["index"] for s in chops} == {0, 1, 2}
+
+
+def test_too_many_failed_rows_end_with_their_own_exit_code(tmp_path: Path) -> None:
+    config = small(tmp_path, "engines.generator.fail='user:'")
+    with pytest.raises(TooManyFailedRows, match="14 of 14 rows failed") as error:
+        generate.run(config)
+    assert error.value.exit_code == 3
+    select.run(config)  # rows without candidates are carried along
+    rows = rows_of(RunFolder(config.out), "selections", "selections")
+    assert all(s["index"] is None and s["text"] is None for r in rows for s in r["selections"])
+
+
+def test_block_and_pool_sizes() -> None:
+    default = ExecutionConfig()
+    assert [rows_per_block(n, default) for n in (14, 5_000, 300_000, 10_000_000)] == [4, 5, 300, 2000]
+    assert rows_per_block(14, ExecutionConfig(rows_per_checkpoint=7)) == 7
+    engine = DummyEngineConfig()
+    for k in (4, 50, 2000):
+        c = calls_per_actor(k, 5, engine, engine.pool)
+        assert c * k * 5 >= 1.5 * engine.max_requests()
+    assert calls_per_actor(4, 1, None, PoolConfig()) == 1
+    assert calls_per_actor(4, 1, engine, PoolConfig(calls_per_actor=3)) == 3
+
+
+def test_lost_rows_are_noticed(tmp_path: Path) -> None:
+    from pipeline.execution import passes
+
+    run = run_with_prompts(tmp_path, 8)
+    target = spec(DummyEngineConfig(model="d"))
+    run_pass(target, run, quiet())
+    file = run.data_files("candidates")[0]
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(LemonpressError, match="8 rows went in, 7 came out"):
+        passes._summarise(target, run, 8)
+    assert isinstance(PassSummary("x", 1), PassSummary)
