@@ -39,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"pipeline.commands.{args.job}")
         if args.job == "doctor":
             return int(command.run())
+        if args.list:
+            if args.job != "select":
+                raise ConfigError("--list: only select has a list")
+            command.show()
+            return 0
         command.run(_config(args.job, args.words))
     except LemonpressError as error:
         print(f"lemonpress {args.job}: {error}", file=sys.stderr)
@@ -72,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lemonpress {__version__}")
     parser.add_argument("job", metavar="JOB", help="one of the jobs below")
+    parser.add_argument("--list", action="store_true", help="with select: show every selector, its cost and source")
     parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="presets, files and settings")
     return parser
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
+import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,10 +23,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.engines.base import ENGINES, EngineConfig
 from pipeline.errors import ConfigError, nearest
+from pipeline.policy import NAME as POLICY
+from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
 from pipeline.registry import Registry
 from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
+from pipeline.tasks import TASKS, Task
 
 T = TypeVar("T")
 
@@ -49,6 +54,19 @@ class JudgeConfig:
     template: str = "pairwise"
     scores: str = "hard"
     max_chars: int = 0
+
+
+@dataclass
+class SelectionConfig:
+    """What no selector may choose, whatever it scores. If nothing else is left, the bars are lifted; both are recorded.
+
+    Attributes:
+        bar_truncated: candidates that ended at the token limit.
+        bar_wrong_language: candidates that language identification finds to be in another language than the prompt.
+    """
+
+    bar_truncated: bool = False
+    bar_wrong_language: bool = False
 
 
 @dataclass
@@ -122,8 +140,10 @@ class Config:
         out: the run's folder.
         seed: the run's seed; every random choice derives from it by hash.
         modules: Python modules of the user's own to import: they may register selectors.
-        sampling: the sampling plan, named after its kind.
+        sampling: the sampling plan, named after its kind; ``null`` when the candidates are given.
         plans: further sampling plans by name.
+        tasks: settings of tasks by name; a prompt's task without settings takes the defaults.
+        policy: rules that pick plan and selector by task and language.
     """
 
     out: str = "runs/lemonpress"
@@ -131,9 +151,12 @@ class Config:
     modules: list[str] = field(default_factory=list)
     prompts: SourceConfig = field(default_factory=SourceConfig)
     engines: dict[str, EngineConfig] = field(default_factory=dict)
-    sampling: PlanConfig = field(default_factory=PlanConfig)
+    sampling: PlanConfig | None = None
     plans: dict[str, PlanConfig] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    policy: dict[str, Rule] = field(default_factory=dict)
     selectors: dict[str, Selector] = field(default_factory=dict)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     winrate: WinrateConfig = field(default_factory=WinrateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -142,7 +165,26 @@ class Config:
 
     def all_plans(self) -> dict[str, PlanConfig]:
         """Every sampling plan by name; ``sampling`` goes by its kind."""
-        return {self.sampling.kind: self.sampling, **self.plans}
+        return {**({self.sampling.kind: self.sampling} if self.sampling else {}), **self.plans}
+
+    def sets(self) -> list[str]:
+        """Names of the candidate sets that selectors work on: those of the plans (evidence apart) and given ones."""
+        named = [p.candidate_set or name for name, p in self.all_plans().items() if p.kind != "evidence"]
+        return list(dict.fromkeys([*self.prompts.given_sets(), *named]))
+
+    def sets_of(self, selector: str) -> list[str]:
+        """The candidate sets that one selector is applied to."""
+        return self.selectors[selector].plans or self.sets()
+
+    def systems(self) -> list[str]:
+        """Full names of this run's systems. Under a policy, those that exist for every row: ``policy/...``."""
+        if self.policy:
+            return [f"{POLICY}/{s}" for s in (POLICY, *Policy(self.policy).baselines(self.selectors))]
+        return [f"{p}/{s}" for s in self.selectors for p in self.sets_of(s)]
+
+    def plan_key(self, name: str, field: str) -> str:
+        """The config key of one field of the plan called ``name``, for messages."""
+        return f"sampling.{field}" if name not in self.plans else f"plans.{name}.{field}"
 
     def engine(self, name: str, key: str, needs: frozenset[str] = frozenset()) -> EngineConfig:
         """The engine called ``name``, checked for what it must be able to do.
@@ -152,10 +194,11 @@ class Config:
         """
         if name not in self.engines:
             raise ConfigError(f"{key}: no engine is called {name!r} under engines{nearest(name, self.engines)}")
-        missing = needs - self.engines[name].capabilities()
+        able = self.engines[name].capabilities()
+        missing = [need.replace("|", " or ") for need in sorted(needs) if not able & set(need.split("|"))]
         if missing:
-            can = ", ".join(sorted(self.engines[name].capabilities()))
-            raise ConfigError(f"{key}: engine {name!r} cannot {', '.join(sorted(missing))} (it can: {can})")
+            can = ", ".join(sorted(able))
+            raise ConfigError(f"{key}: engine {name!r} cannot {', '.join(missing)} (it can: {can})")
         return self.engines[name]
 
     def system(self, name: str, key: str, outside: Sequence[str] = ()) -> str:
@@ -164,7 +207,7 @@ class Config:
         Raises:
             ConfigError: there is no such system; the message names ``key``.
         """
-        known = [f"{p}/{s}" for s, cfg in self.selectors.items() for p in cfg.plans or self.all_plans()]
+        known = self.systems()
         if name in known or name in outside:
             return name
         matches = [k for k in known if k.split("/", 1)[1] == name]
@@ -181,8 +224,9 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("judge", "winrate", "report", "execution", "ray")
-_KIND_MAPS: dict[str, Registry[Any]] = {"engines": ENGINES, "plans": PLANS, "selectors": SELECTORS}
+_SECTIONS = ("selection", "judge", "winrate", "report", "execution", "ray")
+_KIND_MAPS: dict[str, Registry[Any]] = {"engines": ENGINES, "plans": PLANS, "selectors": SELECTORS, "tasks": TASKS}
+_NAMED_AFTER_KIND = ("selectors", "tasks")  # an item without a kind takes its own name as its kind
 
 
 def config_folders() -> list[Path]:
@@ -226,37 +270,53 @@ def build_config(data: dict[str, Any]) -> Config:
     """
     _check_keys(data, [f.name for f in dataclasses.fields(Config)], "")
     modules = data.get("modules") or []
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script's path lacks the folder that the user stands in
     for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"modules: cannot import {module!r}: {error}") from error
     try:
-        resolved = OmegaConf.to_container(_no_env(OmegaConf.create(data)), resolve=True)
+        resolved = OmegaConf.to_container(_no_gaps(OmegaConf.create(data)), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
     assert isinstance(resolved, dict)
     hints = typing.get_type_hints(Config)
     values: dict[str, Any] = {}
+    source = resolved.get("prompts") or {}
+    given = source.get("given") or {}
+    brings_candidates = bool(given.get("column") or given.get("files")) or source.get("kind") == "run"
+    sampled = "sampling" in resolved or not (resolved.get("plans") or brings_candidates)
     for name, (registry, default) in _KINDS.items():
+        if name == "sampling" and (not sampled or resolved.get(name, {}) is None):
+            resolved.pop(name, None)
+            continue
         values[name] = _build_kind(registry, resolved.pop(name, None) or {}, name, default)
     for name, registry in _KIND_MAPS.items():
         items = resolved.pop(name, None) or {}
         if not isinstance(items, dict):
             raise ConfigError(f"{name}: must be a map of names, not {type(items).__name__}")
         values[name] = {
-            key: _build_kind(registry, item, f"{name}.{key}", key if registry is SELECTORS else None)
+            key: _build_kind(registry, item, f"{name}.{key}", key if name in _NAMED_AFTER_KIND else None)
             for key, item in items.items()
             if item is not None
         }
+    policy = resolved.pop("policy", None) or {}
+    if not isinstance(policy, dict):
+        raise ConfigError(f"policy: must be a map of named rules, not {type(policy).__name__}")
+    values["policy"] = {key: _build(Rule, rule, f"policy.{key}") for key, rule in policy.items() if rule is not None}
     for section, value in resolved.items():
         cls: Any = hints[str(section)]
         values[str(section)] = _build(cls, value or {}, str(section)) if section in _SECTIONS else value
-    plain = {k: v for k, v in values.items() if not dataclasses.is_dataclass(hints[k]) and k not in _KIND_MAPS}
+    plain = {k: v for k, v in values.items() if k in _TOP}
     top = {k: v for k, v in vars(_build(_Plain, plain, "")).items() if k in plain}
     config = Config(**{**values, **top})
     _check(config)
     return config
+
+
+_TOP = ("out", "seed", "modules")
 
 
 @dataclass
@@ -290,24 +350,44 @@ def _check(config: Config) -> None:
     """Contradictions across sections."""
     for name, engine in config.engines.items():
         engine.check(f"engines.{name}")
-    sections = {"sampling": config.sampling, **{f"plans.{k}": v for k, v in config.plans.items()}}
-    for key, plan in sections.items():
+    for task_name, task in config.tasks.items():
+        task.check(f"tasks.{task_name}")
+    plans = config.all_plans()
+    if config.sampling and config.sampling.kind in config.plans:
+        raise ConfigError(f"plans.{config.sampling.kind}: the plan under sampling has that name already")
+    for name, plan in plans.items():
+        key = config.plan_key(name, "")[:-1]
         plan.check(key)
         if plan.engine in config.engines:
             config.engine(plan.engine, f"{key}.engine", frozenset({"generate"}))
-    plans = config.all_plans()
-    if len(plans) != 1 + len(config.plans):
-        raise ConfigError(f"plans.{config.sampling.kind}: the plan under sampling has that name already")
+    sets = config.sets()
     for name, chosen in config.selectors.items():
         key = f"selectors.{name}"
         if "/" in name:
             raise ConfigError(f"{key}: a selector's name may not hold '/'")
         chosen.check(key)
         if chosen.engine:
-            config.engine(chosen.engine, f"{key}.engine", chosen.needs)
+            config.engine(chosen.engine, f"{key}.engine", chosen.requires())
+        evidence = getattr(chosen, "evidence", None)
+        if evidence is not None and (evidence not in plans or plans[evidence].kind != "evidence"):
+            known = [p for p in plans if plans[p].kind == "evidence"]
+            raise ConfigError(
+                f"{key}.evidence: no plan of kind evidence is called {evidence!r}{nearest(evidence, known)}; "
+                f"e.g. plans.{evidence}.kind=evidence"
+            )
         for plan_name in chosen.plans or []:
-            if plan_name not in plans:
-                raise ConfigError(f"{key}.plans: no sampling plan is called {plan_name!r}{nearest(plan_name, plans)}")
+            if plan_name not in sets:
+                raise ConfigError(f"{key}.plans: no candidate set is called {plan_name!r}{nearest(plan_name, sets)}")
+    for name, rule in config.policy.items():
+        if rule.plan not in sets:
+            raise ConfigError(f"policy.{name}.plan: no candidate set is called {rule.plan!r}{nearest(rule.plan, sets)}")
+        if rule.selector not in config.selectors:
+            hint = nearest(rule.selector, config.selectors)
+            raise ConfigError(f"policy.{name}.selector: no selector is called {rule.selector!r}{hint}")
+    if config.policy and not any(r.task is None and r.language is None for r in config.policy.values()):
+        raise ConfigError(
+            "policy: no rule without task and language; add e.g. policy.default={plan: ..., selector: ...}"
+        )
     if config.judge.scores not in ("hard", "soft"):
         raise ConfigError(f"judge.scores: must be hard or soft, not {config.judge.scores!r}")
     if not 0 < config.winrate.confidence < 1:
@@ -356,8 +436,10 @@ def _merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...]) -
             base[key] = value
 
 
-def _no_env(node: DictConfig) -> DictConfig:
-    """Refuse ``${oc.env:...}``: the resolved config is stored with the run, where a secret must never be."""
+def _no_gaps(node: DictConfig) -> DictConfig:
+    """Refuse values left open (``???``), and ``${oc.env:...}``: the resolved config is stored with the run, where a
+    secret must never be.
+    """
 
     def walk(value: Any, key: str) -> None:
         if isinstance(value, dict):
@@ -366,6 +448,8 @@ def _no_env(node: DictConfig) -> DictConfig:
         elif isinstance(value, list):
             for i, v in enumerate(value):
                 walk(v, f"{key}[{i}]")
+        elif value == "???":
+            raise ConfigError(f"{key}: missing; set {key}=...")
         elif isinstance(value, str) and "${oc.env" in value:
             raise ConfigError(
                 f"{key}: environment variables may not be copied into the config, which is stored with the run; "

@@ -43,11 +43,36 @@ class Columns:
 
 
 @dataclass
+class Given:
+    """Answers that exist already, as the candidate set ``name`` (origin ``given``): selected from without sampling.
+
+    The files' answers come first, so that a candidate's position says which model it is of; then the column's. Where a
+    file has no answer to a prompt, the candidate has no text and says so.
+
+    Attributes:
+        column: a source column that holds a list of answers: texts, or structs with ``text`` and optionally ``model``,
+            ``logprob``, ``num_tokens``, ``finish_reason``, ``reasoning`` and ``language``.
+        files: name of a model -> JSONL, Parquet, CSV or TSV file with one answer per prompt.
+        id: the column of those files with the prompt's id; ``null`` = the name of the source's own id column.
+        text: where in those files the answer's text is: a column, or a path into it such as
+            ``messages.1.content.answer`` (list items count from 0).
+        name: name of the candidate set, recorded as its plan.
+    """
+
+    column: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    id: str | None = None
+    text: str = "text"
+    name: str = "given"
+
+
+@dataclass
 class SourceConfig:
     """What every source has in common.
 
     Attributes:
         columns: where to find what in the source.
+        given: answers that come with the prompts.
         system: a system message to put before every prompt that has none.
         task: task of rows without a task column.
         language: language of rows without a language column.
@@ -58,12 +83,17 @@ class SourceConfig:
 
     kind: ClassVar[str] = ""
     columns: Columns = field(default_factory=Columns)
+    given: Given = field(default_factory=Given)
     system: str | None = None
     task: str = "open"
     language: str | None = None
     languages: list[str] | None = None
     limit: int | None = None
     limit_clusters: int | None = None
+
+    def given_sets(self) -> list[str]:
+        """Names of the candidate sets that the source brings."""
+        return [self.given.name] if self.given.column or self.given.files else []
 
 
 @SOURCES.register("example")
@@ -109,6 +139,30 @@ class HubSource(SourceConfig):
     revision: str | None = None
 
 
+@SOURCES.register("run")
+@dataclass
+class RunSource(SourceConfig):
+    """Another run's finished table, all its columns kept: extend or select its candidates again in a new folder.
+
+    Attributes:
+        path: the other run's folder (or URI).
+        table: ``candidates``, or ``prompts``, ``selections``, ``games``.
+        sets: names of the candidate sets that the table brings; ``null`` finds them in it. The stored config has them
+            written out, so that it can be read when the other run is gone.
+    """
+
+    path: str | None = None
+    table: str = "candidates"
+    sets: list[str] | None = None
+
+    def given_sets(self) -> list[str]:
+        if self.sets is None:
+            from pipeline import reading
+
+            self.sets = reading.Upstream(self, Path()).candidate_sets()
+        return self.sets
+
+
 @dataclass
 class ReadReport:
     """What reading the prompts found.
@@ -121,6 +175,9 @@ class ReadReport:
             one's messages, language and task; they are kept.
         n_duplicates: all of those.
         files: files (or hub configurations) that were read, in reading order.
+        unmatched: file of given answers -> its ids that no kept prompt has.
+        unanswered: file of given answers -> kept prompts that it has no answer to.
+        bad_answers: answers of the given column that cannot be used.
         skipped: the table was finished before, so nothing was read (not stored).
     """
 
@@ -131,6 +188,9 @@ class ReadReport:
     duplicates: list[tuple[int, int]] = field(default_factory=list)
     n_duplicates: int = 0
     files: list[str] = field(default_factory=list)
+    unmatched: dict[str, int] = field(default_factory=dict)
+    unanswered: dict[str, int] = field(default_factory=dict)
+    bad_answers: int = 0
     skipped: bool = False
 
     def lines(self) -> list[str]:
@@ -145,6 +205,12 @@ class ReadReport:
             pairs = ", ".join(f"row {row} = row {first}" for row, first in self.duplicates)
             more = ", ..." if self.n_duplicates > len(self.duplicates) else ""
             lines.append(f"duplicates: {self.n_duplicates} prompts repeat an earlier one and are kept: {pairs}{more}")
+        for file, n in self.unmatched.items():
+            lines.append(f"given answers: {n} ids in {file} belong to no prompt that is kept")
+        for file, n in self.unanswered.items():
+            lines.append(f"given answers: {file} has none to {n} prompts; those candidates carry an error")
+        if self.bad_answers:
+            lines.append(f"given answers: {self.bad_answers} in the column cannot be used and carry an error")
         return lines
 
 
@@ -152,7 +218,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
     """Write the run's ``prompts/`` table, or return the stored report when it is finished already.
 
     The source is opened through the ``datasets`` library, which memory-maps it, and is gone over twice in batches:
-    memory holds some 30 bytes a prompt, never the texts.
+    memory holds some 30 bytes a prompt and 16 a given answer, never the texts. Another run's table is copied.
 
     Args:
         source: where the prompts come from.
@@ -167,11 +233,14 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
     from pipeline import __version__, reading
     from pipeline.storage import MARKER
 
-    files = reading.local_files(source, base or Path())
-    fingerprint = {
-        "source": {"kind": source.kind, **asdict(source)},
-        "files": [reading.file_state(source, path) for path, _ in files],
-    }
+    base = base or Path()
+    files, answers = reading.local_files(source, base), reading.given_files(source, base)
+    upstream = reading.Upstream(source, base) if isinstance(source, RunSource) else None
+    states = [reading.file_state(source, path) for path in (*(path for path, _ in files), *answers.values())]
+    if upstream:
+        states.append(upstream.state())
+    settings = {k: v for k, v in asdict(source).items() if k != "sets"}  # found in the table, if they are not given
+    fingerprint = {"source": {"kind": source.kind, **settings}, "files": states}
     marker = run.marker("prompts")
     if marker is not None:
         _check_same(marker["fingerprint"], fingerprint, run)
@@ -180,7 +249,10 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
         return ReadReport(**stored, duplicates=pairs, skipped=True)
     run.remove("prompts")
     provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
-    report = reading.write_table(source, reading.open_source(source, files), run, provenance)
+    if upstream:
+        report = upstream.copy(run, provenance)
+    else:
+        report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
     stored = {k: v for k, v in asdict(report).items() if k != "skipped"}
     done = {
         "pass": "read",

@@ -131,6 +131,7 @@ def test_best_of_n_takes_the_highest_reward_and_scores_equal_texts_once() -> Non
     assert sorted(calls) == ["a", "b", "broken", "c"]
     assert choice.values is not None
     assert choice.values[3] is None
+    assert choice.detail == {"failed": 1, "failure": "too long"}
     assert choice.values[0] == choice.values[2]
     valid = [v for v in choice.values if v is not None]
     assert choice.score == max(valid)
@@ -164,8 +165,10 @@ def test_chops_names_the_candidate_behind_the_letter() -> None:
         p = pool(["one", "two", "best", "four", "five"], engine=engine, prompt=f"p{i}")
         choice = choose("chops", p, engine="judge")
         assert choice.index == 2
-        assert sorted(choice.detail["order"]) == [0, 1, 2, 3, 4]
-        orders.add(tuple(choice.detail["order"]))
+        (shown,) = choice.detail["permutations"]
+        assert sorted(shown["order"]) == [0, 1, 2, 3, 4]
+        assert shown["pick"] == 2
+        orders.add(tuple(shown["order"]))
         assert choice.detail["checklist"] in engine.prompts[0]
         assert len(engine.prompts) == 1
     assert len(orders) > 10  # shuffled by prompt

@@ -22,12 +22,14 @@ class Step:
         stage: what runs.
         fingerprint: the settings that its result depends on.
         requests: engine requests of one row in flight at once, about.
+        last: runs after all other steps of the job.
     """
 
     engine: str | None
     stage: Stage
     fingerprint: dict[str, Any]
     requests: int = 1
+    last: bool = False
 
 
 def chain(
@@ -45,8 +47,10 @@ def chain(
 
     first = next((step.engine for step in steps if step.engine), None)
     groups: dict[str | None, list[Step]] = {}
-    for step in sorted(steps, key=lambda s: s.engine is not None):
+    for step in sorted((s for s in steps if not s.last), key=lambda s: s.engine is not None):
         groups.setdefault(step.engine or first, []).append(step)
+    final = next(reversed(groups), None)
+    groups.setdefault(final, []).extend(step for step in steps if step.last)
     specs = []
     for i, (engine, group) in enumerate(groups.items()):
         name = f"{job}-{engine or 'cpu'}"

@@ -65,8 +65,10 @@ def job(name: str, config: Config) -> Iterator[Job]:
 
 def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
     """Run the job's passes in order on the configured cluster."""
-    from pipeline.execution.cluster import cluster
+    from pipeline.execution.cluster import cluster, ship_modules
     from pipeline.execution.passes import run_pass
+
+    ship_modules(current.config.modules)
 
     for spec in specs:
         if spec.engine is not None and current.run.marker(spec.writes) is None:

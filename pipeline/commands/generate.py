@@ -5,6 +5,8 @@ from __future__ import annotations
 from pipeline.commands.chain import Step, chain
 from pipeline.commands.context import job, run_passes
 from pipeline.config import Config, to_dict
+from pipeline.errors import ConfigError
+from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
 from pipeline.sampling.stage import GenerateStage
 
@@ -17,16 +19,23 @@ def run(config: Config) -> None:
         LemonpressError: a pass failed.
     """
     plans = config.all_plans()
+    if not plans:
+        raise ConfigError("sampling: no sampling plan is configured; e.g. sampling.kind=hedged")
     for name, plan in plans.items():
-        key = "sampling.engine" if name == config.sampling.kind else f"plans.{name}.engine"
-        config.engine(plan.engine, key, frozenset({"generate"}))
+        config.engine(plan.engine, config.plan_key(name, "engine"), frozenset({"generate"}))
+    policy = Policy(config.policy) if config.policy else None
+    common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy)}
     with job("generate", config) as current:
         report = read_prompts(config.prompts, current.run)
         for line in report.lines():
             print(line)
         steps = [
-            Step(plan.engine, GenerateStage(name, plan, config.seed), {"plan": to_dict(plan)}, plan.n)
+            Step(
+                plan.engine,
+                GenerateStage(name, plan, config.seed, config.tasks, policy),
+                {"plan": to_dict(plan)},
+                plan.n,
+            )
             for name, plan in plans.items()
         ]
-        specs = chain("generate", config, steps, "prompts", "candidates", {"seed": config.seed})
-        run_passes(current, specs)
+        run_passes(current, chain("generate", config, steps, "prompts", "candidates", common))

@@ -19,8 +19,7 @@ def systems(config: Config) -> tuple[tuple[str, ...], str]:
         ConfigError: an unknown system, or nothing to compare.
     """
     opponent = config.system(config.judge.opponent, "judge.opponent")
-    every = [f"{p}/{s}" for s, cfg in config.selectors.items() for p in cfg.plans or config.all_plans()]
-    chosen = every if config.judge.systems is None else config.judge.systems
+    chosen = config.systems() if config.judge.systems is None else config.judge.systems
     named = tuple(dict.fromkeys(config.system(s, "judge.systems") for s in chosen if s != opponent))
     named = tuple(s for s in named if s != opponent)
     if not named:

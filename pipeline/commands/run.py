@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipeline.commands import generate, judge, report, select, winrate
 from pipeline.config import Config
+from pipeline.prompts import read_prompts
+from pipeline.storage import RunFolder
 
 
 def run(config: Config) -> None:
@@ -15,6 +17,7 @@ def run(config: Config) -> None:
     from pipeline.execution.cluster import cluster
 
     check(config)
+    read_prompts(config.prompts, RunFolder(config.out))  # a bad input file shows before Ray starts
     with cluster(config.ray):
         for job in (generate, select, judge, winrate, report):
             job.run(config)
@@ -23,7 +26,7 @@ def run(config: Config) -> None:
 def check(config: Config) -> None:
     """Raise ConfigError for anything that a later job would trip over, before the first one starts."""
     for name, plan in config.all_plans().items():
-        config.engine(plan.engine, f"plans.{name}.engine", frozenset({"generate"}))
+        config.engine(plan.engine, config.plan_key(name, "engine"), frozenset({"generate"}))
     config.engine(config.judge.engine, "judge.engine", frozenset({"label_probs"}))
     judge.systems(config)
     for name, engine in config.engines.items():

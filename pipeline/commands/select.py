@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pipeline.commands.chain import Step, chain
-from pipeline.commands.context import job, run_passes
+from pipeline.commands.context import console, job, run_passes
 from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
+from pipeline.policy import Policy
+from pipeline.prompts import read_prompts
+from pipeline.selection.base import SELECTORS
+from pipeline.selection.policy import PolicyStage
 from pipeline.selection.stage import SelectStage
 
 
 def run(config: Config) -> None:
-    """Run every configured selector on every plan's candidates.
+    """Run every configured selector on every candidate set.
+
+    Candidates that the prompts brought are selected from directly when nothing is sampled.
 
     Raises:
         ConfigError: no selector is configured.
@@ -18,11 +24,35 @@ def run(config: Config) -> None:
     """
     if not config.selectors:
         raise ConfigError("selectors: none is configured; e.g. selectors.mbr.kind=mbr")
+    policy = Policy(config.policy) if config.policy else None
+    bars = (config.selection.bar_truncated, config.selection.bar_wrong_language)
+    common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy), "bars": bars}
     with job("select", config) as current:
+        reads = "candidates"
+        if not config.all_plans():
+            reads = "prompts"
+            for line in read_prompts(config.prompts, current.run).lines():
+                print(line)
         steps = []
         for name, chosen in config.selectors.items():
-            plans = tuple(chosen.plans or config.all_plans())
+            plans = tuple(config.sets_of(name))
             settings = to_dict(chosen) | {"plans": list(plans), "templates": chosen.templates()}
-            steps.append(Step(chosen.engine, SelectStage(name, chosen, plans, config.seed), settings, 4))
-        specs = chain("select", config, steps, "candidates", "selections", {"seed": config.seed})
-        run_passes(current, specs)
+            stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, *bars)
+            steps.append(Step(chosen.engine, stage, settings, 4))
+        if policy is not None:
+            steps.append(Step(None, PolicyStage(policy), {}, last=True))
+        run_passes(current, chain("select", config, steps, reads, "selections", common))
+
+
+def show() -> None:
+    """Print every selector with its cost in engine calls, what it needs and where it comes from."""
+    from rich.table import Table
+
+    table = Table(title="selectors (N candidates, M pieces of evidence)", title_justify="left")
+    for column in ("kind", "calls per prompt", "needs", "source", "what it is"):
+        table.add_column(column, overflow="fold")
+    for kind, cls in SELECTORS.items():
+        what = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        needs = ", ".join(sorted(need.replace("|", " or ") for need in cls.needs)) or "-"
+        table.add_row(kind, cls.cost, needs, cls.source, " ".join(what.split()))
+    console(table)

@@ -40,6 +40,7 @@ class SamplingParams:
         seed: child k of an n-sample request uses ``seed + k``.
         json_schema: the text must be JSON of this schema (structured output).
         choice: the text must be one of these strings (structured output).
+        confidence_tokens: also measure self-certainty from so many top tokens a step; 0 = do not.
     """
 
     n: int = 1
@@ -52,6 +53,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     json_schema: str | None = None
     choice: tuple[str, ...] = ()
+    confidence_tokens: int = 0
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Completion:
         num_tokens: generated tokens, end token included.
         logprob: total natural log-probability of the generated tokens under the raw distribution
             (before temperature and pruning); ``None`` where the engine cannot tell.
+        self_certainty: mean over tokens of KL(uniform || p), in nats, when ``confidence_tokens`` asked for it.
     """
 
     text: str
@@ -73,6 +76,7 @@ class Completion:
     logprob: float | None = None
     reasoning: str | None = None
     seed: int | None = None
+    self_certainty: float | None = None
 
 
 @dataclass

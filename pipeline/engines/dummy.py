@@ -30,7 +30,7 @@ from pipeline.engines.base import (
     SamplingParams,
     Tokens,
 )
-from pipeline.errors import EngineDead, EngineRequestError
+from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.hashing import derive_seed, hash_rng
 
 _WORDS = [
@@ -53,6 +53,9 @@ _WORDS = [
 ]
 
 
+_ANSWERS = re.compile(r"<answer_(\w+)>\n(.*?)\n</answer_\1>", re.DOTALL)
+
+
 @ENGINES.register("dummy")
 @dataclass
 class DummyEngineConfig(EngineConfig):
@@ -67,6 +70,12 @@ class DummyEngineConfig(EngineConfig):
         dead: requests whose prompt matches this regular expression make the engine report its death.
         log: a file to which every request appends a line when it begins and when it ends (its kind, a hash of its
             prompt, ``begin`` or ``end``).
+        accuracy: makes it a judge of answers that are shown in tags ``<answer_X>``: it names the better one with this
+            probability, else another one that is shown, uniformly. Its errors are independent per prompt text. Between
+            answers of which not exactly one is ``best`` it names any, uniformly.
+        best: a regular expression that the truly better answer matches.
+        always: ``first`` makes it a judge that always says the first label.
+        seed: of the judge's errors.
     """
 
     latency: float = 0.0
@@ -75,6 +84,10 @@ class DummyEngineConfig(EngineConfig):
     crash: str | None = None
     dead: str | None = None
     log: str | None = None
+    accuracy: float | None = None
+    best: str = ""
+    always: str | None = None
+    seed: int = 0
 
     def capabilities(self) -> frozenset[str]:
         return frozenset(CAPABILITIES)
@@ -82,8 +95,15 @@ class DummyEngineConfig(EngineConfig):
     def max_requests(self) -> int:
         return 256
 
+    def check(self, key: str) -> None:
+        if self.accuracy is not None and not (0 <= self.accuracy <= 1 and self.best):
+            raise ConfigError(f"{key}.accuracy: a probability, together with {key}.best, not {self.accuracy}")
+        if self.always not in (None, "first"):
+            raise ConfigError(f"{key}.always: must be first or null, not {self.always!r}")
+
     def identity(self) -> dict[str, Any]:
-        return {"kind": self.kind, "model": self.model, "words": self.words}
+        judge = {"accuracy": self.accuracy, "best": self.best, "always": self.always, "seed": self.seed}
+        return {"kind": self.kind, "model": self.model, "words": self.words, **judge}
 
     def create(self) -> Engine:
         return DummyEngine(self)
@@ -113,7 +133,7 @@ class DummyEngine:
             seed = None if params.temperature == 0 else (params.seed or 0) + k
             rng = hash_rng("text", text, seed, params.temperature, params.top_p, params.top_k, params.min_p)
             if params.choice:
-                words = [rng.choice(params.choice)]
+                words = [self._judge(text, params.choice) or rng.choice(params.choice)]
             elif params.json_schema:
                 words = [json.dumps(_instance(json.loads(params.json_schema), rng))]
             else:
@@ -129,12 +149,16 @@ class DummyEngine:
                     num_tokens=tokens,
                     logprob=-sum(rng.random() * 2 for _ in range(tokens)),
                     seed=seed,
+                    self_certainty=rng.random() * 10 if params.confidence_tokens else None,
                 )
             )
         return Generation(completions, self._tokens(text, sum(c.num_tokens for c in completions)))
 
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         text = await self._request("label_probs", prompt)
+        said = self._judge(text, labels)
+        if said is not None:
+            return LabelProbs({label: float(label == said) for label in labels}, self._tokens(text, 1))
         rng = hash_rng("labels", text)
         weights = [rng.random() ** 3 for _ in labels]
         mass = 0.8 + 0.2 * rng.random()
@@ -162,6 +186,20 @@ class DummyEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return len(_flatten(prompt).split())
+
+    def _judge(self, text: str, labels: Sequence[str]) -> str | None:
+        """The label that a judge of known accuracy names; ``None`` when it is none, or no answers are shown."""
+        if self.config.always == "first":
+            return labels[0]
+        if self.config.accuracy is None:
+            return None
+        shown: dict[str, str] = {tag.upper(): answer for tag, answer in _ANSWERS.findall(text) if tag.upper() in labels}
+        best = [label for label, answer in shown.items() if re.search(self.config.best, answer)]
+        rng = hash_rng("judge", self.config.seed, text)
+        if len(best) != 1:
+            return rng.choice(list(shown)) if shown else None
+        others = [label for label in shown if label != best[0]]
+        return best[0] if not others or rng.random() < self.config.accuracy else rng.choice(others)
 
     async def _request(self, kind: str, prompt: Prompt) -> str:
         text = _flatten(prompt)

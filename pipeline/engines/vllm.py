@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from pipeline.engines.chat import chat_messages
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.records import Message
+from pipeline.scoring.certainty import self_certainty
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +164,7 @@ class VLLMEngine:
             "tensor_parallel_size": config.tensor_parallel_size,
             "pipeline_parallel_size": config.pipeline_parallel_size,
             "disable_log_stats": True,
+            "max_logprobs": -1,  # self-certainty asks for as many as the plan says
             "enable_lora": config.lora is not None,
         }
         if config.max_model_len is not None:
@@ -202,7 +205,7 @@ class VLLMEngine:
                 max_tokens=params.max_tokens,
                 seed=params.seed,
                 stop=list(params.stop) or None,
-                logprobs=0,
+                logprobs=params.confidence_tokens,
                 structured_outputs=structured,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
@@ -221,12 +224,20 @@ class VLLMEngine:
                     finish_reason=child.finish_reason,
                     num_tokens=len(child.token_ids),
                     logprob=child.cumulative_logprob,
+                    self_certainty=self._certainty(child.logprobs, params.confidence_tokens),
                     seed=None if params.seed is None or params.temperature == 0 else params.seed + child.index,
                 )
             )
         if len(completions) != params.n:
             raise EngineRequestError(f"asked for {params.n} candidates, got {len(completions)}")
         return Generation(completions, _tokens(output, sum(c.num_tokens for c in completions)))
+
+    def _certainty(self, steps: Any, tokens: int) -> float | None:
+        if not tokens:
+            return None
+        # A step lists the sampled token too, beside the top ones: keep the top ones.
+        top = [sorted((item.logprob for item in step.values()), reverse=True)[:tokens] for step in steps]
+        return self_certainty(top, self._llm.model_config.get_vocab_size())
 
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         from vllm import SamplingParams as VLLMParams
@@ -312,16 +323,20 @@ class VLLMEngine:
             raise EngineRequestError(f"chat template: {error}") from error
 
     def _label_ids(self, labels: tuple[str, ...]) -> dict[str, list[int]]:
-        """Label -> ids of its first token, with and without a space before it."""
+        """Label -> ids of its first token, with and without a space before it.
+
+        A form whose first token several labels share says nothing (many tokenizers split `` 5`` into a space and a
+        digit) and is left out.
+        """
         known = self._labels.get(labels)
         if known is None:
             encode = self._tokenizer.encode
-            known = {
-                label: sorted({encode(form, add_special_tokens=False)[0] for form in (label, " " + label)})
-                for label in labels
+            first = {
+                label: {encode(form, add_special_tokens=False)[0] for form in (label, " " + label)} for label in labels
             }
-            every = [i for ids in known.values() for i in ids]
-            if len(set(every)) != len(every):
+            uses = Counter(i for ids in first.values() for i in ids)
+            known = {label: sorted(i for i in ids if uses[i] == 1) for label, ids in first.items()}
+            if not all(known.values()):
                 raise EngineRequestError(f"{self.model}'s tokenizer does not tell the labels {labels} apart")
             self._labels[labels] = known
         return known

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
+import ray.cloudpickle
 import ray.data
 
 from pipeline.config import RayConfig
 
 _MIN_CPUS = 8
 """A resume needs CPUs for the checkpoint filter beside the actor pool: with 2 logical CPUs it hangs for ever."""
+
+
+def ship_modules(names: Sequence[str]) -> None:
+    """Send the user's own modules (selectors, tasks) to the workers by value: they are not installed there."""
+    for name in names:
+        ray.cloudpickle.register_pickle_by_value(importlib.import_module(name))
 
 
 @contextmanager

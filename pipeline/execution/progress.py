@@ -135,13 +135,13 @@ class ProgressLine(threading.Thread):
             desc=name,
             unit="row",
             disable=not show,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,
             dynamic_ncols=True,
         )
+        self._interval = 1.0 if sys.stderr.isatty() else 15.0
         self._begun = time.monotonic()
 
     def run(self) -> None:
-        while not self._halt.wait(1.0):
+        while not self._halt.wait(self._interval):
             self._show()
 
     def _show(self) -> None:
@@ -152,7 +152,7 @@ class ProgressLine(threading.Thread):
         rate = counts.tokens / max(time.monotonic() - self._begun, 1e-9)
         self._bar.set_postfix_str(f"failed={counts.failed} {rate:.0f} tok/s", refresh=False)
         self._bar.n = min(self._offset + counts.rows, self._bar.total)
-        self._bar.update(0)
+        self._bar.refresh()
 
     def finish(self, complete: bool) -> Counts:
         """Stop the line and return the totals; the actors' last half second may be missing from them."""

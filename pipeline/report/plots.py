@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pipeline.report.collect import MACRO, POOLED, Contest, Report, Standing, WinRate
-from pipeline.report.wording import describe, interval, language_name, percent
+from pipeline.report.wording import describe, interval, language_label, percent
 
 _WIDTH = 340  # panel units: one column on a phone, a third of the page on a desktop, so that text keeps its size
 _LEFT, _RIGHT, _ROW, _TOP = 112, 284, 21, 8
@@ -91,7 +91,7 @@ def language_panel(report: Report, contest: Contest, standing: Standing, axis: A
     for i, rate in enumerate(rows):
         y = _TOP + _ROW * i + _ROW // 2 + (gap if i > 1 else 0)
         summary = " total" if rate.language in (POOLED, MACRO) else ""
-        label = _clip(language_name(rate.language), 17)
+        label = _clip(language_label(rate.language), 17)
         parts.append(Markup('<g class="{}{}">').format(rate.side, summary))
         parts.append(_text("name", "0", y + 4, label) + _text("value", str(_WIDTH), y + 4, percent(rate.win_rate)))
         parts += _marks(rate, axis, y)

@@ -110,7 +110,7 @@ def _environment(autoescape: bool) -> Environment:
         finalize=_visible,
     )
     env.filters |= {
-        "language": wording.language_name,
+        "language": wording.language_label,
         "model": wording.model_label,
         "listing": wording.listing,
     }

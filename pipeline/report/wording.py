@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.config import Config
+from pipeline.languages import language_name
 from pipeline.report.collect import POOLED, Contest, Report, Standing, WinRate
 from pipeline.sampling.plans import PlanConfig
 from pipeline.stats.intervals import FEW_CLUSTERS
@@ -12,15 +13,10 @@ from pipeline.stats.intervals import FEW_CLUSTERS
 FLIPS_TOO_MANY = 0.5
 """Above this share of prompts whose winner changes with the order, position decides more than content."""
 
-_LANGUAGES = (
-    "ar Arabic,bg Bulgarian,bn Bengali,ca Catalan,cs Czech,da Danish,de German,el Greek,en English,es Spanish,"
-    "et Estonian,fa Persian,fi Finnish,fr French,gu Gujarati,he Hebrew,hi Hindi,hr Croatian,hu Hungarian,id Indonesian,"
-    "it Italian,ja Japanese,ko Korean,lt Lithuanian,lv Latvian,ml Malayalam,mr Marathi,ms Malay,ne Nepali,"
-    "nl Dutch,no Norwegian,pa Punjabi,pl Polish,pt Portuguese,ro Romanian,ru Russian,sk Slovak,sl Slovenian,sr Serbian,"
-    "sv Swedish,sw Swahili,ta Tamil,te Telugu,th Thai,tl Tagalog,tr Turkish,uk Ukrainian,ur Urdu,vi Vietnamese,"
-    "yo Yoruba,zh Chinese,zu Zulu,und not specified,all All prompts,macro Mean of languages"
-)
-_NAMES = dict(item.split(" ", 1) for item in _LANGUAGES.split(","))
+
+def language_label(tag: str) -> str:
+    """English name of a BCP 47 tag; the tag itself where it is not known."""
+    return language_name(tag) or tag
 
 
 @dataclass(frozen=True)
@@ -39,13 +35,6 @@ class Banner:
     level: str
     title: str
     text: str
-
-
-def language_name(tag: str) -> str:
-    """English name of a BCP 47 tag, with the tag's other parts behind it; the tag itself where it is not known."""
-    base, _, rest = tag.partition("-")
-    name = _NAMES.get(base.lower())
-    return tag if name is None else f"{name} ({rest})" if rest else name
 
 
 def percent(value: float | None) -> str:
@@ -129,7 +118,7 @@ def _be(n: int) -> str:
 
 def _only_language(report: Report) -> str:
     tag = next(iter(report.languages))
-    return "an unspecified language" if tag == "und" else language_name(tag)
+    return "an unspecified language" if tag == "und" else language_label(tag)
 
 
 def headline(report: Report) -> Headline:
@@ -266,6 +255,6 @@ def describe(report: Report, standing: Standing, opponent: str) -> str:
     for rate in rows:
         value = "no number" if rate.win_rate is None else percent(rate.win_rate)
         span = "" if rate.low is None else f" (interval {interval(rate.low, rate.high)})"
-        where = "all prompts" if rate.language == POOLED else language_name(rate.language)
+        where = "all prompts" if rate.language == POOLED else language_label(rate.language)
         parts.append(f"{where} {value}{span}")
     return f"Win-rate of {name} against {opponent}: {'; '.join(parts)}."

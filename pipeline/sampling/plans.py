@@ -6,15 +6,17 @@ Source: "When Life Gives You Samples" (arXiv 2506.20544), sampling section. Reco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from pipeline.engines.base import SamplingParams
+from pipeline.engines.base import Prompt, SamplingParams
 from pipeline.errors import ConfigError
 from pipeline.hashing import derive_seed
+from pipeline.records import Candidate
 from pipeline.registry import Registry
 
-PLANS: Registry[PlanConfig] = Registry("sampling plan", ("pipeline.sampling.plans",))
+PLANS: Registry[PlanConfig] = Registry("sampling plan", ("pipeline.sampling.plans", "pipeline.sampling.evidence"))
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class PlannedRequest:
 
     params: SamplingParams
     origin: str
+
+    def with_stop(self, stop: Sequence[str]) -> SamplingParams:
+        """The parameters, with the task's stop strings added to the plan's own."""
+        return replace(self.params, stop=(*self.params.stop, *stop)) if stop else self.params
 
 
 @dataclass
@@ -38,6 +44,9 @@ class PlanConfig:
         min_p: cut tokens below ``min_p`` x the top token's probability; 0 = off.
         max_tokens: longest answer, in tokens.
         stop: strings that end an answer.
+        candidate_set: name of the candidate set to add to; ``null`` = the plan's own name. Plans with one set name but
+            different engines make a teacher pool.
+        confidence_tokens: measure self-certainty, for its selector, from so many top tokens a step; 0 = off.
     """
 
     kind: ClassVar[str] = ""
@@ -49,6 +58,8 @@ class PlanConfig:
     min_p: float = 0.0
     max_tokens: int = 1024
     stop: list[str] = field(default_factory=list)
+    candidate_set: str | None = None
+    confidence_tokens: int = 0
 
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the key below ``key``, on a value that cannot work."""
@@ -62,13 +73,43 @@ class PlanConfig:
             raise ConfigError(f"{key}.min_p: must be in [0, 1], not {self.min_p}")
         if self.max_tokens < 1:
             raise ConfigError(f"{key}.max_tokens: must be >= 1, not {self.max_tokens}")
+        if self.confidence_tokens < 0:
+            raise ConfigError(f"{key}.confidence_tokens: must be >= 0, not {self.confidence_tokens}")
 
-    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
-        """The requests for one prompt; seeds come from a hash of (run seed, prompt, plan, entry)."""
+    def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
+        """The requests for one prompt; seeds come from a hash of (run seed, prompt, plan, entry).
+
+        Args:
+            plan: the plan's name.
+            draw: 0, or the number of the redraw.
+            have: candidates that earlier draws have given.
+        """
         raise NotImplementedError
 
+    def redraw_limit(self) -> int:
+        """How often candidates that were not accepted are drawn again."""
+        return 0
+
+    def prompt(self, prompt: Prompt, language: str | None) -> Prompt:
+        """What the generator is asked, from what the task would ask it."""
+        return prompt
+
+    def answer_language(self, language: str | None) -> str | None:
+        """Language in which the candidates should be, for a prompt in ``language``."""
+        return language
+
+    def accepts(self, candidate: Candidate) -> bool:
+        """Whether to keep a candidate; refused ones are drawn again, :meth:`redraw_limit` times."""
+        return True
+
     def _greedy(self) -> PlannedRequest:
-        params = SamplingParams(n=1, temperature=0.0, max_tokens=self.max_tokens, stop=tuple(self.stop))
+        params = SamplingParams(
+            n=1,
+            temperature=0.0,
+            max_tokens=self.max_tokens,
+            stop=tuple(self.stop),
+            confidence_tokens=self.confidence_tokens,
+        )
         return PlannedRequest(params, "greedy")
 
     def _stochastic(self, n: int, temperature: float, seed: int) -> PlannedRequest:
@@ -81,6 +122,7 @@ class PlanConfig:
             max_tokens=self.max_tokens,
             seed=seed,
             stop=tuple(self.stop),
+            confidence_tokens=self.confidence_tokens,
         )
         return PlannedRequest(params, "sample")
 
@@ -97,7 +139,7 @@ class Greedy(PlanConfig):
         if self.n != 1:
             raise ConfigError(f"{key}.n={self.n}: greedy decoding has one answer; set {key}.n=1 or {key}.kind=hedged")
 
-    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+    def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         return [self._greedy()]
 
 
@@ -111,7 +153,7 @@ class SingleTemperature(PlanConfig):
         if self.temperature == 0:
             raise ConfigError(f"{key}.temperature=0 has one answer only; use {key}.kind=greedy or a temperature > 0")
 
-    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+    def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         return [self._stochastic(self.n, self.temperature, derive_seed(run_seed, prompt_id, plan, 0))]
 
 
@@ -131,7 +173,7 @@ class Hedged(SingleTemperature):
                 f"be at least 2; or set {key}.kind=greedy"
             )
 
-    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+    def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         seed = derive_seed(run_seed, prompt_id, plan, 1)
         return [self._greedy(), self._stochastic(self.n - 1, self.temperature, seed)]
 
@@ -153,7 +195,7 @@ class MixedTemperatures(PlanConfig):
         if self.temperatures.count(0) > 1 or (0 in self.temperatures and self.n > len(self.temperatures)):
             raise ConfigError(f"{key}.temperatures: 0 (greedy) can be drawn once only, so n <= the list's length")
 
-    def requests(self, plan: str, prompt_id: str, run_seed: int) -> list[PlannedRequest]:
+    def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         counts = [0] * len(self.temperatures)
         for i in range(self.n):
             counts[i % len(counts)] += 1

@@ -3,73 +3,126 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pipeline.engines.base import Engine
+from pipeline.engines.base import Engine, Prompt
 from pipeline.errors import EngineRequestError
-from pipeline.records import Candidate, Row
+from pipeline.policy import Policy
+from pipeline.records import Candidate, Row, Score
 from pipeline.sampling.plans import PlanConfig, PlannedRequest
 from pipeline.stage import Stage
+from pipeline.tasks import Task, task_for
+
+CERTAINTY = "self_certainty"
+"""Scorer name under which self-certainty, measured while sampling, is stored."""
 
 
 @dataclass
 class GenerateStage(Stage):
-    """Appends the candidates of one sampling plan.
+    """Appends the candidates of one sampling plan to its candidate set.
 
-    A request that fails leaves candidates with an ``error`` and no text; only when all of them fail does the
-    row get an error. Rows that could not be read as prompts are carried along without candidates.
+    A request that fails leaves candidates with an ``error`` and no text; only when all of them fail does the row get an
+    error. Rows that could not be read as prompts are carried along without candidates, as are rows for which the
+    policy names another plan. Candidates that the plan refuses (evidence in the wrong language) are drawn again, a
+    limited number of times, and then dropped.
+
+    Args:
+        plan: the plan's name in the config; seeds derive from it.
+        config: the plan.
+        run_seed: the run's seed.
+        tasks: settings of the tasks that have any; the row's task says how to prompt.
+        policy: restricts the plan to the rows whose rule names it.
     """
 
     plan: str
     config: PlanConfig
     run_seed: int
+    tasks: dict[str, Task] = field(default_factory=dict)
+    policy: Policy | None = None
 
-    reads: ClassVar[tuple[str, ...]] = ("prompt_id", "language", "messages", "candidates", "errors")
-    writes: ClassVar[tuple[str, ...]] = ("candidates",)
+    reads: ClassVar[tuple[str, ...]] = (
+        "prompt_id",
+        "task",
+        "language",
+        "messages",
+        "reference",
+        "candidates",
+        "scores",
+        "errors",
+    )
+    writes: ClassVar[tuple[str, ...]] = ("candidates", "scores")
 
     @property
     def name(self) -> str:
         return f"generate:{self.plan}"
 
+    @property
+    def set_name(self) -> str:
+        """The candidate set that this plan adds to."""
+        return self.config.candidate_set or self.plan
+
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert engine is not None
         if any(error.job == "prompts" for error in row.errors):
             return row
-        requests = self.config.requests(self.plan, row.prompt_id, self.run_seed)
-        results = await asyncio.gather(*(self._request(row, engine, request) for request in requests))
-        candidates = [c for group in results for c in group]
+        if self.policy is not None and not self.policy.wants_plan(self.set_name, row):
+            return row
+        task = task_for(row, self.tasks)
+        prompt = self.config.prompt(task.instruct(row.messages, row), row.language)
+        drawn: list[tuple[Candidate, float | None]] = []
+        for draw in range(1 + self.config.redraw_limit()):
+            requests = self.config.requests(self.plan, row.prompt_id, self.run_seed, draw, len(drawn))
+            groups = await asyncio.gather(*(self._request(row, engine, prompt, task, request) for request in requests))
+            drawn += [pair for group in groups for pair in group if self.config.accepts(pair[0])]
+            if len(drawn) >= self.config.n:
+                break
+        candidates = [candidate for candidate, _ in drawn]
+        if self.config.confidence_tokens:
+            self._keep_certainty(row, [value for _, value in drawn])
         row.candidates = [*row.candidates, *candidates]
         if candidates and all(c.error for c in candidates):
             raise EngineRequestError(candidates[0].error or "no candidate")
         return row
 
-    async def _request(self, row: Row, engine: Engine, request: PlannedRequest) -> list[Candidate]:
-        params = request.params
+    def _keep_certainty(self, row: Row, values: list[float | None]) -> None:
+        """Store what was measured as scores, behind those of plans that filled the same set before."""
+        known = [s for s in row.scores if s.scorer == CERTAINTY and s.plan == self.set_name]
+        before = known[0].values if known else [None] * len(row.plan(self.set_name))
+        others = [s for s in row.scores if s not in known]
+        row.scores = [*others, Score(CERTAINTY, self.set_name, [*before, *values])]
+
+    async def _request(
+        self, row: Row, engine: Engine, prompt: Prompt, task: Task, request: PlannedRequest
+    ) -> list[tuple[Candidate, float | None]]:
+        params = request.with_stop(task.stops())
         base: dict[str, Any] = {
             "model": engine.model,
             "revision": engine.revision,
-            "plan": self.plan,
+            "plan": self.set_name,
             "origin": request.origin,
-            "language": row.language,
+            "language": self.config.answer_language(row.language),
             "temperature": params.temperature,
             "min_p": params.min_p,
             "top_p": params.top_p,
         }
         try:
-            generation = await engine.generate(row.messages, params)
+            generation = await engine.generate(prompt, params)
         except EngineRequestError as error:
             seeds = [None if params.seed is None else params.seed + k for k in range(params.n)]
-            return [Candidate(**base, seed=seed, error=str(error)) for seed in seeds]
+            return [(Candidate(**base, seed=seed, error=str(error)), None) for seed in seeds]
         return [
-            Candidate(
-                **base,
-                text=c.text,
-                reasoning=c.reasoning,
-                seed=c.seed,
-                finish_reason=c.finish_reason,
-                num_tokens=c.num_tokens,
-                logprob=c.logprob,
+            (
+                Candidate(
+                    **base,
+                    text=c.text,
+                    reasoning=c.reasoning,
+                    seed=c.seed,
+                    finish_reason=c.finish_reason,
+                    num_tokens=c.num_tokens,
+                    logprob=c.logprob,
+                ),
+                c.self_certainty,
             )
             for c in generation.completions
         ]

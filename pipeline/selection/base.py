@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.hashing import argmax, derive_seed
 from pipeline.records import Candidate, Row, Score, Selection
 from pipeline.registry import Registry
+from pipeline.tasks import Task, task_for
 
 SELECTORS: Registry[Selector] = Registry("selector", ("pipeline.selection",))
 selector = SELECTORS.register
@@ -28,6 +30,8 @@ class Pool:
         candidates: all of that plan's candidates, in order (what indices refer to).
         run_seed: the run's seed; combine it with ``row.prompt_id`` through :meth:`key`.
         engine: the engine that the selector named, or ``None``.
+        tasks: settings of the tasks that have any.
+        barred: indices that may not be chosen although they have a text.
     """
 
     row: Row
@@ -35,10 +39,18 @@ class Pool:
     candidates: list[Candidate]
     run_seed: int
     engine: Engine | None = None
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    barred: frozenset[int] = frozenset()
+
+    @property
+    def task(self) -> Task:
+        """The row's task: canonical answers and verification."""
+        return task_for(self.row, self.tasks)
 
     def selectable(self) -> list[int]:
-        """Indices of candidates that may be chosen: they have a text and are not evidence."""
-        return [i for i, c in enumerate(self.candidates) if c.text is not None and c.origin != "evidence"]
+        """Indices of candidates that may be chosen: they have a text, are not evidence and not barred."""
+        usable = [i for i, c in enumerate(self.candidates) if c.text is not None and c.origin != "evidence"]
+        return [i for i in usable if i not in self.barred]
 
     def greedy(self) -> int | None:
         """Index of the greedy candidate, if the pool has a usable one."""
@@ -81,10 +93,10 @@ class Selector:
     """Base of every selector.
 
     Attributes:
-        needs: engine capabilities that it calls.
+        needs: engine capabilities that it calls; ``a|b`` means that either will do.
         cost: engine calls per prompt, in N (candidates) and M (evidence), for ``lemonpress select --list``.
         source: paper and section.
-        engine: name under ``engines``; required when ``needs`` is not empty.
+        engine: name under ``engines``; required when :meth:`requires` is not empty.
         plans: the sampling plans to apply it to; ``null`` = all.
     """
 
@@ -97,8 +109,13 @@ class Selector:
 
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the key, on a contradiction."""
-        if self.needs and not self.engine:
-            raise ConfigError(f"{key}.engine: {self.kind} needs an engine that can {', '.join(sorted(self.needs))}")
+        if self.requires() and not self.engine:
+            can = ", ".join(sorted(need.replace("|", " or ") for need in self.requires()))
+            raise ConfigError(f"{key}.engine: {self.kind} needs an engine that can {can}")
+
+    def requires(self) -> frozenset[str]:
+        """The part of ``needs`` that these settings call for."""
+        return self.needs
 
     def templates(self) -> dict[str, str]:
         """Purpose -> hash of every judge template that it uses: part of the fingerprint."""
@@ -116,6 +133,26 @@ class Selector:
         if index is None:
             return Choice(pool.fallback(), detail={**detail, "fallback": "no valid score"}, values=values)
         return Choice(index, score=masked[index], detail=detail, values=values)
+
+
+async def score_texts(
+    pool: Pool, score: Callable[[str], Awaitable[float | None]]
+) -> tuple[list[float | None], dict[str, Any]]:
+    """Score every candidate, equal texts once.
+
+    Returns:
+        One number per candidate (``None``: no text, or invalid), and what to put into ``detail``: how many texts could
+        not be scored and why the first of them could not, or nothing.
+    """
+    texts = sorted({c.text for c in pool.candidates if c.text is not None})
+    results = await asyncio.gather(*(score(text) for text in texts), return_exceptions=True)
+    failures = [r for r in results if isinstance(r, BaseException)]
+    for failure in failures:
+        if not isinstance(failure, EngineRequestError):
+            raise failure
+    scores = {t: None if isinstance(r, BaseException) else r for t, r in zip(texts, results, strict=True)}
+    values = [None if c.text is None else scores[c.text] for c in pool.candidates]
+    return values, {"failed": len(failures), "failure": str(failures[0])[:500]} if failures else {}
 
 
 def to_records(name: str, pool: Pool, choice: Choice) -> tuple[Selection, Score | None]:

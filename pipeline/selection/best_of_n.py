@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.errors import EngineRequestError
-from pipeline.selection.base import Choice, Pool, Selector, selector
+from pipeline.selection.base import Choice, Pool, Selector, score_texts, selector
 
 
 @selector("best_of_n")
@@ -24,14 +22,10 @@ class BestOfN(Selector):
     source: ClassVar[str] = "arXiv 2506.20544, selection"
 
     async def select(self, pool: Pool) -> Choice:
-        texts = sorted({c.text for c in pool.candidates if c.text is not None})
-        scores = dict(zip(texts, await asyncio.gather(*(self._reward(pool, t) for t in texts)), strict=True))
-        return self.best(pool, [None if c.text is None else scores[c.text] for c in pool.candidates])
+        values, failures = await score_texts(pool, lambda text: self._reward(pool, text))
+        return self.best(pool, values, **failures)
 
     @staticmethod
     async def _reward(pool: Pool, text: str) -> float | None:
         assert pool.engine is not None
-        try:
-            return (await pool.engine.reward(pool.row.messages, text)).value
-        except EngineRequestError:
-            return None
+        return (await pool.engine.reward(pool.row.messages, text)).value

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.errors import EngineRequestError
+from pipeline.judging.compare import VERDICT, verdict
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import expected_grade
-from pipeline.selection.base import Choice, Pool, Selector, selector
+from pipeline.selection.base import Choice, Pool, Selector, score_texts, selector
 
 
 @selector("judge")
@@ -24,7 +24,7 @@ class PointwiseJudge(Selector):
         template: name or file of the judge template.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"label_probs"})
+    needs: ClassVar[frozenset[str]] = frozenset({VERDICT})
     cost: ClassVar[str] = "N"
     source: ClassVar[str] = "arXiv 2506.20544, selection; arXiv 2603.12520"
     template: str = "pointwise"
@@ -37,20 +37,17 @@ class PointwiseJudge(Selector):
         return {self.template: load_template(self.template).hash}
 
     async def select(self, pool: Pool) -> Choice:
-        texts = sorted({c.text for c in pool.candidates if c.text is not None})
-        grades = dict(zip(texts, await asyncio.gather(*(self._grade(pool, t) for t in texts)), strict=True))
-        values = [None if c.text is None else grades[c.text] for c in pool.candidates]
-        invalid = sum(v is None for v in grades.values())
-        return self.best(pool, values, **({"invalid": invalid} if invalid else {}))
+        values, failures = await score_texts(pool, lambda text: self._grade(pool, text))
+        invalid = len(
+            {c.text for c, v in zip(pool.candidates, values, strict=True) if c.text is not None and v is None}
+        )
+        return self.best(pool, values, **({"invalid": invalid} if invalid else {}), **failures)
 
     async def _grade(self, pool: Pool, text: str) -> float | None:
         assert pool.engine is not None
         template = load_template(self.template, pool.row.language)
         labels = template.labels
-        try:
-            result = await pool.engine.label_probs(
-                template.render(messages=pool.row.messages, answer=text), labels, template.prefill
-            )
-        except EngineRequestError:
-            return None
-        return expected_grade(result.probs, labels)
+        said = await verdict(pool.engine, template, pool.row.messages, labels, answer=text)
+        if said.error:
+            raise EngineRequestError(said.error)
+        return expected_grade(said.probs, labels)

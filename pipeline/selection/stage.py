@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.errors import EngineDead
-from pipeline.records import Row, RowError, Selection
+from pipeline.languages import is_language
+from pipeline.policy import Policy
+from pipeline.records import Candidate, Row, RowError
 from pipeline.selection.base import Choice, Pool, Selector, to_records
 from pipeline.stage import Stage
+from pipeline.tasks import Task
 
 
 @dataclass
@@ -21,13 +24,19 @@ class SelectStage(Stage):
         selector: what chooses.
         plans: the sampling plans to apply it to.
         run_seed: seeds ties and shuffles.
-        needs_engine: whether the selector was given an engine.
+        tasks: settings of the tasks that have any.
+        policy: restricts the selector to the rows whose rule names it.
+        bar_truncated, bar_wrong_language: what may not be chosen while anything else is left.
     """
 
     method: str
     selector: Selector
     plans: tuple[str, ...]
     run_seed: int
+    tasks: dict[str, Task] = field(default_factory=dict)
+    policy: Policy | None = None
+    bar_truncated: bool = False
+    bar_wrong_language: bool = False
 
     reads: ClassVar[tuple[str, ...]] = (
         "row_id",
@@ -48,8 +57,14 @@ class SelectStage(Stage):
         return f"select:{self.method}"
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
+        if self.policy is not None and not self.policy.wants_selector(self.method, row):
+            return row
         for plan in self.plans:
-            pool = Pool(row, plan, row.plan(plan), self.run_seed, engine if self.selector.engine else None)
+            if self.policy is not None and not self.policy.wants_plan(plan, row):
+                continue
+            usable = engine if self.selector.engine else None
+            pool = Pool(row, plan, row.plan(plan), self.run_seed, usable, self.tasks)
+            note = self._bar(pool)
             try:
                 choice = await self.selector.select(pool) if pool.selectable() else Choice(None)
             except EngineDead:
@@ -58,6 +73,8 @@ class SelectStage(Stage):
                 # One selector that fails does not fail the row: it falls back, marked, and the error is kept.
                 row.errors.append(RowError("select", self.name, type(error).__name__, str(error)[:2000]))
                 choice = Choice(pool.fallback(), detail={"fallback": f"{type(error).__name__}: {error}"[:500]})
+            if note:
+                choice.detail = {**choice.detail, **note}
             selection, score = to_records(self.method, pool, choice)
             kept = [s for s in row.selections if (s.plan, s.method) != (plan, self.method)]
             row.selections = [*kept, selection]
@@ -65,10 +82,20 @@ class SelectStage(Stage):
                 row.scores = [*(s for s in row.scores if (s.plan, s.scorer) != (plan, self.method)), score]
         return row
 
+    def _bar(self, pool: Pool) -> dict[str, object]:
+        """Bar what may not be chosen, unless nothing else is left; returns what to record."""
+        barred = frozenset(i for i in pool.selectable() if self._is_barred(pool.candidates[i], pool.row))
+        if not barred:
+            return {}
+        if len(barred) == len(pool.selectable()):
+            return {"bars_lifted": sorted(barred)}
+        pool.barred = barred
+        return {"barred": sorted(barred)}
 
-def missing(row: Row, system: str) -> bool:
-    """Whether ``system`` (``plan/method``) has no usable answer in this row."""
-    return answer(row, system) is None
+    def _is_barred(self, candidate: Candidate, row: Row) -> bool:
+        if self.bar_truncated and candidate.finish_reason == "length":
+            return True
+        return self.bar_wrong_language and is_language(candidate.text or "", row.language) is False
 
 
 def answer(row: Row, system: str) -> str | None:
@@ -80,6 +107,3 @@ def answer(row: Row, system: str) -> str | None:
         if outside.system == system:
             return outside.text
     return None
-
-
-__all__ = ["SelectStage", "Selection", "answer", "missing"]

@@ -111,6 +111,29 @@ def test_logprobs_equal_a_transformers_forward_pass(chat: Runner, reference: Any
     assert seen == {"stop", "length"}
 
 
+def test_self_certainty_is_exact_with_the_whole_vocabulary(chat: Runner, reference: Any) -> None:
+    import math
+
+    import torch
+
+    model, tokenizer = reference
+    size = model.config.vocab_size
+    values = []
+    for tokens in (20, 2000, size):
+        params = SamplingParams(temperature=0.0, max_tokens=3, confidence_tokens=tokens)
+        completion = chat(chat.engine.generate(QUESTION, params)).completions[0]
+        values.append(completion.self_certainty)
+    context = context_ids(reference)
+    answer = tokenizer.encode(completion.text, add_special_tokens=False)
+    assert len(answer) == 3
+    with torch.no_grad():
+        logits = model(torch.tensor([context + answer])).logits[0].log_softmax(-1)
+    steps = logits[len(context) - 1 : len(context) + 2]
+    exact = float((-steps.mean(-1) - math.log(size)).mean())
+    assert values[2] == pytest.approx(exact, abs=2e-3)
+    assert values[0] < values[1] < values[2]  # top-k bounds it from below
+
+
 def test_likelihood_of_a_given_text_equals_transformers(chat: Runner, reference: Any) -> None:
     _, tokenizer = reference
     text = "Take a rain jacket and warm socks."
@@ -134,6 +157,12 @@ def test_label_probabilities_equal_transformers(chat: Runner, reference: Any) ->
         variants = {tokenizer.encode(form, add_special_tokens=False)[0] for form in (label, " " + label)}
         assert result.probs[label] == pytest.approx(float(sum(probs[i] for i in variants)), abs=1e-4)
     assert 0 < result.mass < 1
+
+
+def test_digits_are_labels_although_their_spaced_forms_start_alike(chat: Runner) -> None:
+    result = chat(chat.engine.label_probs(QUESTION, ["1", "2", "3"], "My grade ("))
+    assert result.mass > 0.05
+    assert all(p > 0 for p in result.probs.values())
 
 
 def test_labels_that_start_alike_are_refused(chat: Runner) -> None:

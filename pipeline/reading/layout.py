@@ -1,0 +1,93 @@
+"""Which column of a source is what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.errors import ConfigError, InputError, nearest
+from pipeline.prompts import Columns, SourceConfig
+from pipeline.reading.opening import Piece, cause
+from pipeline.reading.types import json_types, storage_schema
+
+_ROLES = {
+    "messages": "messages",
+    "prompt": "prompt",
+    "id": "prompt_id",
+    "cluster": "cluster_id",
+    "language": "language",
+    "task": "task",
+    "reference": "reference",
+}
+"""Key under ``prompts.columns`` -> the column it takes by default."""
+
+NOTHING = "prompts: the source has no prompt"
+
+
+@dataclass
+class Layout:
+    """Which column of a source is what.
+
+    Attributes:
+        mapped: key under ``prompts.columns`` -> column; ``given`` is the column of given answers.
+        others: the columns that go to ``source``.
+        source: type of the ``source`` struct.
+        as_json: columns of ``source`` whose JSON values have no common Arrow type, kept as JSON text.
+    """
+
+    mapped: dict[str, str]
+    others: list[str]
+    source: pa.StructType
+    as_json: frozenset[str] = frozenset()
+
+
+def find_layout(source: SourceConfig, pieces: Sequence[Piece]) -> Layout:
+    """Map the columns and find the type of the ``source`` struct; parses all JSON Lines once.
+
+    Raises:
+        ConfigError: a column that was asked for does not exist, or there is no prompt column.
+        InputError: a line is no JSON object, or files give one column types that do not go together.
+    """
+    found = json_types(pieces)
+    schemas = [storage_schema(piece.data.features.arrow_schema) for piece in pieces if not piece.lines]
+    names = list(dict.fromkeys([*found, *(name for schema in schemas for name in schema.names)]))
+    if not names:  # files of blank lines
+        raise InputError(NOTHING + ": its files are empty")
+    mapped = _map_columns(source.columns, source.given.column, names)
+    others = [name for name in names if name not in mapped.values()]
+    as_json = frozenset(name for name in others if name in found and found[name] is None)
+    fields = [pa.schema([(name, found[name] or pa.string()) for name in others if name in found])]
+    fields += [pa.schema([schema.field(name) for name in others if name in schema.names]) for schema in schemas]
+    try:
+        merged = pa.unify_schemas(fields, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise InputError(f"the files of prompts.path give one column types that do not fit: {cause(error)}") from error
+    # Parquet cannot store a struct without fields.
+    struct = pa.struct([merged.field(name) for name in others] or [("row", pa.int64())])
+    return Layout(mapped, others, struct, as_json)
+
+
+def _map_columns(columns: Columns, given: str | None, names: list[str]) -> dict[str, str]:
+    mapped: dict[str, str] = {}
+    if given is not None:
+        if given not in names:
+            raise ConfigError(f"prompts.given.column: no column is called {given!r}{nearest(given, names)}")
+        mapped["given"] = given
+    for role, default in _ROLES.items():
+        wanted = getattr(columns, role)
+        if wanted == "@row" and role == "cluster":
+            continue
+        if wanted is not None and wanted not in names:
+            raise ConfigError(f"prompts.columns.{role}: no column is called {wanted!r}{nearest(wanted, names)}")
+        if wanted is not None or default in names:
+            mapped[role] = wanted or default
+    if "messages" not in mapped and "prompt" not in mapped:
+        raise ConfigError(
+            "prompts.columns: there is neither a 'messages' nor a 'prompt' column; set prompts.columns.prompt (text) "
+            f"or prompts.columns.messages (conversations) to one of: {', '.join(names)}"
+        )
+    if "messages" in mapped and "prompt" in mapped:
+        del mapped["messages" if columns.prompt and not columns.messages else "prompt"]
+    return mapped

@@ -1,0 +1,250 @@
+"""Opens a source through ``datasets``, which memory-maps it: local files and hub data sets become pieces."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError, InputError, nearest
+from pipeline.hashing import digest
+from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
+from pipeline.reading.lines import parse_lines, undecodable_line
+
+if TYPE_CHECKING:  # importing it takes a second, which a finished table need not pay
+    from datasets import Dataset
+
+EXAMPLES = Path(__file__).parents[1] / "data" / "examples.jsonl"
+_ENDINGS = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+
+Record = dict[str, Any]
+
+_BATCH = 1000
+_LANGUAGE_TAG = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+
+
+@dataclass
+class Piece:
+    """One file, or one configuration of a hub data set.
+
+    Attributes:
+        name: path or ``dataset/configuration``, for messages.
+        data: the rows; one column ``text`` when ``lines``.
+        language: of rows without a language column.
+        lines: the rows are JSON texts.
+    """
+
+    name: str
+    data: Dataset
+    language: str | None = None
+    lines: bool = False
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in batches."""
+        tables: Iterator[pa.Table] = self.data.with_format("arrow").iter(_BATCH)
+        return tables
+
+    def records(self, table: pa.Table, names: Iterable[str], before: int = 0) -> Iterator[tuple[int, Record, bool]]:
+        """Every row of a batch that has ``before`` rows before it.
+
+        Returns:
+            Its position in the piece, the columns ``names`` that it has (all of them in JSON Lines) as Python values,
+            and whether lone surrogates were replaced.
+        """
+        if self.lines:
+            yield from parse_lines(self.name, before, table)
+            return
+        found = [name for name in dict.fromkeys(names) if name in table.column_names]
+        columns = self.data.features.decode_batch(table.select(found).to_pydict())  # the hub's JSON columns
+        for i in range(table.num_rows):
+            yield before + i, {name: columns[name][i] for name in found}, False
+
+
+def local_files(source: SourceConfig, base: Path) -> list[tuple[Path, str | None]]:
+    """The local files of a source in reading order, each with the language that ``paths`` gives it.
+
+    Raises:
+        ConfigError: neither or both of ``path`` and ``paths`` are set, or there is no such file.
+    """
+    if isinstance(source, ExampleSource):
+        return [(EXAMPLES, None)]
+    if not isinstance(source, FileSource):
+        return []
+    if bool(source.path) == bool(source.paths):
+        raise ConfigError("prompts.path: set either path (a file, folder or glob) or paths (language: file)")
+    if source.path:
+        return [(path, None) for path in _expand(base / Path(source.path).expanduser(), source.format)]
+    files: list[tuple[Path, str | None]] = []
+    for language, name in source.paths.items():
+        path = base / Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"prompts.paths.{language}: no such file: {path}")
+        files.append((path, language))
+    return files
+
+
+def _expand(path: Path, format_: str | None) -> list[Path]:
+    """The files that ``prompts.path`` means."""
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        known = (p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith((".", "_")))
+        found = [p for p in known if (_ending(p) == format_ if format_ else _ending(p))]
+    else:
+        found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+    if not found:
+        kinds = format_ or ", ".join(sorted(set(_ENDINGS.values())))
+        raise ConfigError(f"prompts.path: {'no ' + kinds + ' file in' if path.is_dir() else 'no such file:'} {path}")
+    return found
+
+
+def _ending(path: Path) -> str | None:
+    return _ENDINGS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+
+
+def file_state(source: SourceConfig, path: Path) -> list[str | int]:
+    """``[name, size, time of change]`` of a file: what a resume compares.
+
+    The example's time changes with every installation, so its content stands for it.
+    """
+    if isinstance(source, ExampleSource):
+        return [path.name, path.stat().st_size, hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()]
+    return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def open_source(source: SourceConfig, files: Sequence[tuple[Path, str | None]]) -> list[Piece]:
+    """Open every file or configuration; empty files are left out.
+
+    Raises:
+        ConfigError: the format is unknown, ``header`` does not fit, or the data set cannot be found.
+        InputError: a file is corrupt; the message names it, and the line where that is known.
+    """
+    with _quiet():
+        if isinstance(source, HubSource):
+            return [_open_hub(source, name) for name in source.names or [""]]
+        if not isinstance(source, FileSource | ExampleSource):
+            raise ConfigError(f"prompts.kind: {source.kind!r} cannot be read; valid: example, file, hub, run")
+        options = source if isinstance(source, FileSource) else FileSource()
+        pieces = (_open_file(path, language, options, "prompts.format") for path, language in files)
+        return [piece for piece in pieces if piece is not None]
+
+
+def open_answers(path: Path, key: str) -> Piece | None:
+    """Open a file of given answers, named under the config's ``key``; ``None`` when it is empty."""
+    with _quiet():
+        return _open_file(path, None, FileSource(), key)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, no log lines beside our errors, no request that counts the use of a local file."""
+    import datasets
+
+    bars, level = datasets.are_progress_bars_disabled(), datasets.utils.logging.get_verbosity()
+    counts = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
+        datasets.utils.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _open_hub(source: HubSource, name: str) -> Piece:
+    import datasets
+
+    if not source.dataset:
+        raise ConfigError("prompts.dataset: missing; name a data set on the hub, such as CohereLabs/m-ArenaHard-v2.0")
+    label = f"{source.dataset}/{name}" if name else source.dataset
+    try:
+        data = datasets.load_dataset(source.dataset, name or None, split=source.split, revision=source.revision)
+    except Exception as error:  # the library raises whatever the network, the files or the names brought up
+        raise ConfigError(f"prompts.dataset: cannot load {label} (split {source.split!r}): {cause(error)}") from error
+    language = source.language or (name if _LANGUAGE_TAG.fullmatch(name) else None)
+    return Piece(label, data, language)
+
+
+def _open_file(path: Path, language: str | None, source: FileSource, key: str) -> Piece | None:
+    format_ = source.format or _ending(path)
+    if format_ is None or format_ not in _ENDINGS.values():
+        what = f"unknown format {format_!r}" if format_ else f"cannot tell the format of {path} by its ending"
+        raise ConfigError(f"{key}: {what}{nearest(format_ or '', _ENDINGS.values())}")
+    if source.header is not None and format_ not in ("csv", "tsv"):
+        raise ConfigError(f"prompts.header: only for CSV and TSV files, not for {path}")
+    try:
+        if path.stat().st_size == 0 or (format_ == "parquet" and pq.read_metadata(path).num_rows == 0):
+            return None
+        with warnings.catch_warnings():
+            # pandas only warns when it drops the last fields of lines that are too long
+            warnings.filterwarnings("error", message="Length of header or names does not match")
+            data = _load(path, format_, source.header)
+    except ConfigError:
+        raise
+    except Exception as error:  # the library wraps what the Parquet, CSV and text readers raise
+        line = undecodable_line(path) if format_ == "jsonl" else None
+        where = f"{path}, line {line}" if line else str(path)
+        raise InputError(f"{where}: cannot be read as {format_}: {cause(error)}") from error
+    return None if data is None else Piece(str(path), data, language, lines=format_ == "jsonl")
+
+
+def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
+    import datasets
+
+    builder = {"parquet": "parquet", "jsonl": "text"}.get(format_, "csv")
+    options: dict[str, Any] = {"encoding": "utf-8-sig"} if builder == "text" else {}
+    if builder == "csv":
+        found = _csv_options(path, format_, header)
+        if found is None:
+            return None
+        options = {**found, "features": datasets.Features({c: datasets.Value("string") for c in found["column_names"]})}
+    # The library's cache goes by path and time of change; the size is our addition.
+    name = digest(path.stat().st_size, path.stat().st_mtime_ns, size=6)
+    data: Dataset = datasets.load_dataset(
+        builder, name=name, data_files={"train": [glob.escape(str(path.resolve()))]}, split="train", **options
+    )
+    return data
+
+
+def _csv_options(path: Path, format_: str, header: list[str] | None) -> dict[str, Any] | None:
+    """How pandas reads this file; ``None`` when it has no row.
+
+    Every column stays text: such files have no types, and "007" or "NA" must not become 7 or nothing. A tab-separated
+    file knows no quoting, so that a stray quote does not swallow the lines up to the next one.
+    """
+    import pandas as pd
+
+    style: dict[str, Any] = {"sep": "\t", "quoting": 3} if format_ == "tsv" else {"sep": ","}
+    style |= {"na_filter": False, "index_col": False, "header": None if header else 0}
+    first = pd.read_csv(path, nrows=1, dtype=object, **style)
+    if header and len(header) != first.shape[1]:
+        raise ConfigError(f"prompts.header: names {len(header)} columns, but {path} has {first.shape[1]}")
+    names = header or [str(c) for c in first.columns]
+    return {**style, "column_names": names} if len(first) else None
+
+
+def cause(error: BaseException) -> str:
+    """First line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,169 @@
+"""The first look at the rows: which are kept and which repeat, with a few numbers a row."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError
+from pipeline.prompts import SourceConfig
+from pipeline.reading.layout import NOTHING
+from pipeline.reading.rows import Indices, Prompt, Rows
+
+_SHOWN = 10  # duplicates in the report
+_EXPLICIT, _BAD, _CLUSTERED = 1, 2, 4  # flags of a row
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass
+class Scan:
+    """What the first look at the rows found, a few numbers per kept row.
+
+    Attributes:
+        positions: int64 [n], ascending: which rows are kept.
+        occurrence: int64 [n], how often the same messages, language and task came before among the rows without an
+            explicit id.
+        clusters: number of different clusters.
+        bad: number of rows with an error.
+        languages: language -> rows.
+        duplicates: (row, first row) of the first repeats; ``n_duplicates`` counts all.
+    """
+
+    positions: Indices
+    occurrence: Indices
+    clusters: int
+    bad: int
+    languages: dict[str, int]
+    duplicates: list[tuple[int, int]]
+    n_duplicates: int
+
+
+@dataclass
+class _Kept:
+    """The numbers that the scan collects, one entry a kept row."""
+
+    positions: array[int] = field(default_factory=lambda: array("q"))
+    content: array[int] = field(default_factory=lambda: array("Q"))
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    clusters: array[int] = field(default_factory=lambda: array("Q"))
+    flags: bytearray = field(default_factory=bytearray)
+    languages: Counter[str] = field(default_factory=Counter)
+
+
+class _ClusterLimit:
+    """Lets the rows of the first so many clusters pass; a row without cluster and id is a cluster of its own."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._seen: set[int] = set()
+
+    def admits(self, key: str | None) -> bool:
+        if self._limit is None:
+            return True
+        hashed = -1 - len(self._seen) if key is None else hash64(key)
+        if hashed not in self._seen and len(self._seen) >= self._limit:
+            return False
+        self._seen.add(hashed)
+        return True
+
+
+def scan(source: SourceConfig, rows: Rows) -> Scan:
+    """Go over the rows once: which are kept, which repeat.
+
+    Raises:
+        InputError: an explicit id repeats, or no row is left.
+    """
+    kept, other_languages = _collect(source, rows)
+    n = len(kept.positions)
+    if not n:
+        found = f"; languages found: {', '.join(sorted(other_languages))}" if other_languages else ""
+        raise InputError(f"{NOTHING} that the config keeps{found}")
+    positions = np.frombuffer(kept.positions, np.int64)
+    flags = np.frombuffer(kept.flags, np.uint8)
+    content = np.frombuffer(kept.content, np.uint64)
+    explicit = (flags & _EXPLICIT) > 0
+    _refuse_repeats(rows, positions, np.flatnonzero(explicit), np.frombuffer(kept.ids, np.uint64))
+    occurrence = np.zeros(n, np.int64)
+    derived = np.flatnonzero(~explicit)
+    occurrence[derived] = repeats(content[derived])[1]
+    alone = ~explicit & ((flags & _CLUSTERED) == 0)
+    clusters = len(np.unique(np.frombuffer(kept.clusters, np.uint64)[~alone])) + int(alone.sum())
+    good = np.flatnonzero((flags & _BAD) == 0)
+    first, times = repeats(content[good])
+    repeated = np.flatnonzero(times)
+    return Scan(
+        positions=positions,
+        occurrence=occurrence,
+        clusters=clusters,
+        bad=n - len(good),
+        languages=dict(sorted(kept.languages.items())),
+        duplicates=[(int(good[i]), int(good[first[i]])) for i in repeated[:_SHOWN]],
+        n_duplicates=len(repeated),
+    )
+
+
+def _collect(source: SourceConfig, rows: Rows) -> tuple[_Kept, set[str]]:
+    """The numbers of every kept row, and the languages of the rows that ``languages`` leaves out."""
+    kept, others = _Kept(), set()
+    limit = _ClusterLimit(source.limit_clusters)
+    pairs = ((batch, offset) for batch in rows.batches() for offset in range(len(batch.items)))
+    for position, (batch, offset) in enumerate(pairs):
+        if source.limit is not None and len(kept.positions) >= source.limit:
+            break
+        language = rows.language(batch, offset)
+        if source.languages is not None and language not in source.languages:
+            others.add(language or "und")
+            continue
+        if limit.admits(rows.cluster(batch, offset) or rows.text(batch, offset, "id")):
+            kept.positions.append(position)
+            _note(kept, rows.prompt(batch, offset))
+    return kept, others
+
+
+def _note(kept: _Kept, prompt: Prompt) -> None:
+    content = int(prompt.derived_id()[:16], 16)
+    id_hash = content if prompt.prompt_id is None else hash64(prompt.prompt_id)
+    kept.content.append(content)
+    kept.ids.append(id_hash)
+    kept.clusters.append(id_hash if prompt.cluster is None else hash64(prompt.cluster))
+    flags = (_EXPLICIT, prompt.prompt_id is not None), (_BAD, bool(prompt.problems)), (_CLUSTERED, bool(prompt.cluster))
+    kept.flags.append(sum(flag for flag, is_set in flags if is_set))
+    kept.languages[prompt.language or "und"] += 1
+
+
+def hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())
+
+
+def repeats(hashes: Hashes) -> tuple[Indices, Indices]:
+    """For every entry the index of the first equal one, and how many equal ones come before it: int64 [n] each."""
+    n = len(hashes)
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    starts = np.flatnonzero(np.concatenate([[n > 0], ordered[1:] != ordered[:-1]])) if n else np.zeros(0, np.int64)
+    lengths = np.diff(np.append(starts, n))
+    first, before = np.empty(n, np.int64), np.empty(n, np.int64)
+    first[order] = np.repeat(order[starts], lengths)
+    before[order] = np.arange(n) - np.repeat(starts, lengths)
+    return first, before
+
+
+def _refuse_repeats(rows: Rows, positions: Indices, explicit: Indices, ids: Hashes) -> None:
+    first, times = repeats(ids[explicit])
+    repeated = np.flatnonzero(times)
+    if not len(repeated):
+        return
+    pairs = [(int(explicit[first[i]]), int(explicit[i])) for i in repeated[:5]]
+    batch, offsets = next(rows.kept(positions[pairs[0][1] :][:1]))
+    name = rows.text(batch, offsets[0], "id")
+    shown = ", ".join(f"{a} and {b}" for a, b in pairs) + (", ..." if len(repeated) > len(pairs) else "")
+    raise InputError(
+        f"prompts.columns.id: prompt ids must be unique, but {len(repeated)} repeat: rows {shown} (first: {name!r}; "
+        "rows count from 0); where translations share an id, map that column as prompts.columns.cluster instead"
+    )

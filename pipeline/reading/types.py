@@ -1,0 +1,73 @@
+"""The Arrow types of a source's columns: found in JSON Lines, and freed of extension types elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.reading.opening import Piece
+
+
+def _storage_type(type_: pa.DataType) -> pa.DataType:
+    """``type_`` without extension types, which other Parquet readers do not know."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return _storage_type(type_.storage_type)
+    if pa.types.is_struct(type_):
+        return pa.struct([(f.name, _storage_type(f.type)) for f in type_])
+    if pa.types.is_list(type_):
+        return pa.list_(_storage_type(type_.value_type))
+    return type_
+
+
+def storage_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(f.name, _storage_type(f.type)) for f in schema])
+
+
+def json_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType | None]:
+    """Column -> Arrow type of the JSON Lines among the pieces; ``None`` where values have no common type."""
+    types: dict[str, pa.DataType | None] = {}
+    for piece in pieces:
+        number = 0
+        for table in piece.tables() if piece.lines else ():
+            items = [item for _, item, _ in piece.records(table, (), number)]
+            number += table.num_rows
+            for name in dict.fromkeys(key for item in items for key in item):
+                found = _infer([item.get(name) for item in items])
+                types[name] = _unify(types[name], found) if name in types else found
+    return types
+
+
+def _infer(values: list[Any]) -> pa.DataType | None:
+    """The Arrow type that gives these values back unchanged, or ``None``."""
+    try:
+        found = pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return None
+    # Arrow fills in the keys that only some objects have: such values are not the source's any more.
+    return found.type if found.to_pylist() == values and not _has_empty_struct(found.type) else None
+
+
+def _has_empty_struct(type_: pa.DataType) -> bool:
+    children = [type_.field(i).type for i in range(type_.num_fields)]
+    return (pa.types.is_struct(type_) and not children) or any(_has_empty_struct(child) for child in children)
+
+
+def _unify(a: pa.DataType | None, b: pa.DataType | None) -> pa.DataType | None:
+    """The type that holds values of both without changing them, or ``None``."""
+    if a is None or b is None:
+        return None
+    if a == b or pa.types.is_null(b):
+        return a
+    if pa.types.is_null(a):
+        return b
+    if {a, b} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    if pa.types.is_list(a) and pa.types.is_list(b):
+        item = _unify(a.value_type, b.value_type)
+        return None if item is None else pa.list_(item)
+    if pa.types.is_struct(a) and pa.types.is_struct(b) and {f.name for f in a} == {f.name for f in b}:
+        fields = {f.name: _unify(f.type, b.field(f.name).type) for f in a}
+        return None if None in fields.values() else pa.struct(list(fields.items()))
+    return None

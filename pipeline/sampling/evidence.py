@@ -1,0 +1,78 @@
+"""Evidence for X-MBR: extra samples in another language, never selectable.
+
+Source: "When Life Gives You Samples" (arXiv 2506.20544), X-MBR: M = 3 samples, English for prompts that are not
+English, Chinese for English ones. The instruction is ours (the paper's could not be confirmed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from pipeline.engines.base import Prompt
+from pipeline.errors import ConfigError
+from pipeline.hashing import derive_seed
+from pipeline.languages import base_language, is_language, language_name
+from pipeline.records import Candidate
+from pipeline.sampling.plans import PLANS, PlannedRequest, SingleTemperature
+
+
+@PLANS.register("evidence")
+@dataclass
+class Evidence(SingleTemperature):
+    """M samples of the same generator, told to answer in the evidence language.
+
+    A sample that language identification finds to be in another language is drawn again, at most ``redraws`` times,
+    then dropped; one that cannot be told is kept. The size of what is left is the number of candidates of this plan.
+
+    Attributes:
+        n: M.
+        languages: language of the prompt -> evidence language; ``default`` for all others.
+        redraws: how often samples in the wrong language are drawn again.
+        instruction: added to the last user turn; ``{language}`` is the English name of the evidence language.
+    """
+
+    n: int = 3
+    redraws: int = 2
+    languages: dict[str, str] = field(default_factory=lambda: {"default": "en", "en": "zh"})
+    instruction: str = "Answer in {language} only."
+    origin: ClassVar[str] = "evidence"
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if "default" not in self.languages:
+            raise ConfigError(f"{key}.languages.default: missing; the evidence language of all other prompts")
+        if "{language}" not in self.instruction:
+            raise ConfigError(f"{key}.instruction: must say {{language}}")
+        for prompt, evidence in self.languages.items():
+            if base_language(prompt) == base_language(evidence):
+                raise ConfigError(f"{key}.languages.{prompt}: evidence must be in another language, not {evidence}")
+
+    def answer_language(self, language: str | None) -> str | None:
+        chosen = self.languages.get(base_language(language) or "", self.languages["default"])
+        if base_language(chosen) == base_language(language):
+            return self.languages.get(base_language(chosen) or "", "zh")
+        return chosen
+
+    def redraw_limit(self) -> int:
+        return self.redraws
+
+    def prompt(self, prompt: Prompt, language: str | None) -> Prompt:
+        chosen = self.answer_language(language)
+        line = self.instruction.format(language=language_name(chosen) or chosen)
+        if isinstance(prompt, str):
+            return f"{prompt}\n{line}\n"
+        turns = [dict(turn) for turn in prompt]
+        last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+        if last is None:
+            return [*turns, {"role": "user", "content": line}]
+        turns[last]["content"] = f"{turns[last].get('content') or ''}\n\n{line}"
+        return turns
+
+    def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
+        seed = derive_seed(run_seed, prompt_id, plan, 0, draw)
+        planned = self._stochastic(self.n - have, self.temperature, seed)
+        return [replace(planned, origin=self.origin)]
+
+    def accepts(self, candidate: Candidate) -> bool:
+        return candidate.text is not None and is_language(candidate.text, candidate.language) is not False

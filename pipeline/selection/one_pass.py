@@ -1,0 +1,86 @@
+"""One-pass selection: the judge sees all candidates at once and names one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pipeline.errors import ConfigError
+from pipeline.hashing import hash_rng
+from pipeline.judging.compare import VERDICT, Tally, verdict
+from pipeline.judging.templates import load_template
+from pipeline.judging.verdicts import LETTERS, pick
+from pipeline.selection.base import Choice, Pool, Selector, selector
+
+
+@selector("one_pass")
+@dataclass
+class OnePass(Selector):
+    """The judge sees prompt and candidates and names one; with R permutations, the candidate named most often.
+
+    The order is shuffled by a hash of (run seed, prompt_id); further permutations rotate it, so that with R = N every
+    candidate stands once in every place. Equal texts share their votes, a tie is broken by a seeded hash. All
+    permutations with their picks are recorded in ``detail``, the share of the votes in ``scores``. Judge temperature 0.
+    An unreadable verdict has no vote; when none is readable, the greedy candidate is taken and marked. O(R) calls
+    of O(N) texts. The paper's prompts, order and temperature could not be confirmed; these are ours.
+
+    Attributes:
+        template: name or file of the judge template.
+        permutations: R.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({VERDICT})
+    cost: ClassVar[str] = "R = 1"
+    source: ClassVar[str] = "arXiv 2506.20544, CHOPS without its checklist"
+    template: str = "one_pass"
+    permutations: int = 1
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        load_template(self.template, key=f"{key}.template")
+        if self.permutations < 1:
+            raise ConfigError(f"{key}.permutations: must be at least 1, not {self.permutations}")
+
+    def templates(self) -> dict[str, str]:
+        return {self.template: load_template(self.template).hash}
+
+    async def select(self, pool: Pool) -> Choice:
+        indices = pool.selectable()
+        if len({pool.candidates[i].text for i in indices}) == 1:
+            return Choice(indices[0], detail={"identical": True})
+        if len(indices) > len(LETTERS):
+            raise ValueError(f"one-pass selection shows at most {len(LETTERS)} candidates, not {len(indices)}")
+        checklist = await self._checklist(pool)
+        tally = Tally()
+        orders = [self._order(pool, indices, r) for r in range(self.permutations)]
+        picks = await asyncio.gather(*(self._pick(pool, order, checklist, tally) for order in orders))
+        detail: dict[str, Any] = {"permutations": picks, **tally.detail()}
+        if checklist:
+            detail["checklist"] = checklist
+        votes = Counter(pool.candidates[p["pick"]].text for p in picks if p["pick"] is not None)
+        if not votes:
+            return Choice(pool.fallback(), detail={**detail, "fallback": "unreadable verdict"})
+        return self.best(pool, [votes[c.text] / votes.total() for c in pool.candidates], **detail)
+
+    async def _checklist(self, pool: Pool) -> str:
+        """What the candidates are judged by; nothing here."""
+        return ""
+
+    def _order(self, pool: Pool, indices: list[int], r: int) -> list[int]:
+        block, turn = divmod(r, len(indices))
+        order = list(indices)
+        hash_rng(*pool.key(self.kind, block)).shuffle(order)
+        return order[turn:] + order[:turn]
+
+    async def _pick(self, pool: Pool, order: list[int], checklist: str, tally: Tally) -> dict[str, Any]:
+        assert pool.engine is not None
+        template = load_template(self.template, pool.row.language)
+        labels = LETTERS[: len(order)]
+        answers = [(label, pool.candidates[i].text) for label, i in zip(labels, order, strict=True)]
+        said = await verdict(pool.engine, template, pool.row.messages, labels, checklist=checklist, answers=answers)
+        label = pick(said.probs, *pool.key(self.kind, order))
+        tally.add(label is not None, said.error)
+        probs = [round(said.probs.get(label, 0.0), 6) for label in labels]
+        return {"order": order, "probs": probs, "pick": None if label is None else order[labels.index(label)]}

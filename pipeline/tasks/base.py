@@ -1,0 +1,72 @@
+"""What a task is: one dataclass in one file, registered under its ``kind``; its fields are its config keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import ClassVar
+
+from pipeline.engines.base import Prompt
+from pipeline.errors import ConfigError
+from pipeline.records import Message, Row
+from pipeline.registry import Registry
+
+TASKS: Registry[Task] = Registry("task", ("pipeline.tasks",))
+task = TASKS.register
+"""Decorator for a task class, built in or a user's own: ``@task("mine")``."""
+
+
+@dataclass
+class Task:
+    """Base of every task: an open question, sent as it is, with no closed answer to vote on or to verify.
+
+    ``canonicalise`` and ``verify`` are handed untrusted model output: they never raise and never hang.
+
+    Attributes:
+        source: paper and section.
+        stop: strings that end an answer, besides the sampling plan's.
+    """
+
+    kind: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    stop: list[str] = field(default_factory=list)
+
+    def check(self, key: str) -> None:
+        """Raise ConfigError, naming the key below ``key``, on a contradiction."""
+        if "" in self.stop:
+            raise ConfigError(f"{key}.stop: an empty string would end every answer at once")
+
+    def stops(self) -> tuple[str, ...]:
+        """Every stop string that the task's prompts need."""
+        return tuple(self.stop)
+
+    def instruct(self, messages: Sequence[Message], row: Row) -> Prompt:
+        """What the generator is sent: messages, or the raw text that a base model continues.
+
+        ``messages`` is never changed in place.
+        """
+        return messages
+
+    def canonicalise(self, text: str, row: Row) -> str | None:
+        """The final answer in the form in which equal answers are equal strings; ``None`` = casts no vote."""
+        return None
+
+    def verify(self, text: str, reference: str | None, row: Row) -> float | None:
+        """Quality of ``text`` in 0..1 against ``reference``; ``None`` when there is nothing to compare with."""
+        return None
+
+
+def task_for(row: Row, tasks: Mapping[str, Task] | None = None) -> Task:
+    """The task of a row: what ``tasks`` configures under its name, else that kind with default settings.
+
+    A name that is no kind either (a user's own label in the ``task`` column) is treated as ``open``.
+    """
+    if tasks and row.task in tasks:
+        return tasks[row.task]
+    return _default(row.task if row.task in TASKS else "open")
+
+
+@cache
+def _default(kind: str) -> Task:
+    return TASKS.get(kind)()

@@ -1,0 +1,103 @@
+"""Translation of the prompt's text."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.engines.base import Prompt
+from pipeline.errors import ConfigError
+from pipeline.languages import language_name
+from pipeline.records import Message, Row
+from pipeline.scoring.utility import chrf_matrix
+from pipeline.tasks.base import Task, task
+
+
+@dataclass
+class Example:
+    """One translation shown to the model before the text."""
+
+    source: str = ""
+    target: str = ""
+
+
+@task("translation")
+@dataclass
+class Translation(Task):
+    """Translate the last user turn; nothing but the translation is asked for.
+
+    Chat models get the instruction, with the examples as earlier turns. Base models (``raw``) get a text to
+    complete, ``Spanish: ...`` above ``English:``, which ends at the line's end; line breaks inside the source become
+    spaces there. Quality is sentence chrF / 100 (a segment metric; the paper's XCOMET-XL needs a model).
+
+    Attributes:
+        source_language: BCP 47 tag; ``null`` = the row's language when ``target_language`` is set, else not named.
+        target_language: BCP 47 tag; ``null`` = the row's language.
+        instruction: may hold ``{source}`` and ``{target}``, the languages' English names.
+        few_shot: examples, in order.
+        raw: prompt a base model with raw text instead of messages.
+    """
+
+    source = "arXiv 2506.20544, evaluation (WMT24++); chrF: Popovic 2015"
+    source_language: str | None = None
+    target_language: str | None = None
+    instruction: str = (
+        "Translate the following {source} text into {target}. Reply with the translation only, without explanations."
+    )
+    few_shot: list[Example] = field(default_factory=list)
+    raw: bool = False
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.source_language and self.source_language == self.target_language:
+            raise ConfigError(f"{key}.target_language: {self.target_language!r} is the source language already")
+        if self.raw and not (self.source_language or self.target_language):
+            raise ConfigError(f"{key}.source_language: a raw prompt names both languages; set this one or the target's")
+        try:
+            self.instruction.format(source="", target="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(
+                f"{key}.instruction: may hold {{source}} and {{target}}, no other braces ({error!r})"
+            ) from error
+        for i, example in enumerate(self.few_shot):
+            if not example.source.strip() or not example.target.strip():
+                raise ConfigError(f"{key}.few_shot[{i}]: needs both source and target")
+
+    def stops(self) -> tuple[str, ...]:
+        return (*self.stop, "\n") if self.raw else tuple(self.stop)
+
+    def instruct(self, messages: Sequence[Message], row: Row) -> Prompt:
+        source, target = self._languages(row)
+        asked = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
+        if asked is None:
+            return messages
+        text = messages[asked].get("content") or ""
+        if self.raw:
+            blocks = [f"{source or 'Text'}: {_line(e.source)}\n{target}: {_line(e.target)}\n\n" for e in self.few_shot]
+            return "".join([*blocks, f"{source or 'Text'}: {_line(text)}\n{target}:"])
+        # A source that nothing names would leave a double space.
+        instruction = self.instruction.format(source=source, target=target).replace("  ", " ")
+        shots: list[Message] = []
+        for example in self.few_shot:
+            shots.append({"role": "user", "content": f"{instruction}\n\n{example.source}"})
+            shots.append({"role": "assistant", "content": example.target})
+        turn = {**messages[asked], "content": f"{instruction}\n\n{text}"}
+        return [*messages[:asked], *shots, turn, *messages[asked + 1 :]]
+
+    def canonicalise(self, text: str, row: Row) -> str | None:
+        """The text in NFC with single spaces, so that equal translations vote together; ``None`` when empty."""
+        return _line(unicodedata.normalize("NFC", text)) or None
+
+    def verify(self, text: str, reference: str | None, row: Row) -> float | None:
+        """Sentence chrF (order 6, beta 2) / 100, equal to sacrebleu's; ``None`` without a reference."""
+        return chrf_matrix([text], [reference])[0][0] / 100 if reference and reference.strip() else None
+
+    def _languages(self, row: Row) -> tuple[str, str]:
+        target = self.target_language or row.language
+        source = self.source_language or (row.language if self.target_language else None)
+        return language_name(source) or "", language_name(target) or "the other language"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,138 @@
+"""The command line as a person meets it: exit codes, messages, speed, and an installed wheel in an empty folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+import zipfile
+from pathlib import Path
+
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from tests.conftest import ROOT
+
+
+def lemonpress(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *words], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_misspelt_key_fails_fast_with_exit_code_2() -> None:
+    started = time.monotonic()
+    done = lemonpress("run", "conf/demo.yaml", "samplng.n=3")
+    assert time.monotonic() - started < 5
+    assert done.returncode == 2
+    assert "'samplng'; did you mean 'sampling'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generat"], "no job is called 'generat'; did you mean 'generate'?"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: neither a config file nor the name of a preset"),
+        (["run", "dummy", "judge.opponent=nobody"], "judge.opponent: no system is called 'nobody'"),
+        (["run", "dummy", "judge.engine=nobody"], "judge.engine: no engine is called 'nobody'"),
+        (["run", "dummy", "sampling.engine=nobody"], "sampling.engine: no engine is called 'nobody'"),
+        (["run", "dummy", "engines.generator={kind: vllm, model: cache:none}"], "engines.generator.model: cache:none"),
+        (["run", "dummy", "prompts.kind=file", "prompts.path=nowhere.jsonl"], "prompts.path"),
+    ],
+)
+def test_mistakes_end_before_anything_heavy_starts(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*words, f"out={tmp_path / 'run'}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "candidates").exists()
+
+
+def test_a_job_without_its_input_says_what_to_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["winrate", "dummy", f"out={tmp_path}"]) == 2
+    assert "games does not exist: run the job that writes it" in capsys.readouterr().err
+
+
+def test_winrates_of_an_outside_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    table = tmp_path / "games.csv"
+    lines = ["prompt_id,language,system,opponent,order,score"]
+    for i in range(60):
+        language = ("en", "de")[i % 2]
+        lines += [
+            f"p{i},{language},mine,theirs,ab,{int(i % 3 > 0)}",
+            f"p{i},{language},mine,theirs,ba,{int(i % 4 > 0)}",
+        ]
+    table.write_text("\n".join(lines) + "\n")
+    assert main(["winrate", f"games={table}", f"out={tmp_path / 'out'}"]) == 0
+    rates = pq.read_table(tmp_path / "out" / "winrates.parquet")
+    assert pacsv.read_csv(tmp_path / "out" / "winrates.csv").num_rows == rates.num_rows
+    rows = {r["language"]: r for r in rates.to_pylist()}
+    assert set(rows) == {"all", "macro", "en", "de"}
+    assert rows["all"]["win_rate"] == pytest.approx((40 / 60 + 45 / 60) / 2)
+    assert (rows["all"]["n_prompts"], rows["all"]["n_games"], rows["all"]["n_invalid"]) == (60, 120, 0)
+    assert rows["all"]["ci_low"] < rows["all"]["win_rate"] < rows["all"]["ci_high"]
+    assert "70.8%" in capsys.readouterr().out
+
+
+def test_help_is_quick_and_lists_the_jobs() -> None:
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = lemonpress("--help")
+        times.append(time.monotonic() - started)
+    assert done.returncode == 0
+    assert all(job in done.stdout for job in ("run", "generate", "select", "judge", "winrate", "report", "doctor"))
+    assert min(times) < 1.0
+
+
+def test_jobs_start_as_modules() -> None:
+    for job in ("run", "generate", "select", "judge", "winrate", "report"):
+        done = subprocess.run(
+            [sys.executable, "-m", f"jobs.{job}", "no-such-preset"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert f"lemonpress {job}: no-such-preset" in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_installed_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
+    """The wheel alone (its dependencies borrowed from this environment) finds its presets and runs."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"pipeline"}
+    assert "pipeline/conf/demo.yaml" in names
+
+    venv.create(tmp_path / "venv", with_pip=False)
+    site = next((tmp_path / "venv" / "lib").glob("python*")) / "site-packages"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    # After the wheel's own folder, this environment's packages; not its .pth files, which lead to the checkout.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "pipeline.cli", *words]
+        return subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+
+    where = run("--version")
+    assert where.returncode == 0
+    doctor = run("doctor")
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert "dummy" in doctor.stdout
+    done = run("run", "dummy", "out=here", "prompts.limit_clusters=1", "execution.progress=false", "ray.address=local")
+    assert done.returncode == 0, done.stderr
+    assert (empty / "here" / "report" / "index.html").exists()
+    assert pq.read_table(empty / "here" / "winrates.parquet").num_rows > 0
