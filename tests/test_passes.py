@@ -288,3 +288,36 @@ def test_lost_rows_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(LemonpressError, match="8 rows went in, 7 came out"):
         passes._summarise(target, run, 8)
     assert isinstance(PassSummary("x", 1), PassSummary)
+
+
+def test_teachers_evidence_and_policy_in_one_run(tmp_path: Path) -> None:
+    """Two generators fill one candidate set, evidence goes beside it, and the policy's answer exists in every row."""
+    words = ["engines.second={kind: dummy, model: second}", "sampling.n=3"]
+    words += ["plans.a={kind: single, n: 1, candidate_set: teachers}"]
+    words += ["plans.b={kind: single, n: 1, candidate_set: teachers, engine: second}"]
+    words += ["plans.evidence={kind: evidence, n: 2, redraws: 0}", "selectors.xmbr={engine: judge}"]
+    words += ["policy.default={plan: hedged, selector: mbr}"]
+    words += ["policy.ja={language: ja, plan: teachers, selector: likelihood}"]
+    config = small(tmp_path, *words)
+    generate.run(config)
+    select.run(config)
+    judge.run(config)
+    run = RunFolder(config.out)
+    rows = rows_of(run, "games", "language", "candidates", "selections", "games", "errors")
+    assert len(rows) == 14
+    for r in rows:
+        plans = Counter(c["plan"] for c in r["candidates"])
+        assert plans["evidence"] <= 2
+        models = [c["model"] for c in r["candidates"] if c["plan"] == "teachers"]
+        if r["language"] == "ja":
+            assert (models, plans["hedged"]) == (["dummy-generator", "second"], 0)
+        else:
+            assert (models, plans["hedged"]) == ([], 3)
+        ours = {s["method"]: s for s in r["selections"] if s["plan"] == "policy"}
+        assert {"policy", "sample", "xmbr", "chops"} <= set(ours)
+        assert ours["policy"]["text"]
+        assert {g["opponent"] for g in r["games"]} == {"policy/sample"}
+        assert r["errors"] == []
+    marker = run.marker("candidates")
+    assert marker is not None
+    assert marker["pass"] == "generate-second"

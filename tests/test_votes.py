@@ -92,7 +92,7 @@ def test_weighted_vote_equals_brute_force(softmax: bool) -> None:
     rng, ties = random.Random(4), 0
     for case in range(1000):
         texts, truth = generated(rng)
-        rewards = {t: rng.randint(-4, 8) / 4 for t in texts if rng.random() < 0.9}
+        rewards = {t: rng.randint(-1, 2) / 2 for t in texts if rng.random() < 0.9}
         engine = Rewards(rewards)
         choice = choose(WeightedVote(engine="reward", softmax=softmax), pool(texts, seed=case, engine=engine))
         assert sorted(engine.calls) == sorted(t for t, a in zip(texts, truth, strict=True) if a is not None)

@@ -56,7 +56,7 @@ class Translation(Task):
             raise ConfigError(f"{key}.source_language: a raw prompt names both languages; set this one or the target's")
         try:
             self.instruction.format(source="", target="")
-        except (KeyError, IndexError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, ValueError) as error:
             raise ConfigError(
                 f"{key}.instruction: may hold {{source}} and {{target}}, no other braces ({error!r})"
             ) from error

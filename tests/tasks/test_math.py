@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from decimal import Decimal
@@ -285,6 +286,14 @@ def test_equality_needs_no_main_thread() -> None:
     assert results == [1.0]
     assert same(Fraction(1, 3), Fraction("0.3333333"))
     assert not same(Fraction(10**39), Fraction(10**39 + 1))
+
+
+def test_without_math_verify_numbers_still_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    assert MATH.verify("Answer: 0.3333333", "1/3", row()) == 1.0
+    assert MATH.verify("Answer: 0.33", "1/3", row()) == 0.0
+    assert MATH.canonicalise(r"\boxed{\frac{3}{4}}", row()) == "3/4"
+    assert MATH.canonicalise("Answer: 3 × 6 = 18", row()) == "18"
 
 
 HOSTILE = [

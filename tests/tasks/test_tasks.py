@@ -93,6 +93,7 @@ def test_a_base_model_completes_a_line() -> None:
         ({"raw": True}, "source_language"),
         ({"instruction": "Into {language}"}, "instruction"),
         ({"instruction": "{"}, "instruction"),
+        ({"instruction": "{source.x}"}, "instruction"),
         ({"few_shot": [Example("uno", " ")]}, r"few_shot\[0\]"),
         ({"stop": [""]}, "stop"),
     ],
