@@ -277,13 +277,13 @@ def test_win_rates_equal_the_statistics(run: RunFolder, page: str) -> None:
         assert cells[1] == pct(row["win_rate"])
         assert cells[2] == f"{100 * row['ci_low']:.1f}–{100 * row['ci_high']:.1f}%"
         assert cells[3] == f"{100 * joint['ci_low']:.1f}–{100 * joint['ci_high']:.1f}%"
-        assert macro[row["system"]]["win_rate"] is None and cells[4].startswith("–")
-        assert cells[5:7] == [str(row["n_prompts"]), str(row["n_invalid"])]
-        assert cells[8] == pct(rates[row["system"], "all"]["flip_rate"])
-        assert cells[9] == pct(rates[row["system"], "all"]["tie_rate"])
+        assert macro[row["system"]]["win_rate"] is None and cells[5].startswith("–")
+        assert cells[6:8] == [str(row["n_prompts"]), str(row["n_invalid"])]
+        assert cells[9] == pct(rates[row["system"], "all"]["flip_rate"])
+        assert cells[10] == pct(rates[row["system"], "all"]["tie_rate"])
         assert row["signature"] in parsed.plain and joint["signature"] in parsed.plain
     ordered = sorted(pooled, key=lambda r: -r["win_rate"])
-    shown = [c[0].strip("†") for c in parsed.rows if len(c) == 11 and c[1].endswith("%")]
+    shown = [c[0].strip("†") for c in parsed.rows if len(c) == 12 and c[1].endswith("%")]
     assert shown == [r["system"].removeprefix("hedged/") for r in ordered]
     german = next(r for r in table if (r["system"], r["language"]) == ("hedged/mbr", "de"))
     start = parsed.rows.index(["mbr"])

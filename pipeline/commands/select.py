@@ -5,16 +5,18 @@ from __future__ import annotations
 from pipeline.commands.chain import Step, chain
 from pipeline.commands.context import console, job, run_passes
 from pipeline.config import Config, to_dict
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TooManyFailedRows
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy import PolicyStage
 from pipeline.selection.stage import SelectStage
+from pipeline.stats.choices import count_choices
+from pipeline.storage import RunFolder
 
 
 def run(config: Config) -> None:
-    """Run every configured selector on every candidate set.
+    """Run every configured selector on every candidate set, and show what they chose.
 
     Candidates that the prompts brought are selected from directly when nothing is sampled.
 
@@ -22,6 +24,15 @@ def run(config: Config) -> None:
         ConfigError: no selector is configured.
         UnfinishedTableError: ``generate`` has not finished.
     """
+    try:
+        _run(config)
+    except TooManyFailedRows:
+        print_choices(RunFolder(config.out))  # the table exists, and shows which selectors fell back
+        raise
+    print_choices(RunFolder(config.out))
+
+
+def _run(config: Config) -> None:
     if not config.selectors:
         raise ConfigError("selectors: none is configured; e.g. selectors.mbr.kind=mbr")
     policy = Policy(config.policy) if config.policy else None
@@ -42,6 +53,31 @@ def run(config: Config) -> None:
         if policy is not None:
             steps.append(Step(None, PolicyStage(policy), {}, last=True))
         run_passes(current, chain("select", config, steps, reads, "selections", common))
+
+
+def print_choices(run: RunFolder) -> None:
+    """The table of what each selector chose; nothing while no selections are finished."""
+    from rich.table import Table
+
+    if run.marker("selections") is None:
+        return
+    table = Table(title="choices", title_justify="left")
+    table.add_column("candidate set")
+    table.add_column("method")
+    for name in ("answers", "greedy", "verdicts", "unreadable", "failed requests", "fallbacks", "bars lifted"):
+        table.add_column(name, justify="right")
+    for row in count_choices(run):
+        greedy = row.share(row.greedy)
+        numbers = (row.invalid, row.failed, row.fallbacks.total(), row.lifted)
+        table.add_row(
+            row.plan,
+            row.method,
+            f"{row.n:,}",
+            "-" if greedy is None else f"{greedy:.0%}",
+            "-" if row.verdicts is None else f"{row.verdicts:,}",
+            *(f"{n:,}" for n in numbers),
+        )
+    console(table)
 
 
 def show() -> None:

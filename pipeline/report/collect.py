@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +13,8 @@ import pyarrow.dataset as pads
 
 from pipeline.config import Config
 from pipeline.records import Candidate, Game, Row, Selection, row_from_dict
-from pipeline.stats.games import UNDETERMINED, Games, load_run_games, load_table_games
+from pipeline.stats.choices import Choices, SelectorRow, column, nested
+from pipeline.stats.games import UNDETERMINED, Comparison, Games, PromptKey, leave_out, load_run_games, load_table_games
 from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.winrate import simultaneous_differences, simultaneous_winrates, winrate_bounds, winrates
 from pipeline.storage import TABLES, RunFolder
@@ -62,6 +62,9 @@ class Standing:
         languages: per language, sorted by name.
         joint_low, joint_high: interval that holds for all of the run's systems together.
         self_judged: the win-rate judge also selected this system's answers.
+        readable: win-rate over the prompts on which its selector did not fall back; ``None`` when that leaves out
+            none of them, or all.
+        always_fell_back: no game is left without the prompts on which its selector fell back.
     """
 
     system: str
@@ -72,6 +75,13 @@ class Standing:
     joint_high: float | None
     joint_signature: str
     self_judged: bool
+    readable: WinRate | None = None
+    always_fell_back: bool = False
+
+    @property
+    def no_readable(self) -> str:
+        """Why there is no win-rate without fallbacks."""
+        return "its selector fell back on every prompt" if self.always_fell_back else "no fallback, nothing left out"
 
     @property
     def side(self) -> str:
@@ -95,41 +105,6 @@ class Contest:
     n_clusters: int
     standings: list[Standing]
     behind: frozenset[str]
-
-
-@dataclass
-class SelectorRow:
-    """What one selector did over all prompts.
-
-    Attributes:
-        n: prompts for which it gave an answer.
-        missing: prompts for which it gave none.
-        greedy: answers that are the greedy candidate; ``None`` when the plan has no greedy candidate.
-        new: synthesised texts.
-        chars: characters of all answers together.
-        truncated: answers that hit the token limit.
-        fallbacks: reason -> prompts on which it could not do its work and fell back.
-    """
-
-    system: str
-    plan: str
-    method: str
-    n: int = 0
-    missing: int = 0
-    greedy: int | None = None
-    new: int = 0
-    chars: int = 0
-    truncated: int = 0
-    fallbacks: Counter[str] = field(default_factory=Counter)
-
-    def share(self, count: int | None) -> float | None:
-        """``count`` as a share of the answers."""
-        return count / self.n if self.n and count is not None else None
-
-    @property
-    def mean_chars(self) -> float | None:
-        """Mean length of an answer in characters."""
-        return self.share(self.chars)
 
 
 @dataclass(frozen=True)
@@ -268,7 +243,8 @@ def collect(run: RunFolder, config: Config) -> Report:
     ids = _stream(run, report)
     if config.winrate.games or report.n_games:
         games = load_table_games(config.winrate.games) if config.winrate.games else load_run_games(run)
-        report.contests = _contests(games, config, report.judge_selects)
+        fell_back = {s.system: s.fell_back for s in report.selectors if s.fell_back}
+        report.contests = _contests(games, config, report.judge_selects, fell_back)
     report.name_systems(
         {s.system for s in report.selectors}
         | {c.opponent for c in report.contests}
@@ -299,7 +275,7 @@ def _stream(run: RunFolder, report: Report) -> list[int]:
     columns = [c for c in _STREAMED if c in data.schema.names]
     clusters: set[str] = set()
     languages: Counter[str] = Counter()
-    selectors: dict[tuple[str, str], SelectorRow] = {}
+    choices = Choices()
     same: Counter[tuple[str, str]] = Counter()
     both: Counter[tuple[str, str]] = Counter()
     usage: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
@@ -313,40 +289,33 @@ def _stream(run: RunFolder, report: Report) -> list[int]:
 
     scanner = data.scanner(columns=columns, batch_size=_BATCH, batch_readahead=2, fragment_readahead=2)
     for batch in scanner.to_batches():
-        names = _column(batch, "language")
-        row_ids = _column(batch, "row_id")
-        prompt_ids = _column(batch, "prompt_id")
+        names = column(batch, "language")
+        row_ids = column(batch, "row_id")
+        prompt_ids = column(batch, "prompt_id")
         report.n_prompts += len(batch)
-        clusters.update(c or p for c, p in zip(_column(batch, "cluster_id"), prompt_ids, strict=True))
+        clusters.update(c or p for c, p in zip(column(batch, "cluster_id"), prompt_ids, strict=True))
         for row_id, name in zip(row_ids, names, strict=True):
             languages[name or UNDETERMINED] += 1
             _keep_smallest(first[name or UNDETERMINED], row_id, report.config.report.samples)
         _count_games(batch, report, failed)
-        pools = _items(batch, "candidates", "plan", "origin", "finish_reason", "error", "model", "revision")
-        chosen = _items(batch, "selections", "plan", "method", "index", "text", "detail")
-        for pool, selections in zip(pools, chosen, strict=True):
-            plans: dict[str, list[tuple[str | None, str | None]]] = defaultdict(list)
-            for plan, origin, finish, error, model, revision in pool:
-                plans[plan].append((origin, finish))
+        choices.add(batch)
+        for pool in nested(batch, "candidates", "plan", "finish_reason", "error", "model", "revision"):
+            for plan, finish, error, model, revision in pool:
                 report.n_candidates += 1
                 report.n_truncated += finish == "length"
                 models.add(f"{model}@{revision}" if revision else model or "")
                 if error:
                     failed(f"generate:{plan}", "candidate without a text", example=error)
-            texts: dict[str, str] = {}
-            for plan, method, index, text, detail in selections:
-                entry = selectors.setdefault((plan, method), SelectorRow(f"{plan}/{method}", plan, method))
-                _count_choice(entry, plans[plan], index, text, detail)
-                if text is not None:
-                    texts[entry.system] = text
+        for selections in nested(batch, "selections", "plan", "method", "text"):
+            texts = {f"{plan}/{method}": text for plan, method, text in selections if text is not None}
             for pair in combinations(sorted(texts), 2):
                 both[pair] += 1
                 same[pair] += texts[pair[0]] == texts[pair[1]]
-        for items in _items(batch, "usage", "job", "stage", "model", *_SPENT):
+        for items in nested(batch, "usage", "job", "stage", "model", *_SPENT):
             for job, stage, model, *numbers in items:
                 total = usage[job, stage, model or ""]
                 total[:] = [a + (b or 0) for a, b in zip(total, numbers, strict=True)]
-        for errors in _items(batch, "errors", "stage", "kind", "message"):
+        for errors in nested(batch, "errors", "stage", "kind", "message"):
             report.n_failed_rows += bool(errors)
             for stage, kind, message in errors:
                 failed(stage, kind, example=message)
@@ -354,7 +323,7 @@ def _stream(run: RunFolder, report: Report) -> list[int]:
     report.n_clusters = len(clusters)
     report.languages = dict(sorted(languages.items()))
     report.models = sorted(models - {""})
-    report.selectors = list(selectors.values())
+    report.selectors = list(choices.rows.values())
     report.agreement = {pair: same[pair] / n for pair, n in both.items()}
     report.agreement |= {(b, a): share for (a, b), share in report.agreement.items()}
     report.stages = [_spent(stage, numbers, model=model) for (_, stage, model), numbers in usage.items()]
@@ -381,48 +350,10 @@ def _count_games(batch: pa.RecordBatch, report: Report, failed: Any) -> None:
         failed("judge", cause, count, reason)
 
 
-def _count_choice(
-    entry: SelectorRow,
-    pool: list[tuple[str | None, str | None]],
-    index: int | None,
-    text: str | None,
-    detail: str | None,
-) -> None:
-    if any(origin == "greedy" for origin, _ in pool):
-        entry.greedy = entry.greedy or 0
-    reason = _fallback(detail)
-    if reason is not None:
-        entry.fallbacks[reason] += 1
-    if text is None:
-        entry.missing += 1
-        return
-    entry.n += 1
-    entry.chars += len(text)
-    entry.new += index == -1
-    if index is not None and 0 <= index < len(pool):
-        origin, finish = pool[index]
-        entry.truncated += finish == "length"
-        if origin == "greedy":
-            entry.greedy = (entry.greedy or 0) + 1
-
-
-def _fallback(detail: str | None) -> str | None:
-    """Why a selector fell back, as its detail says."""
-    if not detail or '"fallback"' not in detail:
-        return None
-    try:
-        found = json.loads(detail)
-    except ValueError:
-        return None
-    return str(found["fallback"]) if isinstance(found, dict) and found.get("fallback") else None
-
-
-def _contests(games: Games, config: Config, judge_selects: list[str]) -> list[Contest]:
-    settings = config.winrate
-    options: dict[str, Any] = {"draws": settings.draws, "confidence": settings.confidence, "seed": settings.seed}
+def _win_rates(games: Games, options: dict[str, Any]) -> list[dict[str, WinRate]]:
+    """Per comparison: language (then ``all``, ``macro``) -> win-rate."""
     rates = {_key(r): r for r in judge_rates(games).to_pylist()}
     bounds = {_key(r): r for r in winrate_bounds(games).to_pylist()}
-    joint = simultaneous_winrates(games, **options).to_pylist()
     # the table of win-rates names neither judge nor template: its rows follow the comparisons, each ending in macro
     per: list[dict[str, WinRate]] = [{} for _ in games.comparisons]
     k = 0
@@ -447,9 +378,36 @@ def _contests(games: Games, config: Config, judge_selects: list[str]) -> list[Co
             signature=row["signature"],
         )
         k += row["language"] == MACRO
+    return per
+
+
+def _readable(games: Games, options: dict[str, Any], fell_back: dict[str, set[PromptKey]]) -> dict[Comparison, WinRate]:
+    """Pooled win-rates of the systems with fallbacks, without the prompts on which they fell back."""
+    if not fell_back:
+        return {}
+    rest = leave_out(games, fell_back)
+    found = {c: rates[POOLED] for c, rates in zip(rest.comparisons, _win_rates(rest, options), strict=True)}
+    return {c: replace(rate, signature=_say(rate.signature, "fallbacks:left_out")) for c, rate in found.items()}
+
+
+def _say(signature: str, choice: str) -> str:
+    """The recipe with one more choice, before its version."""
+    head, _, version = signature.rpartition("|")
+    return f"{head}|{choice}|{version}"
+
+
+def _contests(
+    games: Games, config: Config, judge_selects: list[str], fell_back: dict[str, set[PromptKey]]
+) -> list[Contest]:
+    settings = config.winrate
+    options: dict[str, Any] = {"draws": settings.draws, "confidence": settings.confidence, "seed": settings.seed}
+    joint = simultaneous_winrates(games, **options).to_pylist()
+    per = _win_rates(games, options)
+    readable = _readable(games, options, fell_back)
     groups: dict[tuple[str, str, str], list[Standing]] = defaultdict(list)
     for c, rows, together in zip(games.comparisons, per, joint, strict=True):
         method = c.system.split("/", 1)[-1]
+        rest = readable.get(c)
         groups[c.opponent, c.judge, c.template].append(
             Standing(
                 system=c.system,
@@ -460,6 +418,9 @@ def _contests(games: Games, config: Config, judge_selects: list[str]) -> list[Co
                 joint_high=together["ci_high"],
                 joint_signature=together["signature"],
                 self_judged="/" in c.system and method in judge_selects,
+                # outside games need not hold the prompts on which it fell back
+                readable=rest if rest and rest.n_games < rows[POOLED].n_games else None,
+                always_fell_back=c.system in fell_back and rest is None,
             )
         )
     contests = []
@@ -575,20 +536,3 @@ def _keep_smallest(kept: list[int], value: int, n: int) -> None:
         kept.append(value)
     elif n and value < max(kept):
         kept[kept.index(max(kept))] = value
-
-
-def _column(batch: pa.RecordBatch, name: str) -> list[Any]:
-    return batch.column(name).to_pylist() if name in batch.schema.names else [None] * len(batch)
-
-
-def _items(batch: pa.RecordBatch, name: str, *fields: str) -> list[list[tuple[Any, ...]]]:
-    """Per row, the named fields of a nested column's items; the other fields (texts) never become Python objects."""
-    groups: list[list[tuple[Any, ...]]] = [[] for _ in range(len(batch))]
-    if name not in batch.schema.names:
-        return groups
-    column = batch.column(name)
-    flat = pc.list_flatten(column)
-    values = [pc.struct_field(flat, f).to_pylist() for f in fields]
-    for parent, *item in zip(pc.list_parent_indices(column).to_pylist(), *values, strict=True):
-        groups[parent].append(tuple(item))
-    return groups

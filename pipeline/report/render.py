@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,14 @@ def _context(report: Report) -> dict[str, Any]:
         "asked": wording.asked(report),
         "interval": wording.interval,
         "missing": wording.missing_number,
+        "readable": wording.readable,
+        "left_out": wording.LEFT_OUT,
+        "has_left_out": partial(has_left_out, report),
+        "has_greedy": any(s.greedy is not None for s in report.selectors),
         "count": wording.count,
         "pass_notes": notes,
-        "pooled_notes": pooled_footnotes,
+        "pooled_notes": partial(_all_footnotes, report),
         "level": f"{100 * report.config.winrate.confidence:g}%",
-        "has_greedy": any(s.greedy is not None for s in report.selectors),
         "has_new": any(s.new for s in report.selectors),
         "templates": _templates(report),
         "signatures": _signatures(report),
@@ -154,6 +158,23 @@ def pooled_footnotes(contest: Contest) -> list[str]:
     return list(dict.fromkeys([*reasons, *(wording.missing_number(r, "win_rate") for r in macro)]))
 
 
+def has_left_out(report: Report, contest: Contest) -> bool:
+    """Whether a selector of the contest fell back or could not read a verdict."""
+    troubled = {s.system for s in report.selectors if s.fallbacks or s.invalid}
+    return any(s.system in troubled for s in contest.standings)
+
+
+def _all_footnotes(report: Report, contest: Contest) -> list[str]:
+    reasons = pooled_footnotes(contest)
+    if has_left_out(report, contest):
+        rest = [s.readable for s in contest.standings if s.readable is not None]
+        reasons += [
+            wording.missing_number(r, name) for r in rest for name in ("win_rate", "low") if vars(r)[name] is None
+        ]
+        reasons += [s.no_readable for s in contest.standings if s.readable is None]
+    return list(dict.fromkeys(reasons))
+
+
 def _notes(standing: Standing) -> list[str]:
     return footnotes([standing.pooled, standing.macro, *standing.languages])
 
@@ -169,6 +190,7 @@ def _templates(report: Report) -> list[tuple[str, str]]:
 def _signatures(report: Report) -> list[str]:
     standings = [s for c in report.contests for s in c.standings]
     every = [s.pooled.signature for s in standings] + [s.joint_signature for s in standings if s.joint_low is not None]
+    every += [s.readable.signature for s in standings if s.readable is not None]
     return list(dict.fromkeys(every))
 
 

@@ -230,6 +230,19 @@ def _data_warnings(report: Report, contest: Contest) -> list[Banner]:
     return found
 
 
+LEFT_OUT = (
+    "Without fallbacks: win-rate, interval and number of prompts when those prompts are left out on which the system’s "
+    "selector fell back, for example because no verdict was readable. Leaving prompts out is a selection of its own: "
+    "those that remain may be easier, and differ from system to system. It shows what the fallbacks hide; it ranks "
+    "no systems."
+)
+
+
+def readable(rate: WinRate) -> str:
+    """``62.3% (54.2–71.5%), n = 41``."""
+    return f"{percent(rate.win_rate)} ({interval(rate.low, rate.high)}), n = {rate.n_prompts:,}"
+
+
 def missing_number(rate: WinRate, name: str) -> str:
     """Why a number of a win-rate's row does not exist."""
     if name in ("flip_rate", "tie_rate", "mean_mass") and rate.language == "macro":

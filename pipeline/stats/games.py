@@ -6,7 +6,8 @@ from Parquet, CSV or JSONL. Both are checked here, once: every error names the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,11 @@ _OPTIONAL_NUMBERS = ("mass", "length", "opponent_length")
 _NUMBERS = ("score", *_OPTIONAL_NUMBERS)
 _NULLS = ["", "null", "none", "na"]
 _RESERVED = ("all", "macro")
+_SEPARATOR = "\x1f"
 _PROMPT = ["prompt_id", "cluster_id", "language"]
+
+PromptKey = tuple[str, str]
+"""What tells prompts apart: (prompt_id, language)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -62,6 +67,7 @@ class Games:
         comparisons: the K comparisons, sorted.
         languages: the L language names, sorted.
         n_clusters: C.
+        prompt_id: names [P].
         prompt_language, prompt_cluster: codes [P]. A prompt is a (prompt_id, language): tables that repeat a
             question's id in every language are understood, and those prompts share a cluster by default.
         unjudged: [P], prompts of the run's table without a single game (their row failed): invalid everywhere.
@@ -75,6 +81,7 @@ class Games:
     comparisons: list[Comparison]
     languages: list[str]
     n_clusters: int
+    prompt_id: pa.StringArray
     prompt_language: Ints
     prompt_cluster: Ints
     unjudged: Bools
@@ -172,6 +179,30 @@ def games_from_table(table: pa.Table, where: str = "games") -> Games:
         columns[name] = _numbers(column, name, where) if name in _NUMBERS else _text(column, name, where)
     columns.update(_prompt_columns(pa.table(columns)))
     return _build(_encoded(pa.table(columns)), where, None)
+
+
+def leave_out(games: Games, prompts: Mapping[str, Collection[PromptKey]]) -> Games:
+    """The games of the systems named in ``prompts``, each without those prompts of its own.
+
+    Other systems, and comparisons that lose all of their games, are left out whole. Prompts, clusters and languages
+    keep their codes; prompts without a single game stay ``unjudged``. O((P + G) * systems).
+    """
+    names = pa.array(games.languages, pa.string()).take(pa.array(games.prompt_language))
+    keys = pc.binary_join_element_wise(names, games.prompt_id, _SEPARATOR)  # a language's tag holds no separator
+    kept = np.zeros(len(games.score), dtype=bool)
+    for system, left_out in prompts.items():
+        mine = np.array([c.system == system for c in games.comparisons])[games.comparison]
+        listed = pa.array([f"{language}{_SEPARATOR}{prompt_id}" for prompt_id, language in left_out], pa.string())
+        gone = pc.is_in(keys, value_set=listed).to_numpy(zero_copy_only=False)
+        kept |= mine & ~gone[games.prompt]
+    codes, comparison = np.unique(games.comparison[kept], return_inverse=True)
+    columns = ("prompt", "order", "score", "outcome", "mass", "length_difference")
+    return replace(
+        games,
+        comparisons=[games.comparisons[code] for code in codes],
+        comparison=comparison,
+        **{name: getattr(games, name)[kept] for name in columns},
+    )
 
 
 def _require_columns(names: list[str], where: str) -> None:
@@ -274,7 +305,7 @@ def _build(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games:
     keys = table.select(_PROMPT)
     if unjudged is not None:
         keys = pa.concat_tables([keys, _encoded(unjudged).select(_PROMPT)])
-    _ids, id_code = _codes(keys.column("prompt_id"))
+    ids, id_code = _codes(keys.column("prompt_id"))
     clusters, cluster = _codes(keys.column("cluster_id"))
     languages, language = _codes(keys.column("language"))
     for name in _RESERVED:
@@ -296,6 +327,7 @@ def _build(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games:
         comparisons=comparisons,
         languages=languages.to_pylist(),
         n_clusters=len(clusters),
+        prompt_id=ids.take(pa.array(id_code[first])),
         prompt_language=language[first],
         prompt_cluster=cluster[first],
         unjudged=~played,

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import InputError, UnfinishedTableError
 from pipeline.schema import GAME, with_provenance
-from pipeline.stats.games import INVALID, games_from_table, load_run_games, load_table_games
+from pipeline.stats.games import INVALID, games_from_table, leave_out, load_run_games, load_table_games
 from pipeline.stats.winrate import winrates
 from pipeline.storage import MARKER, RunFolder
 from tests.stats.tables import both_orders, flat, rows_of
@@ -143,3 +143,21 @@ def test_a_run_without_any_game_is_an_error(tmp_path: Path) -> None:
     run.write_json({}, "games", MARKER)
     with pytest.raises(InputError, match="holds no game"):
         load_run_games(run)
+
+
+def test_leaving_prompts_out_equals_a_table_without_them() -> None:
+    scores: dict[str, list[float | None]] = {"en": [1.0, 0.5, 0.0, 1.0], "de": [0.0, 1.0, None, 1.0]}
+    named = [both_orders(scores, system=s) for s in ("s", "t", "u")]
+    # one id in two languages is two prompts
+    rows = [(r[0].replace("de", "en"), *r[1:]) for part in named for r in part]
+    gone = {
+        "s": {("en0", "de"), ("en3", "en"), ("absent", "en")},
+        "t": {(f"en{i}", n) for i in range(4) for n in scores},
+    }
+    rest = leave_out(games_from_table(flat(rows)), gone)
+    assert [c.system for c in rest.comparisons] == ["s"]  # t has no game left, nothing was asked about u
+    direct = games_from_table(flat([r for r in rows if r[2] == "s" and (r[0], r[1]) not in gone["s"]]))
+    assert winrates(rest).equals(winrates(direct))
+    assert rows_of(winrates(rest), "language")["all"]["n_prompts"] == 5
+    assert not leave_out(games_from_table(flat(rows)), {}).comparisons
+    assert not winrates(leave_out(games_from_table(flat(rows)), {"nobody": set()})).num_rows
