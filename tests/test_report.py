@@ -19,7 +19,7 @@ from pipeline.commands import report as report_command
 from pipeline.config import Config, build_config
 from pipeline.errors import UnfinishedTableError
 from pipeline.report import plots, wording
-from pipeline.report.collect import Report, collect
+from pipeline.report.collect import CLUSTERS_TO_CLAIM, Report, collect, side
 from pipeline.report.render import build_report, escape_markdown, fence, render_html
 from pipeline.schema import COLUMNS, with_provenance
 from pipeline.stats.games import load_run_games
@@ -518,3 +518,10 @@ def test_unfinished_run_is_refused(tmp_path: Path) -> None:
 def test_needs_neither_ray_nor_vllm() -> None:
     code = "import sys, pipeline.report.render; sys.exit(any(m in sys.modules for m in ('ray', 'vllm', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_few_clusters_claim_nothing_however_short_the_interval() -> None:
+    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM - 1) == "even"
+    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM) == "above"
+    assert side(0.39, 0.41, n_clusters=CLUSTERS_TO_CLAIM) == "below"
+    assert side(None, None, n_clusters=100) == "none"

@@ -26,6 +26,9 @@ TABLE = "games"
 _STREAMED = ("row_id", "prompt_id", "cluster_id", "language", "candidates", "selections", "games", "usage", "errors")
 _SHOWN = ("task", "messages", "reference", "scores", "answers", *_STREAMED)
 _SPENT = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+CLUSTERS_TO_CLAIM = 6
+"""With fewer independent clusters no difference is claimed: from 5 not even a sign test reaches 5%, and a t-interval
+from 2 can be arbitrarily short when their means happen to agree."""
 _BATCH = 256  # rows: a batch of long candidate sets still fits into little memory
 
 
@@ -46,11 +49,12 @@ class WinRate:
     if_lost: float | None
     if_won: float | None
     signature: str
+    n_clusters: int
 
     @property
     def side(self) -> str:
         """Where the interval lies: ``above`` or ``below`` an even match, ``even`` around it, ``none`` without one."""
-        return side(self.low, self.high)
+        return side(self.low, self.high, self.n_clusters)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Standing:
         """Where the simultaneous interval lies (the system's own where there is no simultaneous one)."""
         if self.joint_low is None:
             return self.pooled.side
-        return side(self.joint_low, self.joint_high)
+        return side(self.joint_low, self.joint_high, self.pooled.n_clusters)
 
 
 @dataclass(frozen=True)
@@ -221,10 +225,15 @@ class Report:
         self._short = {s: name for s, name in short.items() if name not in outside}
 
 
-def side(low: float | None, high: float | None) -> str:
-    """``above``, ``below`` or ``even`` (an interval against 1/2), ``none`` without an interval."""
+def side(low: float | None, high: float | None, n_clusters: int) -> str:
+    """``above``, ``below`` or ``even`` (an interval against 1/2), ``none`` without an interval.
+
+    Always ``even`` with fewer than ``CLUSTERS_TO_CLAIM`` clusters.
+    """
     if low is None or high is None:
         return "none"
+    if n_clusters < CLUSTERS_TO_CLAIM:
+        return "even"
     return "above" if low > 0.5 else "below" if high < 0.5 else "even"
 
 
@@ -376,6 +385,7 @@ def _win_rates(games: Games, options: dict[str, Any]) -> list[dict[str, WinRate]
             if_lost=bound.get("if_lost"),
             if_won=bound.get("if_won"),
             signature=row["signature"],
+            n_clusters=games.n_clusters,
         )
         k += row["language"] == MACRO
     return per
@@ -444,7 +454,7 @@ def _with_behind(contest: Contest, games: Games, options: dict[str, Any]) -> Con
     names = [s.system for s in contest.standings if s.pooled.win_rate is not None]
     alone = sum(c.opponent == contest.opponent and c.judge == contest.judge for c in games.comparisons)
     # several templates cannot be told apart by the paired comparison's arguments; then nothing is claimed
-    if len(names) < 2 or alone != len(contest.standings):
+    if len(names) < 2 or alone != len(contest.standings) or games.n_clusters < CLUSTERS_TO_CLAIM:
         return contest
     table = simultaneous_differences(games, names, contest.opponent, contest.judge, **options)
     behind = set()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Config
 from pipeline.languages import language_name
-from pipeline.report.collect import POOLED, Contest, Report, Standing, WinRate
+from pipeline.report.collect import CLUSTERS_TO_CLAIM, POOLED, Contest, Report, Standing, WinRate
 from pipeline.sampling.plans import PlanConfig
 from pipeline.stats.intervals import FEW_CLUSTERS
 
@@ -145,6 +145,9 @@ def headline(report: Report) -> Headline:
         text = f"{found}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
         return Headline("open", f"No system can be told from {opponent} at {n}", text)
     span = f"{level} {kind}interval {interval(low, high)}, {basis}"
+    if contest.n_clusters < CLUSTERS_TO_CLAIM:
+        text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}). So few independent clusters decide nothing."
+        return Headline("open", f"No system can be told from {opponent} at {n}", text)
     if best.side == "above":
         points = f"{100 * (rate.win_rate - 0.5):.1f} points above an even match"
         text = f"{found}: {points} ({span}).{_others(report, contest)}"
