@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.engines.base import ENGINES, EngineConfig
+from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
 from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
@@ -195,10 +195,10 @@ class Config:
         if name not in self.engines:
             raise ConfigError(f"{key}: no engine is called {name!r} under engines{nearest(name, self.engines)}")
         able = self.engines[name].capabilities()
-        missing = [need.replace("|", " or ") for need in sorted(needs) if not able & set(need.split("|"))]
+        missing = [need for need in needs if not able & set(need.split("|"))]
         if missing:
             can = ", ".join(sorted(able))
-            raise ConfigError(f"{key}: engine {name!r} cannot {', '.join(missing)} (it can: {can})")
+            raise ConfigError(f"{key}: engine {name!r} cannot {spell_needs(missing)} (it can: {can})")
         return self.engines[name]
 
     def system(self, name: str, key: str, outside: Sequence[str] = ()) -> str:
@@ -368,7 +368,7 @@ def _check(config: Config) -> None:
         chosen.check(key)
         if chosen.engine:
             config.engine(chosen.engine, f"{key}.engine", chosen.requires())
-        evidence = getattr(chosen, "evidence", None)
+        evidence = chosen.evidence_plan()
         if evidence is not None and (evidence not in plans or plans[evidence].kind != "evidence"):
             known = [p for p in plans if plans[p].kind == "evidence"]
             raise ConfigError(

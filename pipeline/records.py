@@ -146,6 +146,11 @@ class Row:
     usage: list[Usage] = field(default_factory=list)
     errors: list[RowError] = field(default_factory=list)
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether the source row could not be read as a prompt: later stages carry it along and skip it."""
+        return any(error.job == "prompts" for error in self.errors)
+
     def plan(self, name: str) -> list[Candidate]:
         """The candidates of one plan, in order: what ``Score.values`` and ``Selection.index`` refer to."""
         return [c for c in self.candidates if c.plan == name]

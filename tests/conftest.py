@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,3 +87,22 @@ def _model(name: str) -> str:
     if not Path(path, "config.json").exists():
         pytest.fail(f"the real model {name} is missing: run scripts/demo_model.py (scripts/test.sh does)")
     return path
+
+
+@pytest.fixture
+def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests' files out of the user's ``datasets`` cache."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(str(tmp_path / "run"))
+
+
+def jsonl(path: Path, *items: Any) -> str:
+    """Write objects as JSON Lines; strings are written as they are."""
+    path.write_text("".join((i if isinstance(i, str) else json.dumps(i)) + "\n" for i in items), encoding="utf-8")
+    return str(path)

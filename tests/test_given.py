@@ -17,27 +17,13 @@ from pipeline.prompts import Columns, FileSource, Given, RunSource, read_prompts
 from pipeline.records import Candidate, row_from_dict
 from pipeline.schema import METADATA_KEY, prompts_schema, read_provenance, with_columns, with_provenance
 from pipeline.storage import MARKER, RunFolder
+from tests.conftest import jsonl
 
 ARENA = Path(__file__).parents[2] / "shared" / "data" / "arena-hard-v0.1"
 MODELS = ("gpt-3.5-turbo-0125", "gpt-4-0314", "gpt-4-0613")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the tests' files out of the user's ``datasets`` cache."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    return RunFolder(str(tmp_path / "run"))
-
-
-def jsonl(path: Path, *items: Any) -> str:
-    path.write_text("".join((i if isinstance(i, str) else json.dumps(i)) + "\n" for i in items), encoding="utf-8")
-    return str(path)
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 def candidates_of(run: RunFolder) -> list[list[Candidate]]:

@@ -23,29 +23,14 @@ from pipeline.prompts import Columns, ExampleSource, FileSource, HubSource, Sour
 from pipeline.records import row_from_dict
 from pipeline.schema import PROMPT_COLUMNS, prompts_schema, read_provenance
 from pipeline.storage import RunFolder
+from tests.conftest import jsonl
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PAPER_LANGUAGES = ["en", "de", "es", "fr", "ja", "ru", "zh"]
 HIGH, LOW = "\\ud83d", "\\ude00"  # the two halves of an emoji, as JSON escapes
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the tests' files out of the user's ``datasets`` cache."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    return RunFolder(str(tmp_path / "run"))
-
-
-def jsonl(path: Path, *items: Any) -> str:
-    """Write objects as JSON Lines; strings are written as they are."""
-    path.write_text("".join((i if isinstance(i, str) else json.dumps(i)) + "\n" for i in items), encoding="utf-8")
-    return str(path)
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 def rows_of(run: RunFolder) -> list[dict[str, Any]]:

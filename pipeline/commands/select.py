@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.commands.chain import Step, chain
 from pipeline.commands.context import console, job, run_passes
 from pipeline.config import Config, to_dict
+from pipeline.engines.base import spell_needs
 from pipeline.errors import ConfigError, TooManyFailedRows
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
@@ -89,6 +90,6 @@ def show() -> None:
         table.add_column(column, overflow="fold")
     for kind, cls in SELECTORS.items():
         what = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        needs = ", ".join(sorted(need.replace("|", " or ") for need in cls.needs)) or "-"
+        needs = spell_needs(cls.needs) or "-"
         table.add_row(kind, cls.cost, needs, cls.source, " ".join(what.split()))
     console(table)

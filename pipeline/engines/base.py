@@ -7,7 +7,7 @@ the engine itself, inside the worker that will own it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -18,6 +18,11 @@ Prompt = Sequence[Message] | str
 """A conversation in the chat format, or the raw text that a base model continues."""
 
 CAPABILITIES = ("generate", "label_probs", "loglikelihood", "reward", "embed", "count_tokens")
+
+
+def spell_needs(needs: Iterable[str]) -> str:
+    """Capabilities as words, sorted; ``a|b`` (either will do) reads "a or b"."""
+    return ", ".join(need.replace("|", " or ") for need in sorted(needs))
 
 
 @dataclass

@@ -50,7 +50,7 @@ class JudgeStage(Stage):
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert engine is not None
-        if any(error.job == "prompts" for error in row.errors):
+        if row.unreadable:
             return row
         template = load_template(self.template, row.language)
         calls: dict[tuple[str, str], asyncio.Task[LabelProbs]] = {}

@@ -11,11 +11,9 @@ from pipeline.errors import EngineRequestError
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, Score
 from pipeline.sampling.plans import PlanConfig, PlannedRequest
+from pipeline.scoring.certainty import SCORER as CERTAINTY
 from pipeline.stage import Stage
 from pipeline.tasks import Task, task_for
-
-CERTAINTY = "self_certainty"
-"""Scorer name under which self-certainty, measured while sampling, is stored."""
 
 
 @dataclass
@@ -64,7 +62,7 @@ class GenerateStage(Stage):
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert engine is not None
-        if any(error.job == "prompts" for error in row.errors):
+        if row.unreadable:
             return row
         if self.policy is not None and not self.policy.wants_plan(self.set_name, row):
             return row

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+SCORER = "self_certainty"
+"""Scorer name under which it is stored when it was measured while sampling."""
+
 
 def self_certainty(steps: Sequence[Sequence[float]], vocabulary: int) -> float | None:
     """Mean over tokens of KL(U || p), in nats, from the top tokens' log-probabilities.

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pipeline.engines.base import Engine
+from pipeline.engines.base import Engine, spell_needs
 from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.hashing import argmax, derive_seed
 from pipeline.records import Candidate, Row, Score, Selection
@@ -110,12 +110,15 @@ class Selector:
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the key, on a contradiction."""
         if self.requires() and not self.engine:
-            can = ", ".join(sorted(need.replace("|", " or ") for need in self.requires()))
-            raise ConfigError(f"{key}.engine: {self.kind} needs an engine that can {can}")
+            raise ConfigError(f"{key}.engine: {self.kind} needs an engine that can {spell_needs(self.requires())}")
 
     def requires(self) -> frozenset[str]:
         """The part of ``needs`` that these settings call for."""
         return self.needs
+
+    def evidence_plan(self) -> str | None:
+        """Name of the evidence plan that it reads, if it reads one."""
+        return None
 
     def templates(self) -> dict[str, str]:
         """Purpose -> hash of every judge template that it uses: part of the fingerprint."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.errors import EngineRequestError
+from pipeline.scoring.certainty import SCORER
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -23,10 +24,6 @@ class SelfCertainty(Selector):
 
     async def select(self, pool: Pool) -> Choice:
         for score in pool.row.scores:
-            if (
-                score.scorer == "self_certainty"
-                and score.plan == pool.plan
-                and len(score.values) == len(pool.candidates)
-            ):
+            if score.scorer == SCORER and score.plan == pool.plan and len(score.values) == len(pool.candidates):
                 return self.best(pool, score.values)
         raise EngineRequestError("no self-certainty was measured: set sampling.confidence_tokens=20 before generating")

@@ -37,6 +37,9 @@ class XMBR(MBR):
         super().check(key)
         check_pairwise(self.crosslingual_template, f"{key}.crosslingual_template")
 
+    def evidence_plan(self) -> str | None:
+        return self.evidence
+
     def templates(self) -> dict[str, str]:
         hashes = super().templates()
         return hashes and hashes | {self.crosslingual_template: load_template(self.crosslingual_template).hash}
