@@ -78,12 +78,14 @@ class WinrateConfig:
         draws: bootstrap draws.
         confidence: coverage of the intervals.
         seed: of the bootstrap.
+        base: the selector that task scores are compared with: the paper's single-sample decoding.
     """
 
     games: str | None = None
     draws: int = 10_000
     confidence: float = 0.95
     seed: int = 1
+    base: str = "sample"
 
 
 @dataclass
@@ -171,6 +173,15 @@ class Config:
         """Names of the candidate sets that selectors work on: those of the plans (evidence apart) and given ones."""
         named = [p.candidate_set or name for name, p in self.all_plans().items() if p.kind != "evidence"]
         return list(dict.fromkeys([*self.prompts.given_sets(), *named]))
+
+    def only_languages(self) -> dict[str, list[str]]:
+        """Candidate set -> its languages, for the sets that no plan samples in all languages."""
+        found: dict[str, list[str] | None] = {}
+        for name, plan in self.all_plans().items():
+            key, tags = plan.candidate_set or name, plan.only_languages
+            known = found.get(key, [])
+            found[key] = None if tags is None or known is None else [*known, *tags]
+        return {key: tags for key, tags in found.items() if tags is not None}
 
     def sets_of(self, selector: str) -> list[str]:
         """The candidate sets that one selector is applied to."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _LANGUAGES = (
     "ar Arabic,bg Bulgarian,bn Bengali,ca Catalan,cs Czech,da Danish,de German,el Greek,en English,es Spanish,"
     "et Estonian,fa Persian,fi Finnish,fr French,gu Gujarati,he Hebrew,hi Hindi,hr Croatian,hu Hungarian,id Indonesian,"
@@ -36,6 +38,11 @@ def base_language(tag: str | None) -> str | None:
         return None
     base = tag.replace("_", "-").split("-")[0].lower()
     return _SAME.get(base, base)
+
+
+def is_among(tag: str | None, tags: Iterable[str] | None) -> bool:
+    """Whether a language is one of ``tags`` (by primary subtag); ``None`` stands for all languages."""
+    return tags is None or base_language(tag) in {base_language(t) for t in tags}
 
 
 def identify(text: str) -> str | None:

@@ -275,13 +275,17 @@ def convert(gguf: Path, folder: Path) -> None:
     )
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     tokenizer.model_max_length = model.config.max_position_embeddings
-    # The weights are plain bf16 by now; these leftovers would make save_pretrained refuse a "quantized" model.
+    plain_weights(model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def plain_weights(model: Any) -> Any:
+    """A model read from a GGUF is plain bf16; what is left over would make save_pretrained refuse a "quantized" one."""
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model
 
 
 def check_conversion(folder: Path) -> None:
@@ -372,9 +376,10 @@ def prepare(force: bool) -> list[Path]:
     return [chat, reward]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Prepare Lemonpress's demo models in its cache folder.")
-    parser.add_argument("--force", action="store_true", help="build them again even when they are there and whole")
+def command_line(description: str, prepare: Callable[[bool], list[Path]]) -> int:
+    """Parse ``--force``, prepare the folders, say which are ready; returns the exit code."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--force", action="store_true", help="build again even what is there and whole")
     force = parser.parse_args().force
     os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, so before anything else is
     started = time.monotonic()
@@ -393,4 +398,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command_line("Prepare Lemonpress's demo models in its cache folder.", prepare))

@@ -9,6 +9,7 @@ from pipeline.engines.base import spell_needs
 from pipeline.errors import ConfigError, TooManyFailedRows
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
+from pipeline.scoring.measure import MeasureStage
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy import PolicyStage
 from pipeline.selection.stage import SelectStage
@@ -39,6 +40,7 @@ def _run(config: Config) -> None:
     policy = Policy(config.policy) if config.policy else None
     bars = (config.selection.bar_truncated, config.selection.bar_wrong_language)
     common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy), "bars": bars}
+    only = config.only_languages()
     with job("select", config) as current:
         reads = "candidates"
         if not config.all_plans():
@@ -49,8 +51,9 @@ def _run(config: Config) -> None:
         for name, chosen in config.selectors.items():
             plans = tuple(config.sets_of(name))
             settings = to_dict(chosen) | {"plans": list(plans), "templates": chosen.templates()}
-            stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, *bars)
+            stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars)
             steps.append(Step(chosen.engine, stage, settings, 4))
+        steps.append(Step(None, MeasureStage(config.tasks), {}, last=True))
         if policy is not None:
             steps.append(Step(None, PolicyStage(policy), {}, last=True))
         run_passes(current, chain("select", config, steps, reads, "selections", common))

@@ -13,6 +13,7 @@ from typing import ClassVar
 from pipeline.engines.base import Prompt, SamplingParams
 from pipeline.errors import ConfigError
 from pipeline.hashing import derive_seed
+from pipeline.languages import is_among
 from pipeline.records import Candidate
 from pipeline.registry import Registry
 
@@ -47,6 +48,7 @@ class PlanConfig:
         candidate_set: name of the candidate set to add to; ``null`` = the plan's own name. Plans with one set name but
             different engines make a teacher pool.
         confidence_tokens: measure self-certainty, for its selector, from so many top tokens a step; 0 = off.
+        only_languages: sample only for prompts in these languages (primary subtags); ``null`` = for all.
     """
 
     kind: ClassVar[str] = ""
@@ -60,6 +62,11 @@ class PlanConfig:
     stop: list[str] = field(default_factory=list)
     candidate_set: str | None = None
     confidence_tokens: int = 0
+    only_languages: list[str] | None = None
+
+    def wants(self, language: str | None) -> bool:
+        """Whether the plan is for prompts in ``language``."""
+        return is_among(language, self.only_languages)
 
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the key below ``key``, on a value that cannot work."""

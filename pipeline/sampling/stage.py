@@ -64,6 +64,8 @@ class GenerateStage(Stage):
         assert engine is not None
         if row.unreadable:
             return row
+        if not self.config.wants(row.language):
+            return row
         if self.policy is not None and not self.policy.wants_plan(self.set_name, row):
             return row
         task = task_for(row, self.tasks)
@@ -99,7 +101,7 @@ class GenerateStage(Stage):
             "revision": engine.revision,
             "plan": self.set_name,
             "origin": request.origin,
-            "language": self.config.answer_language(row.language),
+            "language": self.config.answer_language(task.answer_language(row)),
             "temperature": params.temperature,
             "min_p": params.min_p,
             "top_p": params.top_p,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine, spell_needs
-from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.errors import ConfigError, EngineRequestError, nearest
 from pipeline.hashing import argmax, derive_seed
 from pipeline.records import Candidate, Row, Score, Selection
 from pipeline.registry import Registry
@@ -18,6 +18,10 @@ from pipeline.tasks import Task, task_for
 SELECTORS: Registry[Selector] = Registry("selector", ("pipeline.selection",))
 selector = SELECTORS.register
 """Decorator for a selector class, built in or a user's own: ``@selector("mine")``."""
+
+
+SELECTABLE = ("greedy", "sample", "given")
+"""Origins of candidates that may be chosen."""
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Pool:
         engine: the engine that the selector named, or ``None``.
         tasks: settings of the tasks that have any.
         barred: indices that may not be chosen although they have a text.
+        origins: only candidates of these origins may be chosen, or take part; empty = all.
     """
 
     row: Row
@@ -41,6 +46,7 @@ class Pool:
     engine: Engine | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
     barred: frozenset[int] = frozenset()
+    origins: Sequence[str] = ()
 
     @property
     def task(self) -> Task:
@@ -50,6 +56,8 @@ class Pool:
     def selectable(self) -> list[int]:
         """Indices of candidates that may be chosen: they have a text, are not evidence and not barred."""
         usable = [i for i, c in enumerate(self.candidates) if c.text is not None and c.origin != "evidence"]
+        if self.origins:
+            usable = [i for i in usable if self.candidates[i].origin in self.origins]
         return [i for i in usable if i not in self.barred]
 
     def greedy(self) -> int | None:
@@ -98,6 +106,8 @@ class Selector:
         source: paper and section.
         engine: name under ``engines``; required when :meth:`requires` is not empty.
         plans: the sampling plans to apply it to; ``null`` = all.
+        origins: choose only among candidates of these origins (``[sample]`` leaves the greedy one of a hedged set out);
+            empty = among all.
     """
 
     kind: ClassVar[str] = ""
@@ -106,9 +116,13 @@ class Selector:
     source: ClassVar[str] = ""
     engine: str | None = None
     plans: list[str] | None = None
+    origins: list[str] = field(default_factory=list)
 
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the key, on a contradiction."""
+        for origin in self.origins:
+            if origin not in SELECTABLE:
+                raise ConfigError(f"{key}.origins: no candidate's origin is {origin!r}{nearest(origin, SELECTABLE)}")
         if self.requires() and not self.engine:
             raise ConfigError(f"{key}.engine: {self.kind} needs an engine that can {spell_needs(self.requires())}")
 

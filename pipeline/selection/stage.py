@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.errors import EngineDead
-from pipeline.languages import is_language
+from pipeline.languages import is_among, is_language
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, RowError
 from pipeline.selection.base import Choice, Pool, Selector, to_records
 from pipeline.stage import Stage
-from pipeline.tasks import Task
+from pipeline.tasks import Task, task_for
 
 
 @dataclass
@@ -26,6 +26,7 @@ class SelectStage(Stage):
         run_seed: seeds ties and shuffles.
         tasks: settings of the tasks that have any.
         policy: restricts the selector to the rows whose rule names it.
+        only_languages: plan -> the languages that it was sampled for, where these are not all.
         bar_truncated, bar_wrong_language: what may not be chosen while anything else is left.
     """
 
@@ -35,6 +36,7 @@ class SelectStage(Stage):
     run_seed: int
     tasks: dict[str, Task] = field(default_factory=dict)
     policy: Policy | None = None
+    only_languages: dict[str, list[str]] = field(default_factory=dict)
     bar_truncated: bool = False
     bar_wrong_language: bool = False
 
@@ -63,7 +65,9 @@ class SelectStage(Stage):
             if self.policy is not None and not self.policy.wants_plan(plan, row):
                 continue
             usable = engine if self.selector.engine else None
-            pool = Pool(row, plan, row.plan(plan), self.run_seed, usable, self.tasks)
+            if not is_among(row.language, self.only_languages.get(plan)):
+                continue
+            pool = Pool(row, plan, row.plan(plan), self.run_seed, usable, self.tasks, origins=self.selector.origins)
             note = self._bar(pool)
             try:
                 choice = await self.selector.select(pool) if pool.selectable() else Choice(None)
@@ -95,7 +99,8 @@ class SelectStage(Stage):
     def _is_barred(self, candidate: Candidate, row: Row) -> bool:
         if self.bar_truncated and candidate.finish_reason == "length":
             return True
-        return self.bar_wrong_language and is_language(candidate.text or "", row.language) is False
+        language = task_for(row, self.tasks).answer_language(row)
+        return self.bar_wrong_language and is_language(candidate.text or "", language) is False
 
 
 def answer(row: Row, system: str) -> str | None:

@@ -41,6 +41,10 @@ class Task:
         """Every stop string that the task's prompts need."""
         return tuple(self.stop)
 
+    def answer_language(self, row: Row) -> str | None:
+        """Language (BCP 47) in which the row should be answered; ``None`` = not known."""
+        return row.language
+
     def instruct(self, messages: Sequence[Message], row: Row) -> Prompt:
         """What the generator is sent: messages, or the raw text that a base model continues.
 
@@ -55,6 +59,13 @@ class Task:
     def verify(self, text: str, reference: str | None, row: Row) -> float | None:
         """Quality of ``text`` in 0..1 against ``reference``; ``None`` when there is nothing to compare with."""
         return None
+
+    def measure(self, texts: Sequence[str | None], row: Row) -> dict[str, list[float | None]]:
+        """Every metric of the task, by name: one number in 0..1 per text, ``None`` where there is no text or reference.
+
+        The first metric is the task's main one. What cannot be measured at all is left out.
+        """
+        return {}
 
 
 def task_for(row: Row, tasks: Mapping[str, Task] | None = None) -> Task:

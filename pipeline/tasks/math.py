@@ -110,6 +110,10 @@ class Math(Task):
             return None
         return float(any(same(gold[0], value) for value in answer(text, row.language)))
 
+    def measure(self, texts: Sequence[str | None], row: Row) -> dict[str, list[float | None]]:
+        """``accuracy``: :meth:`verify` of each text."""
+        return {"accuracy": [None if t is None else self.verify(t, row.reference, row) for t in texts]}
+
 
 def answer(text: str, language: str | None) -> Readings:
     """What the final answer of a text may be, most likely first; empty when there is none to read.

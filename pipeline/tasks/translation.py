@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
-from pipeline.languages import language_name
+from pipeline.languages import base_language, language_name
 from pipeline.records import Message, Row
-from pipeline.scoring.utility import chrf_matrix
+from pipeline.scoring.utility import bleu_matrix, chrf_matrix
 from pipeline.tasks.base import Task, task
 
 
 @dataclass
 class Example:
-    """One translation shown to the model before the text."""
+    """One translation shown to the model before the text.
+
+    Attributes:
+        language: shown only to prompts in this language (primary subtag); ``null`` = to all.
+    """
 
     source: str = ""
     target: str = ""
+    language: str | None = None
 
 
 @task("translation")
@@ -67,19 +74,24 @@ class Translation(Task):
     def stops(self) -> tuple[str, ...]:
         return (*self.stop, "\n") if self.raw else tuple(self.stop)
 
+    def answer_language(self, row: Row) -> str | None:
+        return self.target_language or row.language
+
     def instruct(self, messages: Sequence[Message], row: Row) -> Prompt:
         source, target = self._languages(row)
         asked = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
         if asked is None:
             return messages
         text = messages[asked].get("content") or ""
+        wanted = base_language(row.language)
+        examples = [e for e in self.few_shot if e.language is None or base_language(e.language) == wanted]
         if self.raw:
-            blocks = [f"{source or 'Text'}: {_line(e.source)}\n{target}: {_line(e.target)}\n\n" for e in self.few_shot]
+            blocks = [f"{source or 'Text'}: {_line(e.source)}\n{target}: {_line(e.target)}\n\n" for e in examples]
             return "".join([*blocks, f"{source or 'Text'}: {_line(text)}\n{target}:"])
         # A source that nothing names would leave a double space.
         instruction = self.instruction.format(source=source, target=target).replace("  ", " ")
         shots: list[Message] = []
-        for example in self.few_shot:
+        for example in examples:
             shots.append({"role": "user", "content": f"{instruction}\n\n{example.source}"})
             shots.append({"role": "assistant", "content": example.target})
         turn = {**messages[asked], "content": f"{instruction}\n\n{text}"}
@@ -93,11 +105,52 @@ class Translation(Task):
         """Sentence chrF (order 6, beta 2) / 100, equal to sacrebleu's; ``None`` without a reference."""
         return chrf_matrix([text], [reference])[0][0] / 100 if reference and reference.strip() else None
 
+    def measure(self, texts: Sequence[str | None], row: Row) -> dict[str, list[float | None]]:
+        """``chrf`` and ``bleu`` (of the sentence, sacrebleu's, / 100) and ``numbers`` (:func:`number_match`)."""
+        reference = row.reference or ""
+        known = [t for t in texts if t is not None] if reference.strip() else []
+        language = self.answer_language(row)
+        numbers: list[float | None] = [number_match(t, reference) for t in known]
+        found: dict[str, list[float | None]] = {
+            "chrf": [line[0] / 100 for line in chrf_matrix(known, [reference])],
+            "bleu": [line[0] / 100 for line in bleu_matrix(known, [reference], language)],
+            "numbers": numbers,
+        }
+        if len(known) == len(texts):
+            return found
+        places = [i for i, t in enumerate(texts) if t is not None] if known else []
+        return {name: _spread(values, places, len(texts)) for name, values in found.items()}
+
     def _languages(self, row: Row) -> tuple[str, str]:
-        target = self.target_language or row.language
+        target = self.answer_language(row)
         source = self.source_language or (row.language if self.target_language else None)
         return language_name(source) or "", language_name(target) or "the other language"
 
 
 def _line(text: str) -> str:
     return " ".join(text.split())
+
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def number_match(text: str, reference: str) -> float | None:
+    """Share of the numbers, written in digits, that both texts have: |common| / max(|text's|, |reference's|).
+
+    Numbers count as often as they occur; 1,000 equals 1000. ``None`` where the reference has none. A crude check that
+    no n-gram metric makes: one wrong digit is a small edit and a wrong translation.
+    """
+    mine, wanted = (Counter(_digits(n) for n in _NUMBER.findall(t)) for t in (text, reference))
+    return (mine & wanted).total() / max(mine.total(), wanted.total()) if wanted else None
+
+
+def _digits(number: str) -> str:
+    """Without separators of thousands: ``1,000`` and ``1.000`` are ``1000``, ``2.50`` stays."""
+    return re.sub(r"[.,](?=\d{3}(?:\D|$))", "", unicodedata.normalize("NFKC", number))
+
+
+def _spread(values: list[float | None], places: Sequence[int], length: int) -> list[float | None]:
+    spread: list[float | None] = [None] * length
+    for place, value in zip(places, values, strict=True):
+        spread[place] = value
+    return spread
