@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -11,9 +10,10 @@ import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.errors import InputError, nearest
-from pipeline.stats.arrays import Floats, Ints, nullable
+from pipeline.stats.arrays import Ints, nullable
 from pipeline.stats.games import Comparison, Games
-from pipeline.stats.intervals import Bootstrap, ClusterSums, Estimate, mean_intervals, simultaneous_intervals
+from pipeline.stats.grouped import Intervals, Sample, estimate
+from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals, simultaneous_intervals
 from pipeline.stats.prompt_scores import PromptScores, prompt_scores
 
 DETECTABLE = 2.8
@@ -52,23 +52,6 @@ DIFFERENCE_SCHEMA = pa.schema(
     ]
 )
 
-Intervals = Callable[[ClusterSums, Sequence[Sequence[int]], Bootstrap, float, float], list[Estimate]]
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """The valid values of one quantity (a comparison's score, or a difference).
-
-    Attributes:
-        prompt: codes [V].
-        value: [V].
-        languages: codes of the languages it was asked in, valid values or not.
-    """
-
-    prompt: Ints
-    value: Floats
-    languages: Ints
-
 
 def winrates(games: Games, draws: int = 10_000, confidence: float = 0.95, seed: int = 1) -> pa.Table:
     """Win-rate of every system against every opponent, under every judge and template.
@@ -94,7 +77,7 @@ def winrates(games: Games, draws: int = 10_000, confidence: float = 0.95, seed: 
     for start in range(0, len(games.comparisons), block):
         kinds = range(start, min(start + block, len(games.comparisons)))
         samples = [_sample(games, scores, edges[k], edges[k + 1]) for k in kinds]
-        estimates = _estimate(games, samples, bootstrap, 0.0, 1.0, mean_intervals)
+        estimates = estimate(games, samples, bootstrap, 0.0, 1.0, mean_intervals)
         for k, found in zip(kinds, estimates, strict=True):
             tables.append(_winrate_rows(games, scores, k, slice(edges[k], edges[k + 1]), found, bootstrap))
     return pa.concat_tables(tables) if tables else WINRATE_SCHEMA.empty_table()
@@ -202,7 +185,7 @@ def simultaneous_winrates(
     scores = prompt_scores(games)
     edges = np.searchsorted(scores.comparison, np.arange(len(games.comparisons) + 1))
     samples = [_sample(games, scores, a, b) for a, b in pairwise(edges)]
-    estimates = _estimate(games, samples, bootstrap, 0.0, 1.0, simultaneous_intervals, language)
+    estimates = estimate(games, samples, bootstrap, 0.0, 1.0, simultaneous_intervals, language)
     together = f"simultaneous:{sum(bool(e) for e in estimates)}"
     tables = [
         _winrate_rows(games, scores, k, slice(edges[k], edges[k + 1]), found, bootstrap, together)
@@ -279,58 +262,10 @@ def _check_language(games: Games, language: str) -> None:
         raise InputError(f"no games in language {language!r}{nearest(language, names)}")
 
 
-def _sample(games: Games, scores: PromptScores, start: int, stop: int) -> _Sample:
+def _sample(games: Games, scores: PromptScores, start: int, stop: int) -> Sample:
     prompt, score = scores.prompt[start:stop], scores.score[start:stop]
     valid = ~np.isnan(score)
-    return _Sample(prompt[valid], score[valid], np.unique(games.prompt_language[prompt]))
-
-
-def _strata(games: Games) -> Ints:
-    """Stratum of every cluster: its language, or 0 for all clusters of languages that a cluster crosses."""
-    pairs = np.unique(np.stack([games.prompt_cluster, games.prompt_language]), axis=1)
-    crossing = np.bincount(pairs[0], minlength=games.n_clusters) > 1
-    shared = np.zeros(len(games.languages), dtype=bool)
-    shared[pairs[1][crossing[pairs[0]]]] = True
-    strata = np.zeros(games.n_clusters, dtype=np.int64)
-    strata[pairs[0]] = np.where(shared[pairs[1]], 0, 1 + pairs[1])
-    return strata
-
-
-def _estimate(
-    games: Games,
-    samples: Sequence[_Sample],
-    bootstrap: Bootstrap,
-    low: float,
-    high: float,
-    intervals: Intervals,
-    only: str | None = None,
-) -> list[dict[str, Estimate]]:
-    """Per sample: language name (then ``all``, ``macro``) -> estimate; one bootstrap for all of them."""
-    n_languages = len(games.languages)
-    totals: list[Floats] = []
-    counts: list[Floats] = []
-    labels: list[tuple[int, str]] = []
-    parts: list[list[int]] = []
-    for i, sample in enumerate(samples):
-        cell = games.prompt_cluster[sample.prompt] * n_languages + games.prompt_language[sample.prompt]
-        size = games.n_clusters * n_languages
-        total = np.bincount(cell, weights=sample.value, minlength=size).reshape(-1, n_languages)[:, sample.languages]
-        count = np.bincount(cell, minlength=size).reshape(-1, n_languages)[:, sample.languages]
-        first = i + sum(t.shape[1] - 1 for t in totals)
-        columns = list(range(first, first + len(sample.languages)))
-        totals.append(np.hstack([total, total.sum(axis=1, keepdims=True)]))
-        counts.append(np.hstack([count, count.sum(axis=1, keepdims=True)]).astype(np.float64))
-        named = [(games.languages[code], [column]) for code, column in zip(sample.languages, columns, strict=True)]
-        for name, part in [*named, ("all", [first + len(columns)]), ("macro", columns)]:
-            if only in (None, name):
-                labels.append((i, name))
-                parts.append(part)
-    result: list[dict[str, Estimate]] = [{} for _ in samples]
-    if parts:
-        sums = ClusterSums(np.hstack(totals), np.hstack(counts), _strata(games))
-        for (i, name), estimate in zip(labels, intervals(sums, parts, bootstrap, low, high), strict=True):
-            result[i][name] = estimate
-    return result
+    return Sample(prompt[valid], score[valid], np.unique(games.prompt_language[prompt]))
 
 
 def _winrate_rows(
@@ -398,8 +333,8 @@ def _differences(
         prompts, a, b = np.intersect1d(
             scores.prompt[valid[0]], scores.prompt[valid[1]], assume_unique=True, return_indices=True
         )
-        samples.append(_Sample(prompts, scores.score[valid[0][a]] - scores.score[valid[1][b]], languages))
-    estimates = _estimate(games, samples, bootstrap, -1.0, 1.0, intervals, only)
+        samples.append(Sample(prompts, scores.score[valid[0][a]] - scores.score[valid[1][b]], languages))
+    estimates = estimate(games, samples, bootstrap, -1.0, 1.0, intervals, only)
     extra = "" if only is None else f"simultaneous:{len(pairs)}"
     rows = []
     for (a_name, b_name), sample, named in zip(pairs, samples, estimates, strict=True):

@@ -1,0 +1,25 @@
+"""Names of the games that are not between two systems."""
+
+from __future__ import annotations
+
+CANDIDATE = "#"
+"""Between a plan's name and a candidate's index: ``hedged#3`` in ``games.system``."""
+
+AUDIT = "audit:"
+"""Begins the names of the judge's audit: ``audit:original`` against ``audit:truncated``."""
+
+
+def candidate_system(plan: str, index: int) -> str:
+    """The name under which one candidate plays."""
+    return f"{plan}{CANDIDATE}{index}"
+
+
+def is_candidate(system: str) -> bool:
+    """Whether a game's system is one candidate."""
+    plan, mark, index = system.rpartition(CANDIDATE)
+    return bool(mark and plan) and index.isdigit() and "/" not in system
+
+
+def is_audit(system: str) -> bool:
+    """Whether a game is of the judge's audit."""
+    return system.startswith(AUDIT)

@@ -1,0 +1,311 @@
+"""A run's metrics as arrays of numbers, task by task: what task scores and pool curves are computed from."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.hashing import derive_seed
+from pipeline.judging.names import CANDIDATE, is_candidate
+from pipeline.scoring.measure import ANSWER, LANGUAGE, METRIC
+from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.stats.choices import column, nested
+from pipeline.stats.games import UNDETERMINED
+from pipeline.storage import RunFolder
+
+WIN = "win"
+"""Pseudo-metric: a candidate's prompt score against the opponent."""
+
+_BATCH = 256
+_LEAVES = {
+    "candidates": {"plan", "origin", "temperature", "min_p", "error"},
+    "scores": None,  # whole: lists of numbers
+    "selections": {"plan", "method", "index", "text"},
+    "answers": {"system", "text"},
+    "games": {"system", "opponent", "judge", "template", "order", "score"},
+}
+_PLAIN = ("prompt_id", "cluster_id", "task", "language")
+
+
+@dataclass(frozen=True)
+class PoolValues:
+    """One plan's candidates by one metric.
+
+    Attributes:
+        values: per prompt of the task [P]: the stochastic candidates' numbers; ``None`` where the plan was not sampled.
+            NaN = no text, or an invalid judgment.
+        greedy: [P], NaN = there is none.
+        oracle: [P], the best of all that may be chosen.
+    """
+
+    values: list[Floats | None]
+    greedy: Floats
+    oracle: Floats
+
+
+@dataclass(frozen=True)
+class TaskQuality:
+    """The P prompts of one task.
+
+    Attributes:
+        task: its name.
+        clusters: cluster ids [C], sorted.
+        languages, prompt_language, prompt_cluster, n_clusters: as in :class:`~pipeline.stats.grouped.Frame`.
+        pools: (metric, plan) -> values.
+        systems: (metric, system) -> [P], 0 where the text is missing although the metric exists for the prompt, NaN
+            where there is nothing to say (no reference, the plan was not for this prompt).
+        missing: (metric, system) -> [P], where the text is missing.
+        plans: plan -> (temperature, min_p) of its stochastic candidates; NaN where they differ or are not known.
+    """
+
+    task: str
+    clusters: list[str]
+    languages: list[str]
+    prompt_language: Ints
+    prompt_cluster: Ints
+    pools: dict[tuple[str, str], PoolValues]
+    systems: dict[tuple[str, str], Floats]
+    missing: dict[tuple[str, str], Bools]
+    plans: dict[str, tuple[float, float]]
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.clusters)
+
+    def keep(self, clusters: Collection[str]) -> TaskQuality:
+        """The prompts of some clusters only."""
+        names = set(clusters)
+        kept = np.array([name in names for name in self.clusters], dtype=bool)
+        mine = kept[self.prompt_cluster]
+        rank = np.cumsum(kept) - 1
+        codes, language = np.unique(self.prompt_language[mine], return_inverse=True)
+        rows = np.flatnonzero(mine)
+        return replace(
+            self,
+            clusters=[name for name in self.clusters if name in names],
+            languages=[self.languages[code] for code in codes],
+            prompt_language=language,
+            prompt_cluster=rank[self.prompt_cluster[mine]],
+            pools={
+                key: PoolValues([p.values[i] for i in rows], p.greedy[mine], p.oracle[mine])
+                for key, p in self.pools.items()
+            },
+            systems={key: values[mine] for key, values in self.systems.items()},
+            missing={key: values[mine] for key, values in self.missing.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All tasks of a run, by name."""
+
+    tasks: dict[str, TaskQuality] = field(default_factory=dict)
+
+    def keep(self, clusters: Collection[str]) -> Quality:
+        """The prompts of some clusters only; tasks that lose all of theirs are left out."""
+        kept = {name: task.keep(clusters) for name, task in self.tasks.items()}
+        return Quality({name: task for name, task in kept.items() if task.n_clusters})
+
+    def clusters(self) -> list[str]:
+        """Ids of all clusters, sorted."""
+        return sorted({name for task in self.tasks.values() for name in task.clusters})
+
+
+def split_clusters(quality: Quality, share: float, seed: int) -> tuple[set[str], set[str]]:
+    """(development, held-out) cluster ids: whole clusters, by hash, ``share`` of them (rounded) for development."""
+    ranked = sorted(quality.clusters(), key=lambda name: (derive_seed("split", seed, name), name))
+    n = round(share * len(ranked))
+    return set(ranked[:n]), set(ranked[n:])
+
+
+def load_quality(run: RunFolder) -> Quality:
+    """Stream the run's last finished table (``games``, else ``selections``) and keep its metrics' numbers.
+
+    Texts never become Python objects: only whether there is one. About 100 bytes per candidate and metric. Of several
+    opponents, judges or templates in candidate games, the first in sorted order counts.
+
+    Raises:
+        UnfinishedTableError: neither table is finished.
+    """
+    table = "games" if run.marker("games") is not None else "selections"
+    builders: dict[str, _Builder] = {}
+    for batch in _batches(run, table):
+        for row in _rows(batch):
+            builders.setdefault(row["task"], _Builder()).add(row)
+    return Quality({name: builder.finish(name) for name, builder in sorted(builders.items())})
+
+
+def _batches(run: RunFolder, table: str) -> Iterator[pa.RecordBatch]:
+    for path in run.dataset(table).files:
+        with run.fs.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
+            yield from file.iter_batches(_BATCH, columns=[p for p in leaves if _wanted(p)])
+
+
+def _wanted(path: str) -> bool:
+    top, _, leaf = path.partition(".")
+    if top in _PLAIN:
+        return not leaf
+    fields = _LEAVES.get(top, set())
+    return fields is None or path.rpartition(".")[2] in fields
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    pools = nested(batch, "candidates", "plan", "origin", "temperature", "min_p", "error")
+    scores = nested(batch, "scores", "scorer", "plan", "values")
+    chosen = nested(batch, "selections", "plan", "method", "index", "text", lengths=("text",))
+    answers = nested(batch, "answers", "system", "text", lengths=("text",))
+    games = nested(batch, "games", "system", "opponent", "judge", "template", "score")
+    plain = zip(*(column(batch, name) for name in _PLAIN), strict=True)
+    for (prompt_id, cluster, task, language), *rest in zip(plain, pools, scores, chosen, answers, games, strict=True):
+        names = ("candidates", "scores", "selections", "answers", "games")
+        yield {
+            "cluster": cluster or prompt_id,
+            "task": task or "open",
+            "language": language or UNDETERMINED,
+            **dict(zip(names, rest, strict=True)),
+        }
+
+
+class _Builder:
+    """Collects one task's rows."""
+
+    def __init__(self) -> None:
+        self.clusters: list[str] = []
+        self.languages: list[str] = []
+        self.pools: dict[tuple[str, str], dict[int, tuple[Floats, float, float]]] = defaultdict(dict)
+        self.systems: dict[tuple[str, str], dict[int, tuple[float, bool]]] = defaultdict(dict)
+        self.settings: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)
+
+    def add(self, row: dict[str, Any]) -> None:
+        at = len(self.clusters)
+        self.clusters.append(row["cluster"])
+        self.languages.append(row["language"])
+        origins: dict[str, list[str]] = defaultdict(list)
+        for plan, origin, temperature, min_p, _ in row["candidates"]:
+            origins[plan].append(origin)
+            if origin == "sample":
+                self.settings[plan][_nan(temperature), _nan(min_p)] += 1
+        metrics: dict[str, dict[str, list[float | None]]] = defaultdict(dict)
+        for scorer, plan, values in row["scores"]:
+            if scorer.startswith(METRIC):
+                metrics[scorer.removeprefix(METRIC)][plan] = values
+        for metric, by_target in metrics.items():
+            known = any(v is not None for values in by_target.values() for v in values)
+            if known:
+                self._metric(at, row, metric, by_target, origins)
+        won = _wins(row["games"], origins)
+        for plan, values in won.items():
+            self._pool(at, WIN, plan, values, origins[plan])
+
+    def _metric(
+        self,
+        at: int,
+        row: dict[str, Any],
+        metric: str,
+        by_target: dict[str, list[float | None]],
+        origins: dict[str, list[str]],
+    ) -> None:
+        for plan, kinds in origins.items():
+            if plan in by_target:
+                self._pool(at, metric, plan, by_target[plan], kinds)
+        for plan, method, index, chars in row["selections"]:
+            value: float | None = None
+            if method == "sample" and chars is not None and "sample" in origins[plan]:
+                pool = self.pools[metric, plan].get(at)
+                value = None if pool is None else _mean(pool[0])
+            elif chars is not None:
+                target, place = (plan, index) if index != -1 else (f"{ANSWER}{plan}/{method}", 0)
+                value = _item(by_target.get(target), place)
+            self._system(at, metric, f"{plan}/{method}", value, chars is None)
+        for system, chars in row["answers"]:
+            self._system(at, metric, system, _item(by_target.get(ANSWER + system), 0), chars is None)
+
+    def _pool(self, at: int, metric: str, plan: str, values: list[float | None], origins: list[str]) -> None:
+        numbers = [_nan(v) for v in values]
+        pairs = list(zip(numbers, origins, strict=False))
+        stochastic = np.array([v for v, origin in pairs if origin in ("sample", "given")])
+        greedy = next((v for v, origin in pairs if origin == "greedy"), float("nan"))
+        valid = [v for v, origin in pairs if origin != "evidence" and v == v]
+        self.pools[metric, plan][at] = (stochastic, greedy, max(valid, default=float("nan")))
+
+    def _system(self, at: int, metric: str, system: str, value: float | None, missing: bool) -> None:
+        if missing and metric != LANGUAGE:
+            value = 0.0  # a missing answer loses
+        if value is not None:
+            self.systems[metric, system][at] = (value, missing)
+
+    def finish(self, task: str) -> TaskQuality:
+        n = len(self.clusters)
+        clusters, cluster = np.unique(np.array(self.clusters), return_inverse=True)
+        languages, language = np.unique(np.array(self.languages), return_inverse=True)
+        pools = {}
+        for key, found in sorted(self.pools.items()):
+            greedy, oracle = np.full(n, np.nan), np.full(n, np.nan)
+            values: list[Floats | None] = [None] * n
+            for at, (stochastic, mine, best) in found.items():
+                values[at], greedy[at], oracle[at] = stochastic, mine, best
+            pools[key] = PoolValues(values, greedy, oracle)
+        for (metric, plan), pool in pools.items():  # a plan without a greedy candidate takes another plan's
+            for (other_metric, other), known in pools.items():
+                if other_metric == metric and other != plan:
+                    pool.greedy[:] = np.where(np.isnan(pool.greedy), known.greedy, pool.greedy)
+        systems, missing = {}, {}
+        for key, entries in sorted(self.systems.items()):
+            systems[key], missing[key] = np.full(n, np.nan), np.zeros(n, dtype=bool)
+            for at, (value, gone) in entries.items():
+                systems[key][at], missing[key][at] = value, gone
+        plans = {
+            plan: next(iter(seen)) if len(seen) == 1 else (float("nan"), float("nan"))
+            for plan, seen in self.settings.items()
+        }
+        return TaskQuality(
+            task,
+            clusters.tolist(),
+            languages.tolist(),
+            language.astype(np.int64),
+            cluster.astype(np.int64),
+            pools,
+            systems,
+            missing,
+            plans,
+        )
+
+
+def _wins(games: list[tuple[Any, ...]], origins: dict[str, list[str]]) -> dict[str, list[float | None]]:
+    """Plan -> the candidates' prompt scores from their games."""
+    found: dict[tuple[str, str, str], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for system, opponent, judge, template, score in games:
+        if is_candidate(system):
+            found[opponent, judge, template][system].append(score)
+    if not found:
+        return {}
+    first = found[min(found)]
+    won: dict[str, list[float | None]] = {}
+    for system, scores in first.items():
+        plan, _, index = system.rpartition(CANDIDATE)
+        place = int(index)
+        if plan in origins and place < len(origins[plan]):
+            values = won.setdefault(plan, [None] * len(origins[plan]))
+            values[place] = None if None in scores else sum(s for s in scores if s is not None) / len(scores)
+    return won
+
+
+def _item(values: list[float | None] | None, place: int | None) -> float | None:
+    return values[place] if values and place is not None and 0 <= place < len(values) else None
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _mean(values: Floats) -> float | None:
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if len(valid) else None

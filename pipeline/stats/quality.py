@@ -1,0 +1,276 @@
+"""Task scores with cluster intervals, pool curves, hope and risk: from a run's metrics to tables.
+
+Definitions: statistics.md, "Baselines" and "Hope and risk" (arXiv 2506.20544). All numbers are in 0..1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import __version__
+from pipeline.stats.arrays import Bools, Floats
+from pipeline.stats.grouped import Sample, estimate
+from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals
+from pipeline.stats.pool_curves import hope_and_risk, pool_curves, recovered_share
+from pipeline.stats.pools import Quality, TaskQuality, load_quality, split_clusters
+
+__all__ = [
+    "CURVES_SCHEMA",
+    "HOPE_RISK_SCHEMA",
+    "SCORES_SCHEMA",
+    "Quality",
+    "curves_table",
+    "hope_risk_table",
+    "load_quality",
+    "scores_table",
+    "split_clusters",
+]
+
+POOLED, MACRO = "all", "macro"
+
+
+SCORES_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("system", "task", "language", "metric")),
+        *((name, pa.int64()) for name in ("n_prompts", "n_missing")),
+        *((name, pa.float64()) for name in ("mean", "se", "ci_low", "ci_high")),
+        ("base", pa.string()),
+        *((name, pa.float64()) for name in ("difference", "difference_se", "difference_low", "difference_high")),
+        *((name, pa.float64()) for name in ("recovered", "recovered_low", "recovered_high")),
+        ("signature", pa.string()),
+    ]
+)
+CURVES_SCHEMA = pa.schema(
+    [
+        ("plan", pa.string()),
+        *((name, pa.float64()) for name in ("temperature", "min_p")),
+        *((name, pa.string()) for name in ("task", "language", "metric")),
+        *((name, pa.int64()) for name in ("m", "n_prompts")),
+        *((name, pa.float64()) for name in ("best", "mean", "worst")),
+    ]
+)
+HOPE_RISK_SCHEMA = pa.schema(
+    [
+        ("plan", pa.string()),
+        *((name, pa.float64()) for name in ("temperature", "min_p")),
+        *((name, pa.string()) for name in ("task", "language", "metric")),
+        *((name, pa.int64()) for name in ("n", "n_prompts", "n_left_out")),
+        *((name, pa.float64()) for name in ("greedy", "hope", "risk")),
+        *((name, pa.float64()) for name in ("hope_absolute", "hope_low", "hope_high")),
+        *((name, pa.float64()) for name in ("risk_absolute", "risk_low", "risk_high")),
+    ]
+)
+
+
+def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | None = None) -> pa.Table:
+    """Every system's mean by every metric, per language, pooled (``all``) and ``macro``.
+
+    Beside it the paired difference to the base (``PLAN/base``; for systems without a plan that of the first plan that
+    has one) and, where the base's plan has an oracle, the share of the oracle's gain that the system recovered.
+
+    Returns:
+        ``SCORES_SCHEMA``. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them
+        out). A recovered share is null for ``macro``, and where the oracle's gain cannot be told from 0.
+    """
+    bootstrap = bootstrap or Bootstrap()
+    rows: list[dict[str, Any]] = []
+    for task in quality.tasks.values():
+        for metric in sorted({metric for metric, _ in task.systems}):
+            rows += _metric_rows(task, metric, base, bootstrap)
+    return pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)
+
+
+def _metric_rows(task: TaskQuality, metric: str, base: str, bootstrap: Bootstrap) -> Iterator[dict[str, Any]]:
+    systems = [system for name, system in task.systems if name == metric]
+    plans = [s.rpartition("/")[0] for s in systems if s.endswith(f"/{base}")]
+    bases = {s: _base_of(s, base, plans) for s in systems}
+    values = {s: task.systems[metric, s] for s in systems}
+    differences = {s: values[s] - values[b] for s, b in bases.items() if b in values and b != s}
+    samples = [_sample(task, v) for v in (*values.values(), *differences.values())]
+    found = estimate(task, samples[: len(values)], bootstrap, 0.0, 1.0, mean_intervals)
+    against = estimate(task, samples[len(values) :], bootstrap, -1.0, 1.0, mean_intervals)
+    gains = dict(zip(differences, against, strict=True))
+    for system, estimates in zip(systems, found, strict=True):
+        missing = task.missing[metric, system]
+        for language, mean in estimates.items():
+            mine = _of_language(task, language)
+            gap = gains.get(system, {}).get(language)
+            share = _recovered(task, metric, system, bases[system], language, bootstrap) if gap else None
+            yield {
+                "system": system,
+                "task": task.task,
+                "language": language,
+                "metric": metric,
+                "n_prompts": int((mine & ~np.isnan(values[system])).sum()),
+                "n_missing": int((mine & missing).sum()),
+                **_numbers("", mean, "mean", "se", "ci_low", "ci_high"),
+                "base": bases[system],
+                **_numbers("difference", gap, "", "_se", "_low", "_high"),
+                **_numbers("recovered", share, "", None, "_low", "_high"),
+                "signature": _signature(task.task, metric, bases[system], bootstrap, mean.method),
+            }
+
+
+def _base_of(system: str, base: str, plans: list[str]) -> str | None:
+    plan = system.rpartition("/")[0]
+    if plan in plans:
+        return f"{plan}/{base}"
+    return f"{plans[0]}/{base}" if plans and "/" not in system else None
+
+
+def _sample(task: TaskQuality, values: Floats) -> Sample:
+    valid = np.flatnonzero(~np.isnan(values))
+    return Sample(valid, values[valid], np.unique(task.prompt_language[valid]))
+
+
+def _of_language(task: TaskQuality, language: str) -> Bools:
+    if language in (POOLED, MACRO):
+        return np.ones(len(task.prompt_language), dtype=bool)
+    return np.asarray(task.prompt_language == task.languages.index(language))
+
+
+def _recovered(
+    task: TaskQuality, metric: str, system: str, base: str | None, language: str, bootstrap: Bootstrap
+) -> Estimate | None:
+    pool = task.pools.get((metric, (base or "").rpartition("/")[0]))
+    if pool is None or language == MACRO or metric == "language" or "/" not in system:
+        return None
+    mine = _of_language(task, language)
+    chosen, start = task.systems[metric, system][mine], task.systems[metric, str(base)][mine]
+    return recovered_share(chosen, start, pool.oracle[mine], task.prompt_cluster[mine], str(base), bootstrap).share
+
+
+def _numbers(prefix: str, found: Estimate | None, *names: str | None) -> dict[str, float | None]:
+    values = (None,) * 4 if found is None else (found.value, found.se, found.low, found.high)
+    return {prefix + name: value for name, value in zip(names, values, strict=True) if name is not None}
+
+
+@cache
+def _recipe(metric: str) -> str:
+    """The metric's own signature, as sacrebleu writes it."""
+    from importlib.metadata import version
+
+    sacrebleu = f"sacrebleu:{version('sacrebleu')}"
+    return {
+        "chrf": f"|chrF2|sentence|nc:6|nw:0|space:no|{sacrebleu}",
+        "bleu": f"|BLEU|sentence|eff:yes|smooth:exp|{sacrebleu}",
+    }.get(metric, "")
+
+
+def _signature(task: str, metric: str, base: str | None, bootstrap: Bootstrap, method: str) -> str:
+    interval = "" if method == "boot" else f"|interval:{method}"
+    confidence = "" if bootstrap.confidence == 0.95 else f"|confidence:{bootstrap.confidence:g}"
+    boot = f"boot:{bootstrap.draws},cluster,seed:{bootstrap.seed}"
+    recipe = _recipe(metric)
+    return (
+        f"score|metric:{metric}|task:{task}|base:{base or 'none'}|{boot}{confidence}{interval}{recipe}|v:{__version__}"
+    )
+
+
+def curves_table(quality: Quality) -> pa.Table:
+    """Expected best, mean and worst of m stochastic candidates, for every m up to N, in closed form.
+
+    Returns:
+        ``CURVES_SCHEMA``; ``macro`` is the mean of the languages. Prompts with fewer than N valid candidates are left
+        out, N being the plan's most common number.
+    """
+    rows = []
+    for task, metric, plan, whole, values in _pools(quality):
+        curves = pool_curves(values)
+        language = task.prompt_language[whole]
+        groups = {name: np.flatnonzero(language == i) for i, name in enumerate(task.languages)}
+        groups = {name: at for name, at in groups.items() if len(at)}
+        means = {
+            name: [c[at].mean(axis=0) for c in (curves.best, curves.mean, curves.worst)]
+            for name, at in {**groups, POOLED: np.arange(len(whole))}.items()
+        }
+        means[MACRO] = [np.mean([means[name][k] for name in groups], axis=0) for k in range(3)]
+        for name, (best, mean, worst) in means.items():
+            for m in range(values.shape[1]):
+                rows.append(
+                    {
+                        **_plan(task, plan),
+                        "task": task.task,
+                        "language": name,
+                        "metric": metric,
+                        "m": m + 1,
+                        "n_prompts": len(groups.get(name, whole)),
+                        "best": best[m],
+                        "mean": mean[m],
+                        "worst": worst[m],
+                    }
+                )
+    return pa.Table.from_pylist(rows, schema=CURVES_SCHEMA)
+
+
+def hope_risk_table(quality: Quality, bootstrap: Bootstrap | None = None) -> pa.Table:
+    """Hope and risk of every plan's N stochastic candidates against the greedy answer, per language and pooled.
+
+    Returns:
+        ``HOPE_RISK_SCHEMA``; ``hope`` and ``risk`` are relative to the mean greedy value, the ``_absolute`` ones in the
+        metric's unit with cluster intervals. ``n_left_out`` prompts lack a greedy value or some of the N candidates.
+    """
+    rows = []
+    for task, metric, plan, whole, values in _pools(quality):
+        pool = task.pools[metric, plan]
+        has_greedy = ~np.isnan(pool.greedy[whole])
+        sampled = np.array([v is not None for v in pool.values])
+        for name in [*task.languages, POOLED]:
+            mine = _of_language(task, name)
+            use = has_greedy & mine[whole]
+            if not use.any():
+                continue
+            at = whole[use]
+            found = hope_and_risk(values[use], pool.greedy[at], task.prompt_cluster[at], bootstrap)
+            rows.append(
+                {
+                    **_plan(task, plan),
+                    "task": task.task,
+                    "language": name,
+                    "metric": metric,
+                    "n": values.shape[1],
+                    "n_prompts": len(at),
+                    "n_left_out": int((mine & sampled).sum()) - len(at),
+                    "greedy": float(pool.greedy[at].mean()),
+                    "hope": found.hope,
+                    "risk": found.risk,
+                    **_numbers("hope", found.hope_absolute, "_absolute", None, "_low", "_high"),
+                    **_numbers("risk", found.risk_absolute, "_absolute", None, "_low", "_high"),
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=HOPE_RISK_SCHEMA)
+
+
+def _pools(quality: Quality) -> Iterator[tuple[TaskQuality, str, str, Any, Floats]]:
+    """(task, metric, plan, its whole prompts' indices, their values [P, N])."""
+    for task in quality.tasks.values():
+        for (metric, plan), pool in task.pools.items():
+            if metric == "language":
+                continue
+            counts = [0 if v is None else int((~np.isnan(v)).sum()) for v in pool.values]
+            sizes = Counter(c for c in counts if c)
+            if not sizes:
+                continue
+            n = max(sizes, key=lambda size: (sizes[size], size))
+            whole = [i for i, (c, v) in enumerate(zip(counts, pool.values, strict=True)) if c == n == len(_array(v))]
+            if whole:
+                yield task, metric, plan, np.array(whole), np.stack([_array(pool.values[i]) for i in whole])
+
+
+def _array(values: Floats | None) -> Floats:
+    return np.empty(0) if values is None else values
+
+
+def _plan(task: TaskQuality, plan: str) -> dict[str, Any]:
+    temperature, min_p = task.plans.get(plan, (float("nan"), float("nan")))
+    return {
+        "plan": plan,
+        "temperature": None if np.isnan(temperature) else temperature,
+        "min_p": None if np.isnan(min_p) else min_p,
+    }

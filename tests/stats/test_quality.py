@@ -1,0 +1,178 @@
+"""Task scores, pool curves, hope and risk from a run's table, against numbers worked out by hand or by brute force."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.schema import COLUMNS, with_provenance
+from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table, split_clusters
+from pipeline.storage import MARKER, RunFolder
+
+
+def candidate(plan: str, origin: str, text: str | None = "t", temperature: float | None = 0.7) -> dict[str, Any]:
+    temperature = None if origin == "given" else 0.0 if origin == "greedy" else temperature
+    return {"plan": plan, "origin": origin, "text": text, "temperature": temperature, "min_p": 0.0}
+
+
+def score(metric: str, plan: str, values: list[float | None]) -> dict[str, Any]:
+    return {"scorer": metric, "plan": plan, "values": values}
+
+
+def choice(plan: str, method: str, index: int | None, text: str | None = "t") -> dict[str, Any]:
+    return {"plan": plan, "method": method, "index": index, "text": text}
+
+
+def write(tmp_path: Path, rows: list[dict[str, Any]], table: str = "games") -> RunFolder:
+    run = RunFolder(str(tmp_path / "run"))
+    run.make(table)
+    full = [
+        {"row_id": i, "prompt_id": f"p{i}", "task": "translation", "language": "es", **row}
+        for i, row in enumerate(rows)
+    ]
+    schema = with_provenance(pa.schema(list(COLUMNS.items())), {})
+    pq.write_table(pa.Table.from_pylist(full, schema=schema), run.path(table, "part-0.parquet"))
+    run.write_json({"rows": len(rows)}, table, MARKER)
+    return run
+
+
+def hedged(values: list[float | None], **more: Any) -> dict[str, Any]:
+    """A row with a greedy candidate and samples: values[0] is the greedy one's."""
+    return {
+        "candidates": [candidate("hedged", "greedy")] + [candidate("hedged", "sample")] * (len(values) - 1),
+        "scores": [score("metric:chrf", "hedged", values), score("mbr", "hedged", [1.0] * len(values))],
+        "selections": [choice("hedged", "sample", 1), choice("hedged", "mbr", 2), choice("hedged", "greedy", 0)],
+        **more,
+    }
+
+
+def only(table: pa.Table, **wanted: Any) -> dict[str, Any]:
+    rows = [r for r in table.to_pylist() if all(r[k] == v for k, v in wanted.items())]
+    assert len(rows) == 1, rows
+    return rows[0]
+
+
+def test_scores_by_hand(tmp_path: Path) -> None:
+    rows = [
+        hedged([0.5, 0.2, 0.6, 0.4], language="es", cluster_id="a"),
+        hedged([0.3, 0.1, 0.7, 0.4], language="fr", cluster_id="a"),
+        hedged([0.9, 0.5, 0.5, 0.5], language="es", cluster_id="b"),
+    ]
+    table = scores_table(load_quality(write(tmp_path, rows)))
+    pooled = only(table, system="hedged/mbr", language="all")
+    assert pooled["mean"] == pytest.approx((0.6 + 0.7 + 0.5) / 3)
+    # the base is the mean over the stochastic candidates, not the first of them
+    base = [(0.2 + 0.6 + 0.4) / 3, (0.1 + 0.7 + 0.4) / 3, 0.5]
+    assert only(table, system="hedged/sample", language="all")["mean"] == pytest.approx(np.mean(base))
+    assert pooled["difference"] == pytest.approx(0.6 - np.mean(base))
+    assert pooled["base"] == "hedged/sample" and pooled["n_prompts"] == 3 and pooled["n_missing"] == 0
+    assert pooled["difference_low"] < pooled["difference"] < pooled["difference_high"]
+    macro = only(table, system="hedged/mbr", language="macro")
+    assert macro["mean"] == pytest.approx(((0.6 + 0.5) / 2 + 0.7) / 2) and macro["recovered"] is None
+    assert only(table, system="hedged/mbr", language="fr")["ci_low"] is None  # one cluster
+    assert "metric:chrf" in pooled["signature"] and "chrF2" in pooled["signature"]
+
+
+def test_recovered_share_of_the_oracle(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [hedged([0.5, 0.2, 0.6, v]) for v in rng.uniform(0.7, 0.9, 8)]
+    table = scores_table(load_quality(write(tmp_path, rows)))
+    last = [r["scores"][0]["values"][3] for r in rows]
+    base = np.mean([(0.2 + 0.6 + v) / 3 for v in last])
+    share = only(table, system="hedged/mbr", language="all")["recovered"]
+    assert share == pytest.approx((0.6 - base) / (np.mean(last) - base))
+
+
+def test_missing_text_scores_zero_and_no_reference_is_left_out(tmp_path: Path) -> None:
+    gone = hedged([0.5, 0.2, 0.6])
+    gone["selections"] = [choice("hedged", "sample", 1), choice("hedged", "mbr", None, None)]
+    table = scores_table(load_quality(write(tmp_path, [gone, hedged([0.4, 0.2, 0.6]), hedged([None, None, None])])))
+    mbr = only(table, system="hedged/mbr", language="all")
+    assert (mbr["n_prompts"], mbr["n_missing"], mbr["mean"]) == (2, 1, pytest.approx(0.3))
+
+
+def test_language_leaves_missing_texts_out(tmp_path: Path) -> None:
+    row = hedged([0.5, 0.2, 0.6])
+    row["scores"] = [score("metric:language", "hedged", [1.0, None, 0.0])]
+    row["selections"] = [choice("hedged", "mbr", None, None), choice("hedged", "greedy", 0)]
+    table = scores_table(load_quality(write(tmp_path, [row])))
+    assert {r["system"] for r in table.to_pylist()} == {"hedged/greedy"}
+
+
+def test_new_texts_and_outside_answers(tmp_path: Path) -> None:
+    row = hedged([0.5, 0.2, 0.6], answers=[{"system": "copy", "text": "x"}, {"system": "none", "text": None}])
+    row["selections"].append(choice("hedged", "fusion", -1, "new"))
+    row["scores"] += [
+        score("metric:chrf", "answer:hedged/fusion", [0.8]),
+        score("metric:chrf", "answer:copy", [0.1]),
+        score("metric:chrf", "answer:none", [None]),
+    ]
+    table = scores_table(load_quality(write(tmp_path, [row])))
+    assert only(table, system="hedged/fusion", language="all")["mean"] == 0.8
+    copy = only(table, system="copy", language="all")
+    assert (copy["mean"], copy["base"], copy["difference"]) == (0.1, "hedged/sample", pytest.approx(0.1 - 0.4))
+    assert only(table, system="none", language="all")["mean"] == 0.0
+
+
+def test_curves_equal_every_subset_of_eight(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    pools = rng.uniform(size=(3, 8))
+    quality = load_quality(write(tmp_path, [hedged([0.5, *pool]) for pool in pools]))
+    table = curves_table(quality)
+    for m in range(1, 9):
+        row = only(table, plan="hedged", language="all", m=m)
+        subsets = [[c for c in itertools.combinations(pool, m)] for pool in pools]
+        assert row["best"] == pytest.approx(np.mean([np.mean([max(c) for c in s]) for s in subsets]))
+        assert row["worst"] == pytest.approx(np.mean([np.mean([min(c) for c in s]) for s in subsets]))
+        assert row["mean"] == pytest.approx(pools.mean())
+    assert only(table, language="all", m=8)["temperature"] == 0.7
+
+
+def test_hope_and_risk_borrow_the_greedy_answer_and_leave_short_pools_out(tmp_path: Path) -> None:
+    rows = []
+    for pool in ([0.2, 0.8], [0.4, 0.6], [0.5, None]):
+        row = hedged([0.5, 0.1, 0.1])
+        row["candidates"] += [candidate("cool", "sample", temperature=0.3)] * 2
+        row["scores"].append(score("metric:chrf", "cool", pool))
+        rows.append(row)
+    cool = only(hope_risk_table(load_quality(write(tmp_path, rows))), plan="cool", language="all")
+    assert (cool["n"], cool["n_prompts"], cool["n_left_out"], cool["greedy"]) == (2, 2, 1, 0.5)
+    assert cool["hope"] == pytest.approx((0.7 - 0.5) / 0.5) and cool["risk"] == pytest.approx((0.3 - 0.5) / 0.5)
+    assert cool["temperature"] == 0.3
+
+
+def test_candidate_games_become_the_metric_win(tmp_path: Path) -> None:
+    row = hedged([None, None, None])
+    game = {"opponent": "o", "judge": "j", "template": "t"}
+    scores = {"hedged#0": (1, 1), "hedged#1": (1, 0), "hedged#2": (0, 0), "hedged/mbr": (1, 1)}
+    row["games"] = [
+        {**game, "system": s, "order": o, "score": v}
+        for s, vs in scores.items()
+        for o, v in zip(("ab", "ba"), vs, strict=True)
+    ]
+    quality = load_quality(write(tmp_path, [row]))
+    found = only(hope_risk_table(quality), metric="win", language="all")
+    assert (found["greedy"], found["hope_absolute"], found["risk_absolute"]) == (1.0, -0.5, -1.0)
+    assert not scores_table(quality).num_rows  # candidates are no systems
+
+
+def test_splits_keep_clusters_whole_and_do_not_depend_on_order(tmp_path: Path) -> None:
+    rows = [hedged([0.5, 0.1 * i, 0.2]) | {"cluster_id": f"c{i // 2}"} for i in range(10)]
+    quality = load_quality(write(tmp_path, rows))
+    development, held_out = split_clusters(quality, 0.4, seed=1)
+    assert (len(development), len(held_out)) == (2, 3) and not development & held_out
+    parts = [scores_table(quality.keep(part)) for part in (development, held_out)]
+    assert [only(p, system="hedged/mbr", language="all")["n_prompts"] for p in parts] == [4, 6]
+    assert split_clusters(quality, 0.4, seed=1) == (development, held_out)
+    assert any(split_clusters(quality, 0.4, seed=s)[0] != development for s in range(2, 12))
+
+
+def test_nothing_measured_gives_empty_tables(tmp_path: Path) -> None:
+    quality = load_quality(write(tmp_path, [hedged([0.5, 0.2]) | {"scores": []}], "selections"))
+    assert [t.num_rows for t in (scores_table(quality), curves_table(quality), hope_risk_table(quality))] == [0, 0, 0]
