@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from pipeline.commands import judge
 from pipeline.commands.context import console
 from pipeline.config import Config, WinrateConfig
 from pipeline.errors import InputError
@@ -40,6 +41,9 @@ def run(config: Config) -> None:
     for name, table in results.tables.items():
         _write(folder, name, table)
     print_results(results, settings)
+    if results.games is not None and not settings.games:
+        for line in judge.independence(config):
+            print(f"WARNING: {line}")
 
 
 def _write(folder: RunFolder, name: str, table: pa.Table) -> None:
