@@ -88,8 +88,8 @@ def independence(config: Config) -> list[str]:
         )
     if plans:
         found.append(
-            f"{model or config.judge.engine} wrote the answers ({', '.join(plans)}) and judges them: models favour their "
-            "own answers; set judge.engine to another model"
+            f"{model or config.judge.engine} wrote the answers ({', '.join(plans)}) and judges them: models favour "
+            "their own answers; set judge.engine to another model"
         )
     return found
 
