@@ -72,7 +72,8 @@ def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | 
     """Every system's mean by every metric, per language, pooled (``all``) and ``macro``.
 
     Beside it the paired difference to the base (``PLAN/base``; for systems without a plan that of the plan that was
-    sampled for the most prompts) and, where the base's plan has an oracle, the share of the oracle's gain that the system recovered.
+    sampled for the most prompts) and, where the base's plan has an oracle, the share of the oracle's gain that the
+    system recovered.
 
     Returns:
         ``SCORES_SCHEMA``. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them
