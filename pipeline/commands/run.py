@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.commands import generate, judge, report, select, winrate
+from pipeline.commands.context import session
 from pipeline.config import Config
 from pipeline.prompts import read_prompts
 from pipeline.storage import RunFolder
@@ -17,10 +18,12 @@ def run(config: Config) -> None:
     from pipeline.execution.cluster import cluster
 
     check(config)
-    read_prompts(config.prompts, RunFolder(config.out))  # a bad input file shows before Ray starts
-    with cluster(config.ray):
-        for job in (generate, select, judge, winrate, report):
-            job.run(config)
+    folder = RunFolder(config.out)
+    with session(config, folder):
+        read_prompts(config.prompts, folder)  # a bad input file shows before Ray starts
+        with cluster(config.ray):
+            for job in (generate, select, judge, winrate, report):
+                job.run(config)
 
 
 def check(config: Config) -> None:
