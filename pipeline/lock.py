@@ -25,6 +25,7 @@ _FILE = ("work", "lock.json")
 _BEAT = 20.0  # seconds between signs of life
 _STALE = 120.0  # seconds without one after which a lock is nobody's
 
+
 @contextmanager
 def run_lock(run: RunFolder) -> Iterator[None]:
     """Hold the run's folder for the block.

@@ -32,6 +32,7 @@ from pipeline.stage import Stage
 logger = logging.getLogger(__name__)
 
 _MESSAGE_LIMIT = 2000
+_UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 class Worker:
@@ -81,9 +82,27 @@ class Worker:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process one block; called from several threads at once."""
-        rows = [row_from_dict(d) for d in table.select([n for n in self._reads if n in table.column_names]).to_pylist()]
+        known = table.select([n for n in self._reads if n in table.column_names])
+        rows = [row_from_dict(d) for d in known.to_pylist()]
         done = asyncio.run_coroutine_threadsafe(self._block(rows), self._loop).result()
-        return self._append(table, done)
+        try:
+            return self._append(table, done)
+        except _UNSTORABLE:  # one row's odd value must not take the whole job down: find it
+            befores = (row_from_dict(d) for d in known.to_pylist())
+            return self._append(table, [self._storable(row, b) for row, b in zip(done, befores, strict=True)])
+
+    def _storable(self, row: Row, before: Row) -> Row:
+        """The row, or, when its values do not fit the table's columns, the row as it was with an error more."""
+        try:
+            for name in self._writes:
+                _array([column_values(row, name)], COLUMNS[name])
+        except _UNSTORABLE as error:
+            stages = ", ".join(stage.name for stage in self._stages)
+            kind, message = "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
+            before.usage = row.usage
+            before.errors = [*row.errors, RowError(self._job, stages, kind, message)]
+            return before
+        return row
 
     async def _block(self, rows: list[Row]) -> list[Row]:
         """Process rows; suspects apart from the others, and before them."""
