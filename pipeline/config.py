@@ -114,6 +114,9 @@ class ExecutionConfig:
         progress: show progress on standard error.
         poison_attempts: a row that was alone in flight when its engine died so often is set aside, as an error row.
         max_restarts: engine deaths in a row, without one finished row between, after which a pass fails.
+        row_seconds: longest time that one stage may take on one row; then it is an error row. ``null`` = for ever.
+        replace_seconds: how long workers that were lost with their machine may wait for room on another one, before
+            the pass fails (and the same command resumes with what is left of the cluster).
         drain_seconds: what rows in flight get to finish in after SIGTERM, Ctrl-C or a limit.
     """
 
@@ -122,6 +125,8 @@ class ExecutionConfig:
     progress: bool = True
     poison_attempts: int = 2
     max_restarts: int = 30
+    row_seconds: float | None = None
+    replace_seconds: float = 600.0
     drain_seconds: float = 30.0
 
 
@@ -429,6 +434,8 @@ def _check(config: Config) -> None:
         count = getattr(config.execution, name)
         if count is not None and count < 1:
             raise ConfigError(f"execution.{name}: must be at least 1, not {count}")
+    if config.execution.row_seconds is not None and config.execution.row_seconds <= 0:
+        raise ConfigError(f"execution.row_seconds: must be more than 0, not {config.execution.row_seconds}")
     _check_limits(config)
 
 

@@ -53,7 +53,7 @@ class JournalActor:
     async def start(self, worker: str, process: str, node: str) -> dict[int, Suspicion]:
         """A worker's process begins; returns all suspicions. Raises as :meth:`Suspects.start`."""
         before = self._book.previous(worker)
-        lost = before is not None and not _is_alive(before.node)
+        lost = before is not None and before.node not in _alive_nodes()
         try:
             changed = self._book.start(worker, process, node, lost)
         except WorkerLost:
@@ -105,6 +105,11 @@ class JournalActor:
     async def state(self) -> JournalState:
         """Counts."""
         return JournalState(self._book.restarts, self._book.poisoned, self._book.in_flight)
+
+    async def lost(self) -> int:
+        """Workers with rows in flight whose machine is gone, and which have not come up on another one."""
+        alive = _alive_nodes()
+        return sum(node not in alive for node in self._book.busy_nodes())
 
     def _save(self) -> None:
         self._run.write_json(self._book.to_json(), *self._path)
@@ -167,8 +172,8 @@ class JournalClient:
             await asyncio.wait([asyncio.wrap_future(sent.future())], timeout=5)
 
 
-def _is_alive(node: str) -> bool:
-    return any(n["NodeID"] == node and n["Alive"] for n in ray.nodes())
+def _alive_nodes() -> set[str]:
+    return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
 
 
 __all__ = ["JournalActor", "JournalClient", "JournalState", "start_journal"]

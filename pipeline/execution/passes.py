@@ -204,7 +204,7 @@ def _execute(
     journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
     price = spec.engine.price if spec.engine else PriceConfig()
     ledger = Ledger(run, spec.name, price)
-    watch = Watch(control, journal, actor, ledger, config.drain_seconds, lambda: _durable_blocks(run, spec))
+    watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
     context.checkpoint_config = CheckpointConfig(
@@ -242,6 +242,7 @@ def _execute(
                 "metadata": {METADATA_KEY: schema.metadata[METADATA_KEY]},
                 "journal": journal,
                 "attempts": config.poison_attempts,
+                "row_seconds": config.row_seconds,
             },
         ).write_parquet(run.make(spec.writes), filesystem=run.fs, compression="zstd")
         complete = True

@@ -92,6 +92,10 @@ class Suspects:
         """Rows in flight on all workers."""
         return sum(len(worker.rows) for worker in self._workers.values())
 
+    def busy_nodes(self) -> list[str]:
+        """Where each worker with rows in flight was seen last (one that a shrinking pool let go has none)."""
+        return [worker.node for worker in self._workers.values() if worker.rows]
+
     def previous(self, worker: str) -> Incarnation | None:
         """The worker's process before the one that starts now."""
         return self._workers.get(worker)

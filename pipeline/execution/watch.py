@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 
+from pipeline.config import ExecutionConfig
+from pipeline.errors import WorkerLost
 from pipeline.execution.control import Control, Ledger
 from pipeline.execution.journal import JournalState
 from pipeline.execution.progress import Counts
@@ -18,7 +20,7 @@ from pipeline.execution.progress import Counts
 logger = logging.getLogger(__name__)
 
 _INTERVAL = 0.5
-_SAVE = 10.0  # seconds between writes of the ledger
+_SAVE = 10.0  # seconds between writes of the ledger, and looks at the cluster's nodes
 _SETTLE = 2.0  # seconds without a newly stored block after which nothing more is expected
 _PATIENCE = 3.0  # seconds for the plan to end by itself once its workers refuse to go on
 
@@ -30,19 +32,27 @@ class Watch(threading.Thread):
         control: the command's reasons to stop.
         journal, progress: the pass's actors.
         ledger: what the run has spent.
-        grace: seconds that rows in flight get to finish in.
+        config: how long rows in flight get to finish in, and lost workers to come back.
         stored: counts the blocks that are durable.
     """
 
     def __init__(
-        self, control: Control, journal: Any, progress: Any, ledger: Ledger, grace: float, stored: Callable[[], int]
+        self,
+        control: Control,
+        journal: Any,
+        progress: Any,
+        ledger: Ledger,
+        config: ExecutionConfig,
+        stored: Callable[[], int],
     ) -> None:
         super().__init__(daemon=True, name="lemonpress-watch")
         self._control = control
         self._journal = journal
         self._progress = progress
         self._ledger = ledger
-        self._grace = grace
+        self._grace = config.drain_seconds
+        self._replace = config.replace_seconds
+        self._whole = time.monotonic()
         self._stored = stored
         self._halt = threading.Event()
 
@@ -55,6 +65,7 @@ class Watch(threading.Thread):
                 if time.monotonic() - saved > _SAVE:
                     saved = time.monotonic()
                     self._ledger.save()
+                    self._check_nodes()
                 if self._control.reason is not None:
                     self._stop_pass()
                     return
@@ -75,6 +86,17 @@ class Watch(threading.Thread):
         counts: Counts = ray.get(self._progress.read.remote(), timeout=30)
         self._ledger.update(counts.prompt_tokens, counts.cached_tokens, counts.tokens)
         self._control.check_spent(*self._ledger.total())
+
+    def _check_nodes(self) -> None:
+        """Ray keeps a lost worker's blocks for its replacement, which a smaller cluster may never have room for."""
+        lost: int = ray.get(self._journal.lost.remote(), timeout=30)
+        if not lost:
+            self._whole = time.monotonic()
+        elif time.monotonic() - self._whole > self._replace and self._control.reason is None:
+            self._control.reason = WorkerLost(
+                f"{lost} workers were lost with their machine, and for {self._replace:g} s no other had room for them "
+                "(execution.replace_seconds); the same command resumes with what is left"
+            )
 
     def _stop_pass(self) -> None:
         print(

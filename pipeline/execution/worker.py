@@ -46,6 +46,7 @@ class Worker:
         metadata: schema metadata of the output (provenance).
         journal: where to ask before rows begin; ``None`` asks nobody.
         attempts: deaths of the engine with a row alone in flight after which the row is set aside.
+        row_seconds: longest time for one stage on one row; ``None`` = for ever.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Worker:
         metadata: dict[bytes, bytes] | None = None,
         journal: Any | None = None,
         attempts: int = 2,
+        row_seconds: float | None = None,
     ) -> None:
         self._stages = list(stages)
         self._job = job
@@ -70,6 +72,7 @@ class Worker:
         self._gate = Gate()
         self._dying = False
         self._attempts = attempts
+        self._row_seconds = row_seconds
         self._journal = JournalClient(journal)
         self._suspects = self._journal.start()
         self._reporter = Reporter(progress, self._journal.flush)
@@ -97,10 +100,9 @@ class Worker:
             for name in self._writes:
                 _array([column_values(row, name)], COLUMNS[name])
         except _UNSTORABLE as error:
-            stages = ", ".join(stage.name for stage in self._stages)
             kind, message = "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
             before.usage = row.usage
-            before.errors = [*row.errors, RowError(self._job, stages, kind, message)]
+            before.errors = [*row.errors, RowError(self._job, self._stages[-1].name, kind, message)]
             return before
         return row
 
@@ -154,12 +156,16 @@ class Worker:
     async def _stage(self, stage: Stage, row: Row, engine: Engine | None) -> Row:
         meter = engine if isinstance(engine, Refusal) else Meter(engine) if engine is not None else None
         try:
-            row = await stage(row, meter)
+            async with asyncio.timeout(self._row_seconds) as limit:
+                row = await stage(row, meter)
         except EngineDead as error:
             await self._die(str(error))
         except Exception as error:
             logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, error)
-            row.errors.append(RowError(self._job, stage.name, type(error).__name__, str(error)[:_MESSAGE_LIMIT]))
+            words = str(error)
+            if isinstance(error, TimeoutError) and limit.expired():
+                words = f"not done within {self._row_seconds:g} s (execution.row_seconds)"
+            row.errors.append(RowError(self._job, stage.name, type(error).__name__, words[:_MESSAGE_LIMIT]))
         if meter is not None and meter.total.requests:
             t = meter.total
             row.usage.append(Usage(self._job, stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion))
