@@ -25,9 +25,12 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pipeline import __version__
 from pipeline.config import ExecutionConfig
-from pipeline.engines.base import EngineConfig, PoolConfig
-from pipeline.errors import LemonpressError, ResumeError
+from pipeline.engines.base import EngineConfig, PoolConfig, PriceConfig
+from pipeline.errors import STORAGE_ERRORS, LemonpressError, ResumeError, StorageError
+from pipeline.execution.control import Control, Ledger
+from pipeline.execution.journal import JournalState, start_journal
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
+from pipeline.execution.watch import Watch
 from pipeline.execution.worker import Worker
 from pipeline.hashing import digest
 from pipeline.schema import COLUMNS, METADATA_KEY, with_columns, with_provenance
@@ -76,6 +79,8 @@ class PassSummary:
         seconds: wall time, summed over attempts.
         resumed: rows that an earlier attempt had finished.
         mean_in_flight: mean rows in flight per busy actor, in the last attempt.
+        restarts: worker processes that died and were replaced, over all attempts.
+        poisoned: rows set aside because they kill their engine.
         skipped: the pass had been finished before and nothing was run (not stored).
     """
 
@@ -89,6 +94,8 @@ class PassSummary:
     seconds: float = 0.0
     resumed: int = 0
     mean_in_flight: float = 0.0
+    restarts: int = 0
+    poisoned: int = 0
     skipped: bool = False
 
 
@@ -110,19 +117,24 @@ def calls_per_actor(k: int, requests_per_row: int, engine: EngineConfig | None, 
     return max(low, min(high, math.ceil(_FILL * engine.max_requests() / (k * max(1, requests_per_row)))))
 
 
-def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSummary:
+def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: Control | None = None) -> PassSummary:
     """Run one pass, or resume it, or return at once when it has been finished.
 
     Args:
         spec: what to do.
         run: the run's folder; ``spec.reads`` must be finished.
-        config: checkpoint interval and progress.
+        config: checkpoint interval, progress, and how to deal with faults.
+        control: what may stop the pass before its end.
 
     Raises:
         UnfinishedTableError: the input table is not finished.
         ResumeError: the folder holds work of this pass made with another config.
+        LimitReached, Interrupted: stopped; what is done is stored.
+        StorageError: the run's storage is full or read-only.
         LemonpressError: rows were lost or doubled, or Ray failed for good.
     """
+    control = control or Control()
+    control.check()
     upstream = run.dataset(spec.reads)
     fingerprint = {**spec.fingerprint, "input": (run.marker(spec.reads) or {}).get("fingerprint_hash")}
     finished = run.marker(spec.writes)
@@ -138,10 +150,10 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSum
     total = upstream.count_rows()
     started = time.monotonic()
     resumed = _durable_rows(run, spec)
-    counts = Counts()
+    counts, faults = Counts(), JournalState()
     try:
         if total:
-            counts = _execute(spec, run, config, upstream, total, resumed)
+            counts, faults = _execute(spec, run, config, control, upstream, total, resumed)
     finally:
         state["seconds"] += time.monotonic() - started
         run.write_json(state, *work, "state.json")
@@ -149,6 +161,7 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSum
     summary.seconds = round(state["seconds"], 3)
     summary.resumed = resumed
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
+    summary.restarts, summary.poisoned = faults.restarts, faults.poisoned
     run.write_json(
         {
             "pass": spec.name,
@@ -172,8 +185,14 @@ def run_schema(run: RunFolder, table: str) -> pa.Schema:
 
 
 def _execute(
-    spec: PassSpec, run: RunFolder, config: ExecutionConfig, upstream: pads.Dataset, total: int, resumed: int
-) -> Counts:
+    spec: PassSpec,
+    run: RunFolder,
+    config: ExecutionConfig,
+    control: Control,
+    upstream: pads.Dataset,
+    total: int,
+    resumed: int,
+) -> tuple[Counts, JournalState]:
     """Build the Ray Data plan and run it to its end."""
     pool = spec.engine.pool if spec.engine else PoolConfig()
     k = rows_per_block(total, config)
@@ -182,6 +201,10 @@ def _execute(
     schema = with_provenance(with_columns(upstream.schema, [*writes, "usage", "errors"]), _provenance(spec))
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
+    journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
+    price = spec.engine.price if spec.engine else PriceConfig()
+    ledger = Ledger(run, spec.name, price)
+    watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
     context.checkpoint_config = CheckpointConfig(
@@ -192,8 +215,11 @@ def _execute(
     )
     context.enable_progress_bars = False
     line.start()
+    watch.start()
     complete = False
+    faults = JournalState()
     try:
+        control.draining = True
         data = ray.data.read_parquet(run.data_files(spec.reads), filesystem=run.fs)
         data.repartition(target_num_rows_per_block=k).map_batches(
             Worker,
@@ -214,16 +240,33 @@ def _execute(
                 "job": spec.job,
                 "progress": actor,
                 "metadata": {METADATA_KEY: schema.metadata[METADATA_KEY]},
+                "journal": journal,
+                "attempts": config.poison_attempts,
+                "row_seconds": config.row_seconds,
             },
         ).write_parquet(run.make(spec.writes), filesystem=run.fs, compression="zstd")
         complete = True
-    except ray.exceptions.RayError as error:
-        raise LemonpressError(f"pass {spec.name}: {_cause(error)}; run the same command again to resume") from error
+        faults = ray.get(journal.state.remote())
+    except (ray.exceptions.RayError, OSError) as error:
+        control.check()  # a pass that is told to stop ends with an error; the reason says more
+        raise _failure(spec, run, error) from error
     finally:
+        control.draining = False
+        watch.finish()
         counts = line.finish(complete)
         context.checkpoint_config, context.enable_progress_bars = saved
         ray.kill(actor)
-    return counts
+        ray.kill(journal)
+    return counts, faults
+
+
+def _failure(spec: PassSpec, run: RunFolder, error: Exception) -> LemonpressError:
+    """What a person can act on, from Ray's error."""
+    again = "run the same command again to resume"
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS:
+        return StorageError(f"pass {spec.name}: cannot write to {run.root}: {cause.strerror or cause}; {again}")
+    return LemonpressError(f"pass {spec.name}: {_cause(error)}; {again}")
 
 
 def _pool_size(pool: PoolConfig) -> dict[str, int]:
@@ -235,6 +278,10 @@ def _pool_size(pool: PoolConfig) -> dict[str, int]:
 
 def _provenance(spec: PassSpec) -> dict[str, Any]:
     return {"lemonpress": __version__, "pass": spec.name, "fingerprint": spec.fingerprint}
+
+
+def _durable_blocks(run: RunFolder, spec: PassSpec) -> int:
+    return len(run.data_files(f"work/{spec.name}/checkpoint"))
 
 
 def _durable_rows(run: RunFolder, spec: PassSpec) -> int:

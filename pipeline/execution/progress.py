@@ -6,11 +6,14 @@ import asyncio
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import ray
 from tqdm import tqdm
+
+from pipeline.records import Usage
 
 _INTERVAL = 0.5
 
@@ -22,6 +25,7 @@ class Counts:
     Attributes:
         rows, failed: rows finished by this attempt's workers, and those of them with a new error.
         tokens: completion tokens.
+        prompt_tokens, cached_tokens: the requests' prompts, and the part of them that a prefix cache gave.
         row_seconds: integral of the rows in flight over time, summed over actors.
         busy_seconds: time with at least one row in flight, summed over actors.
         workers: actors (restarts included) that reported.
@@ -30,6 +34,8 @@ class Counts:
     rows: int = 0
     failed: int = 0
     tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
     row_seconds: float = 0.0
     busy_seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
@@ -46,22 +52,20 @@ class Progress(Protocol):
     add: Any
 
 
-@ray.remote(num_cpus=0, max_concurrency=8)
+@ray.remote(num_cpus=0)
 class ProgressActor:
     """Adds up the workers' counts."""
 
     def __init__(self) -> None:
         self._counts = Counts()
 
-    def add(self, worker: str, rows: int, failed: int, tokens: int, row_seconds: float, busy_seconds: float) -> None:
+    def add(self, new: Counts) -> None:
         """Count what one worker did since its last report."""
-        c = self._counts
-        c.rows += rows
-        c.failed += failed
-        c.tokens += tokens
-        c.row_seconds += row_seconds
-        c.busy_seconds += busy_seconds
-        c.workers.add(worker)
+        for item in fields(Counts):
+            old = getattr(self._counts, item.name)
+            setattr(
+                self._counts, item.name, old | new.workers if item.name == "workers" else old + getattr(new, item.name)
+            )
 
     def read(self) -> Counts:
         """The totals so far."""
@@ -69,23 +73,25 @@ class ProgressActor:
 
 
 class Reporter:
-    """A worker's own counts, sent every half second. All calls come from the worker's event loop."""
+    """A worker's own counts, sent every half second. All calls come from the worker's event loop.
 
-    def __init__(self, progress: Progress | None) -> None:
+    Args:
+        progress: the counting actor; ``None`` sends nothing.
+        flush: called every half second, too.
+    """
+
+    def __init__(self, progress: Progress | None, flush: Callable[[], None]) -> None:
         self._progress = progress
+        self._flush = flush
         self._worker = f"{time.time_ns():x}"
         self._in_flight = 0
         self._since = time.monotonic()
-        self._reset()
-
-    def _reset(self) -> None:
-        self._rows = self._failed = self._tokens = 0
-        self._row_seconds = self._busy_seconds = 0.0
+        self._new = Counts(workers={self._worker})
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._row_seconds += self._in_flight * (now - self._since)
-        self._busy_seconds += (now - self._since) if self._in_flight else 0.0
+        self._new.row_seconds += self._in_flight * (now - self._since)
+        self._new.busy_seconds += (now - self._since) if self._in_flight else 0.0
         self._since = now
 
     def enter(self) -> None:
@@ -93,24 +99,26 @@ class Reporter:
         self._tick()
         self._in_flight += 1
 
-    def leave(self, failed: bool, tokens: int, seconds: float) -> None:
-        """A row ends."""
+    def leave(self, failed: bool, usage: Sequence[Usage]) -> None:
+        """A row ends, having spent ``usage`` here."""
         self._tick()
         self._in_flight -= 1
-        self._rows += 1
-        self._failed += int(failed)
-        self._tokens += tokens
+        self._new.rows += 1
+        self._new.failed += int(failed)
+        for item in usage:
+            self._new.tokens += item.completion_tokens
+            self._new.prompt_tokens += item.prompt_tokens
+            self._new.cached_tokens += item.cached_tokens
 
     async def run(self) -> None:
         """Send what was counted, every half second, for ever."""
         while True:
             await asyncio.sleep(_INTERVAL)
+            self._flush()
             self._tick()
-            if self._progress is not None and (self._rows or self._busy_seconds):
-                self._progress.add.remote(
-                    self._worker, self._rows, self._failed, self._tokens, self._row_seconds, self._busy_seconds
-                )
-                self._reset()
+            if self._progress is not None and (self._new.rows or self._new.busy_seconds):
+                self._progress.add.remote(self._new)
+                self._new = Counts(workers={self._worker})
 
 
 class ProgressLine(threading.Thread):
