@@ -68,8 +68,8 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
     out = next((w.removeprefix("out=") for w in reversed(words) if w.startswith("out=")), None)
     if out and all("=" in w for w in words):
         run = RunFolder(out)
-        if run.is_local and run.exists("config.yaml"):
-            words = [run.path("config.yaml"), *words]
+        if run.exists("config.yaml"):
+            words = [run.uri("config.yaml"), *words]
     return load_config(words)
 
 

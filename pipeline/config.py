@@ -29,6 +29,7 @@ from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
 from pipeline.registry import Registry
+from pipeline.remote import is_uri, read_text
 from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
@@ -510,14 +511,16 @@ def _read_word(word: str) -> dict[str, Any]:
 
 def _read_file(name: str) -> dict[str, Any]:
     path = Path(name).expanduser()
-    if not path.is_file():
+    if not is_uri(name) and not path.is_file():
         known = presets()
         preset = known.get(name) or known.get(name.removeprefix("conf/").removesuffix(".yaml"))
         if preset is None:
             raise ConfigError(f"{name}: neither a config file nor the name of a preset{nearest(name, known)}")
         path = preset
     try:
-        layer = OmegaConf.to_container(OmegaConf.load(path))
+        layer = OmegaConf.to_container(OmegaConf.create(read_text(name)) if is_uri(name) else OmegaConf.load(path))
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(layer, dict):

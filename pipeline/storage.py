@@ -8,17 +8,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, UnfinishedTableError
+from pipeline.errors import InputError, StorageError, UnfinishedTableError
+from pipeline.remote import is_uri, open_uri
 from pipeline.schema import read_provenance
 
 MARKER = "_complete.json"
@@ -31,12 +33,16 @@ class RunFolder:
 
     Args:
         path: local path or URI (``s3://bucket/run``).
+        key: the config's key for it, for messages.
+
+    Raises:
+        ConfigError: a URI that cannot be opened, or that carries credentials.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, key: str = "out") -> None:
         self.name = path
-        if re.match(r"^[a-z][a-z0-9+.-]+://", path):
-            self.fs, self.root = pafs.FileSystem.from_uri(path)
+        if is_uri(path):
+            self.fs, self.root = open_uri(path, key)
         else:
             self.fs, self.root = pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
 
@@ -45,18 +51,45 @@ class RunFolder:
         """Whether the run lies on this machine's file system."""
         return isinstance(self.fs, pafs.LocalFileSystem)
 
+    def uri(self, *parts: str) -> str:
+        """A path below the run's root that another process can open: a local path, or the run's URI with it."""
+        if self.is_local:
+            return self.path(*parts)
+        whole = urlsplit(self.name)
+        return whole._replace(path="/".join([whole.path.rstrip("/"), *parts])).geturl()
+
     def path(self, *parts: str) -> str:
         """A path below the run's root, as ``self.fs`` takes it."""
         return "/".join([self.root.rstrip("/"), *parts])
 
     def exists(self, *parts: str) -> bool:
-        """Whether a file or folder exists."""
-        return bool(self.fs.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
+        """Whether a file or folder exists.
+
+        Raises:
+            StorageError: the store cannot be reached.
+        """
+        with self._reachable():
+            return bool(self.fs.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
 
     def make(self, *parts: str) -> str:
-        """Create a folder (and its parents); returns its path."""
-        self.fs.create_dir(self.path(*parts), recursive=True)
+        """Create a folder (and its parents); returns its path.
+
+        Raises:
+            StorageError: the store cannot be reached, or has no such bucket.
+        """
+        with self._reachable():
+            self.fs.create_dir(self.path(*parts), recursive=True)
         return self.path(*parts)
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """A store's errors in one line: they carry no ``errno``, and their texts are long."""
+        try:
+            yield
+        except OSError as error:
+            if self.is_local:
+                raise
+            raise StorageError(f"{self.root}: {str(error).splitlines()[0]}") from error
 
     def remove(self, *parts: str) -> None:
         """Delete a folder and what is in it, if it exists."""

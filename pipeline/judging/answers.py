@@ -19,6 +19,7 @@ from pipeline.hashing import derive_seed
 from pipeline.judging.lookup import Lookup
 from pipeline.records import Answer, Row
 from pipeline.registry import Registry
+from pipeline.remote import is_uri
 from pipeline.stage import Stage
 from pipeline.storage import RunFolder
 from pipeline.tasks import Task, task_for
@@ -96,14 +97,15 @@ class FileAnswers(AnswerSource):
     def check(self, key: str) -> None:
         if not self.path:
             raise ConfigError(f"{key}.path: missing; a file with one answer per prompt")
-        if not Path(self.path).expanduser().is_file():
+        if not is_uri(self.path) and not Path(self.path).expanduser().is_file():
             raise ConfigError(f"{key}.path: no such file: {self.path}")
 
     def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
         from pipeline.prompts import Given
         from pipeline.reading.given import AnswerFile
+        from pipeline.reading.opening import local_file
 
-        return AnswerFile(Path(self.path).expanduser(), Given(text=self.text), self.id, key).pairs()
+        return AnswerFile(local_file(Path(), self.path, f"{key}.path"), Given(text=self.text), self.id, key).pairs()
 
 
 @ANSWERS.register("run")
@@ -127,7 +129,7 @@ class RunAnswers(AnswerSource):
     def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
         from pipeline.stats.choices import column, nested
 
-        run = RunFolder(self.path)
+        run = RunFolder(self.path, f"{key}.path")
         table = "games" if run.marker("games") is not None else "selections"
         leaves = {"selections": ("plan", "method", "text"), "answers": ("system", "text")}
         known: set[str] = set()

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.prompts import Given, ReadReport, SourceConfig
 from pipeline.reading.layout import Layout
-from pipeline.reading.opening import Record, open_answers
+from pipeline.reading.opening import Record, local_file, open_answers
 from pipeline.reading.rows import Batch, Prompt
 from pipeline.reading.scan import Hashes, hash64, repeats
 from pipeline.reading.values import as_text, clean, from_json
@@ -32,11 +32,8 @@ def given_files(source: SourceConfig, base: Path) -> dict[str, Path]:
     """
     if "/" in source.given.name or not source.given.name:
         raise ConfigError(f"prompts.given.name: must be a name without '/', not {source.given.name!r}")
-    files = {model: base / Path(name).expanduser() for model, name in source.given.files.items()}
-    for model, path in files.items():
-        if not path.is_file():
-            raise ConfigError(f"prompts.given.files.{model}: no such file: {path}")
-    return files
+    named = source.given.files.items()
+    return {model: local_file(base, name, f"prompts.given.files.{model}") for model, name in named}
 
 
 class GivenSets:

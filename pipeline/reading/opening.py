@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.hashing import digest
 from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
 from pipeline.reading.lines import parse_lines, undecodable_line
+from pipeline.remote import is_uri, local_copies, origin
 
 if TYPE_CHECKING:  # importing it takes a second, which a finished table need not pay
     from datasets import Dataset
@@ -77,7 +78,7 @@ class Piece:
 
 
 def local_files(source: SourceConfig, base: Path) -> list[tuple[Path, str | None]]:
-    """The local files of a source in reading order, each with the language that ``paths`` gives it.
+    """The files of a source in reading order, each with the language that ``paths`` gives it; copies of remote ones.
 
     Raises:
         ConfigError: neither or both of ``path`` and ``paths`` are set, or there is no such file.
@@ -89,14 +90,25 @@ def local_files(source: SourceConfig, base: Path) -> list[tuple[Path, str | None
     if bool(source.path) == bool(source.paths):
         raise ConfigError("prompts.path: set either path (a file, folder or glob) or paths (language: file)")
     if source.path:
+        if is_uri(source.path):
+            every = local_copies(source.path, "prompts.path", lambda name: _fits(Path(name), source.format))
+            return [(path, None) for path in every]
         return [(path, None) for path in _expand(base / Path(source.path).expanduser(), source.format)]
-    files: list[tuple[Path, str | None]] = []
-    for language, name in source.paths.items():
-        path = base / Path(name).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"prompts.paths.{language}: no such file: {path}")
-        files.append((path, language))
-    return files
+    return [(local_file(base, name, f"prompts.paths.{language}"), language) for language, name in source.paths.items()]
+
+
+def local_file(base: Path, name: str, key: str) -> Path:
+    """One file, named under the config's ``key``: a local one, or the copy of a remote one.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if is_uri(name):
+        return local_copies(name, key)[0]
+    path = base / Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{key}: no such file: {path}")
+    return path
 
 
 def _expand(path: Path, format_: str | None) -> list[Path]:
@@ -105,13 +117,18 @@ def _expand(path: Path, format_: str | None) -> list[Path]:
         return [path]
     if path.is_dir():
         known = (p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith((".", "_")))
-        found = [p for p in known if (_ending(p) == format_ if format_ else _ending(p))]
+        found = [p for p in known if _fits(p, format_)]
     else:
         found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
     if not found:
         kinds = format_ or ", ".join(sorted(set(_ENDINGS.values())))
         raise ConfigError(f"prompts.path: {'no ' + kinds + ' file in' if path.is_dir() else 'no such file:'} {path}")
     return found
+
+
+def _fits(path: Path, format_: str | None) -> bool:
+    """Whether a file that was found in a folder is meant."""
+    return _ending(path) == format_ if format_ else _ending(path) is not None
 
 
 def _ending(path: Path) -> str | None:
@@ -202,9 +219,9 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
         raise
     except Exception as error:  # the library wraps what the Parquet, CSV and text readers raise
         line = undecodable_line(path) if format_ == "jsonl" else None
-        where = f"{path}, line {line}" if line else str(path)
+        where = f"{origin(path)}, line {line}" if line else origin(path)
         raise InputError(f"{where}: cannot be read as {format_}: {cause(error)}") from error
-    return None if data is None else Piece(str(path), data, language, lines=format_ == "jsonl")
+    return None if data is None else Piece(origin(path), data, language, lines=format_ == "jsonl")
 
 
 def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:

@@ -22,6 +22,7 @@ from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices
 from pipeline.reading.scan import hash64
 from pipeline.reading.write import write_shards
+from pipeline.remote import is_uri
 from pipeline.schema import read_provenance, with_provenance
 from pipeline.storage import MARKER, TABLES, RunFolder
 
@@ -52,8 +53,8 @@ class Upstream:
             if settings[name] != defaults[name]:
                 raise ConfigError(f"prompts.{name}: cannot be set with prompts.kind=run, which takes rows as they are")
         self._source = source
-        is_uri = "://" in source.path
-        self._run = RunFolder(source.path if is_uri else str(base / Path(source.path).expanduser()))
+        path = source.path if is_uri(source.path) else str(base / Path(source.path).expanduser())
+        self._run = RunFolder(path, "prompts.path")
         self._path = self._run.path(source.table)
         self._data = self._run.dataset(source.table)
 

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.json as pajson
 
 from pipeline.errors import InputError, nearest
+from pipeline.remote import is_uri, open_uri
 from pipeline.stats.arrays import Bools, Floats, Ints
 
 REQUIRED = ("prompt_id", "language", "system", "opponent", "order", "score")
@@ -102,7 +103,7 @@ def load_table_games(path: str) -> Games:
     Raises:
         InputError: the file cannot be read, a column is missing, or a row is wrong (see :func:`games_from_table`).
     """
-    fs, inner = pafs.FileSystem.from_uri(path) if "://" in path else (pafs.LocalFileSystem(), path)
+    fs, inner = open_uri(path, "winrate.games") if is_uri(path) else (pafs.LocalFileSystem(), path)
     known = (*REQUIRED, *_OPTIONAL_TEXT, *_OPTIONAL_NUMBERS)
     try:
         if inner.endswith((".csv", ".tsv")):
