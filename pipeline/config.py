@@ -127,6 +127,8 @@ class ExecutionConfig:
         replace_seconds: how long workers that were lost with their machine may wait for room on another one, before
             the pass fails (and the same command resumes with what is left of the cluster).
         drain_seconds: what rows in flight get to finish in after SIGTERM, Ctrl-C or a limit.
+        pilot: prompts that ``run`` puts through the whole path first, to estimate what all of them will cost; 0 = none.
+            ``estimate`` takes 10 where it is 0.
     """
 
     rows_per_checkpoint: int | None = None
@@ -137,6 +139,7 @@ class ExecutionConfig:
     row_seconds: float | None = None
     replace_seconds: float = 600.0
     drain_seconds: float = 30.0
+    pilot: int = 0
 
 
 @dataclass
@@ -464,6 +467,8 @@ def _check(config: Config) -> None:
         )
     if config.judge.scores not in ("hard", "soft"):
         raise ConfigError(f"judge.scores: must be hard or soft, not {config.judge.scores!r}")
+    if config.execution.pilot < 0:
+        raise ConfigError(f"execution.pilot: must be at least 0, not {config.execution.pilot}")
     for field_name in ("audit", "max_chars", "reason_tokens"):
         if getattr(config.judge, field_name) < 0:
             raise ConfigError(f"judge.{field_name}: must be at least 0, not {getattr(config.judge, field_name)}")
@@ -483,7 +488,7 @@ def _check_limits(config: Config) -> None:
         if limit is not None and limit <= 0:
             raise ConfigError(f"limits.{name}: must be more than 0, not {limit:g}")
     if config.limits.money is not None and not any(e.price.charges for e in config.engines.values()):
-        raise ConfigError("limits.money: no engine has a price; set engines.X.price.prompt and .completion")
+        raise ConfigError("limits.money: no engine has a price; set engines.X.price.prompt and .completion, or .hour")
 
 
 def _check_answers(config: Config) -> None:

@@ -17,6 +17,9 @@ from pipeline.schema import prompts_schema, with_provenance
 from pipeline.storage import MARKER, RunFolder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# For the S3-compatible server of tests/test_remote.py, in Ray's workers too; and no test reaches a real account.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_DEFAULT_REGION": "us-east-1"}
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 ROOT = Path(__file__).parents[1]
 
 

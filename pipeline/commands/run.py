@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.commands import generate, judge, report, select, winrate
+from types import ModuleType
+
+from pipeline.commands import estimate, generate, judge, report, select, spending, winrate
 from pipeline.commands.context import session
 from pipeline.config import Config
 from pipeline.prompts import read_prompts
@@ -22,12 +24,19 @@ def run(config: Config) -> None:
     with session(config, folder):
         read_prompts(config.prompts, folder)  # a bad input file shows before Ray starts
         with cluster(config.ray):
-            for job in (generate, select, judge, winrate, report):
-                if job is judge and not config.judges():
-                    continue
-                if job is generate and not config.all_plans():
-                    continue
+            if config.execution.pilot:
+                spending.print_costs(estimate.estimate(config), None)
+            for job in jobs(config):
                 job.run(config)
+                if job is winrate:
+                    spending.report_costs(config)
+
+
+def jobs(config: Config) -> list[ModuleType]:
+    """The jobs of a run, in order."""
+    idle = [judge] if not config.judges() else []
+    idle += [generate] if not config.all_plans() else []
+    return [job for job in (generate, select, judge, winrate, report) if job not in idle]
 
 
 def check(config: Config) -> None:

@@ -195,26 +195,37 @@ class PoolConfig:
     num_gpus: float | None = None
     calls_per_actor: int | None = None
 
+    def most(self) -> int:
+        """Actors of the pool at its largest."""
+        return self.size or self.max_size or self.min_size or 1
+
 
 @dataclass
 class PriceConfig:
-    """What a million tokens cost, in any one currency.
+    """What tokens and hours cost, in any one currency.
 
     Attributes:
         prompt, completion: per million tokens.
         cached: per million prompt tokens that came from a prefix cache; ``null`` = as ``prompt``.
+        hour: one actor for an hour: the price of its GPUs.
     """
 
     prompt: float = 0.0
     completion: float = 0.0
     cached: float | None = None
+    hour: float = 0.0
 
     @property
     def charges(self) -> bool:
         """Whether anything costs anything."""
+        return self.charges_tokens or bool(self.hour)
+
+    @property
+    def charges_tokens(self) -> bool:
+        """Whether tokens cost anything."""
         return bool(self.prompt or self.completion or self.cached)
 
-    def of(self, prompt: int, cached: int, completion: int) -> float:
+    def of(self, prompt: float, cached: float, completion: float) -> float:
         """Price of so many tokens; ``cached`` of the ``prompt`` ones came from a cache."""
         hit = self.prompt if self.cached is None else self.cached
         return ((prompt - cached) * self.prompt + cached * hit + completion * self.completion) / 1e6
@@ -227,7 +238,7 @@ class EngineConfig:
     Attributes:
         model: name or path; ``cache:NAME`` is looked up in Lemonpress's cache folder.
         revision: model revision, recorded with every candidate.
-        price: what its tokens cost, for ``limits.money``.
+        price: what its tokens and hours cost, for ``limits.money`` and estimates.
     """
 
     kind: ClassVar[str] = ""

@@ -114,23 +114,34 @@ class Ledger:
         run: the run.
         name: the pass at work.
         price: of its engine.
+        actors: that host the engine, each paid by the hour.
     """
 
-    def __init__(self, run: RunFolder, name: str, price: PriceConfig) -> None:
+    def __init__(self, run: RunFolder, name: str, price: PriceConfig, actors: int = 1) -> None:
         self._run = run
         self._name = name
         self._price = price
         self._before: dict[str, Any] = run.read_json(*_LEDGER) or {}
+        self._by_hour = price.hour * actors / 3600
+        self._started = time.monotonic()
         self._now = {"tokens": 0, "money": 0.0}
 
     def update(self, prompt: int, cached: int, completion: int) -> None:
         """Set what this attempt at the pass has spent so far, in tokens."""
-        self._now = {"tokens": prompt + completion, "money": self._price.of(prompt, cached, completion)}
+        money = self._price.of(prompt, cached, completion) + self._by_hour * (time.monotonic() - self._started)
+        self._now = {"tokens": prompt + completion, "money": money}
 
     def total(self) -> tuple[int, float]:
         """(tokens, money) of the whole run."""
         entries = [*self._before.values(), self._now]
         return sum(e["tokens"] for e in entries), sum(e["money"] for e in entries)
+
+    @staticmethod
+    def transfer(run: RunFolder, name: str, other: RunFolder) -> None:
+        """Enter what another folder's work has cost as ``name``, in place of what that entry said before."""
+        entries = (other.read_json(*_LEDGER) or {}).values()
+        total = {key: sum(e[key] for e in entries) for key in ("tokens", "money")}
+        run.write_json({**(run.read_json(*_LEDGER) or {}), name: total}, *_LEDGER)
 
     def save(self) -> None:
         """Store it."""

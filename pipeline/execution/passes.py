@@ -79,6 +79,8 @@ class PassSummary:
         seconds: wall time, summed over attempts.
         resumed: rows that an earlier attempt had finished.
         mean_in_flight: mean rows in flight per busy actor, in the last attempt.
+        busy_seconds: time with rows in flight, summed over actors, in the last attempt.
+        workers: actors that had any, in the last attempt.
         restarts: worker processes that died and were replaced, over all attempts.
         poisoned: rows set aside because they kill their engine.
         skipped: the pass had been finished before and nothing was run (not stored).
@@ -94,6 +96,8 @@ class PassSummary:
     seconds: float = 0.0
     resumed: int = 0
     mean_in_flight: float = 0.0
+    busy_seconds: float = 0.0
+    workers: int = 0
     restarts: int = 0
     poisoned: int = 0
     skipped: bool = False
@@ -161,6 +165,7 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: C
     summary.seconds = round(state["seconds"], 3)
     summary.resumed = resumed
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
+    summary.busy_seconds, summary.workers = round(counts.busy_seconds, 3), len(counts.workers)
     summary.restarts, summary.poisoned = faults.restarts, faults.poisoned
     run.write_json(
         {
@@ -203,7 +208,7 @@ def _execute(
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
     journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
     price = spec.engine.price if spec.engine else PriceConfig()
-    ledger = Ledger(run, spec.name, price)
+    ledger = Ledger(run, spec.name, price, pool.most())
     watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)

@@ -1,0 +1,97 @@
+"""``estimate``: what a run will cost, from a pilot of a few of its prompts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from pipeline.commands import context, generate, judge, select, spending
+from pipeline.config import Config, to_dict
+from pipeline.costs import Costs, extrapolate, extrapolate_passes, read_pilot
+from pipeline.execution.control import Ledger
+from pipeline.hashing import digest
+from pipeline.judging.audit import choose_rows
+from pipeline.pilot import FOLDER, strata, write_pilot
+from pipeline.prompts import read_prompts
+from pipeline.storage import RunFolder
+
+logger = logging.getLogger(__name__)
+
+_SIZE = 10
+_ESTIMATE = (*FOLDER, "estimate.json")
+_NO_MATTER = ("out", "execution", "limits", "ray", "winrate", "report")
+
+
+def run(config: Config) -> None:
+    """Put ``execution.pilot`` prompts (10 when it is 0) through generate, select and judge, and extrapolate.
+
+    Raises:
+        ConfigError, InputError: before any model loads.
+        LemonpressError: a pass of the pilot failed.
+    """
+    from pipeline.commands.run import check
+
+    check(config)
+    spending.print_costs(estimate(config), None)
+
+
+def estimate(config: Config) -> Costs:
+    """The costs of all prompts, from a pilot under ``work/pilot``; stored, and made once for every config.
+
+    The pilot's work is thrown away: candidates come from the same seeds again when their turn comes.
+    """
+    run = RunFolder(config.out)
+    size = config.execution.pilot or _SIZE
+    with context.session(config, run):
+        read_prompts(config.prompts, run)
+        source = (run.marker("prompts") or {}).get("fingerprint_hash")
+        settings = {k: v for k, v in to_dict(config).items() if k not in _NO_MATTER}
+        key = digest(settings, source, size)
+        stored = run.read_json(*_ESTIMATE)
+        if stored and stored["key"] == key:
+            return Costs.from_json(stored["costs"])
+        pilot = RunFolder(run.uri(*FOLDER))
+        if (pilot.read_json("key.json") or {}).get("key") != key:
+            run.remove(*FOLDER)
+            write_pilot(run, pilot, size, config.seed)
+            pilot.write_json({"key": key}, "key.json")
+        costs = _estimate(config, run, pilot)
+        run.write_json({"key": key, "costs": costs.as_json()}, *_ESTIMATE)
+        context.update_manifest(run, {"costs": {"estimate": costs.as_json()}})
+    return costs
+
+
+def _estimate(config: Config, run: RunFolder, pilot: RunFolder) -> Costs:
+    from pipeline.commands.run import jobs
+    from pipeline.execution.cluster import cluster
+
+    execution = replace(config.execution, max_failed_rows=1.0, pilot=0)
+    small = replace(config, out=pilot.name, execution=execution)
+    with cluster(config.ray):
+        for job in jobs(config):
+            if job in (generate, select, judge):
+                job.run(small)
+    Ledger.transfer(run, "pilot", pilot)
+    rows = read_pilot(pilot, spending.last_table(pilot))
+    population = strata(run)
+    total = sum(population.values())
+    costs = extrapolate(config, rows, population, _audited(config, run, pilot))
+    costs.passes = extrapolate_passes(config, pilot, total / len(rows))
+    for name, limit, spent in (
+        ("tokens", config.limits.tokens, costs.tokens),
+        ("money", config.limits.money, costs.money),
+        ("seconds", config.limits.seconds, costs.seconds),
+    ):
+        if limit is not None and spent is not None and spent > limit:
+            logger.warning("limits.%s=%s will not do: the estimate is %s", name, f"{limit:g}", f"{spent:,.4g}")
+    return costs
+
+
+def _audited(config: Config, run: RunFolder, pilot: RunFolder) -> float | None:
+    """How many times more rows the judge's audit takes of all prompts than of the pilot's."""
+    counts = []
+    for folder in (run, pilot):
+        rows = folder.iter_rows("prompts", ("row_id", "prompt_id", "cluster_id", "language"))
+        named = ((r["row_id"], r["cluster_id"] or r["prompt_id"], r["language"]) for r in rows)
+        counts.append(len(choose_rows(named, config.judge.audit, config.seed)) if config.judge.audit else 0)
+    return counts[0] / counts[1] if counts[1] else None

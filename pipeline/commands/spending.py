@@ -1,0 +1,65 @@
+"""What a run has cost, with its estimate beside it: for ``run`` and ``estimate``."""
+
+from __future__ import annotations
+
+from pipeline.commands.context import console, update_manifest
+from pipeline.config import Config
+from pipeline.costs import Costs, StageCost, count_costs, total_of
+from pipeline.storage import TABLES, RunFolder
+
+
+def last_table(run: RunFolder) -> str:
+    """The finished table that knows of all jobs."""
+    return next(table for table in reversed(TABLES) if run.marker(table) is not None)
+
+
+def report_costs(config: Config) -> None:
+    """Count what the run has cost, store it in the manifest and print it, with the estimate where there was one."""
+    run = RunFolder(config.out)
+    true = count_costs(config, run, last_table(run))
+    known = (run.read_json("manifest.json") or {}).get("costs", {}).get("estimate")
+    update_manifest(run, {"costs": {"truth": true.as_json()}})
+    print_costs(Costs.from_json(known) if known else None, true)
+
+
+def print_costs(estimated: Costs | None, true: Costs | None) -> None:
+    """Print the estimate, the truth, or both and their ratio, by stage and in all."""
+    from rich.table import Table
+
+    sides = [(name, costs) for name, costs in (("estimate", estimated), ("truth", true)) if costs is not None]
+    rows = max(costs.rows for _, costs in sides)
+    pilot = f", estimated from {estimated.pilot}" if estimated else ""
+    table = Table(title=f"costs of {rows:,} prompts{pilot}", title_justify="left")
+    table.add_column("stage")
+    priced = any(costs.money is not None for _, costs in sides)
+    for name, _ in sides:
+        for what in ("requests", "prompt tok", "new tok", *(["money"] if priced else [])):
+            table.add_column(f"{what}\n{name}", justify="right")
+    if len(sides) == 2:
+        table.add_column("tokens\nest./true", justify="right")
+    names: list[tuple[str, str] | None] = list(dict.fromkeys((s.job, s.stage) for _, c in sides for s in c.stages))
+    for key in [*names, None]:
+        found = [total_of(s for s in costs.stages if key is None or (s.job, s.stage) == key) for _, costs in sides]
+        cells = [cell for stage in found for cell in _cells(stage, priced)]
+        ratio = [f"{found[0].tokens / found[1].tokens:.2f}" if found[1].tokens else "-"] if len(sides) == 2 else []
+        table.add_row("all" if key is None else key[1], *cells, *ratio, end_section=key == (names or [None])[-1])
+    console(table)
+    for name, costs in sides:
+        print(f"{name}: {_in_all(costs)}")
+
+
+def _cells(stage: StageCost, priced: bool) -> list[str]:
+    money = [_money(stage.money)] if priced else []
+    return [f"{stage.requests:,.0f}", f"{stage.prompt_tokens:,.0f}", f"{stage.completion_tokens:,.0f}", *money]
+
+
+def _money(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
+
+
+def _in_all(costs: Costs) -> str:
+    bounds = "" if costs.low is None else f" ({costs.low:,.0f} to {costs.high:,.0f}, 95%)"
+    money = "" if costs.money is None else f", money {_money(costs.money)}"
+    rate = " at the pilot's rate; a full engine is faster" if costs.pilot else ""
+    time = f"{costs.engine_hours:.2f} engine hours, {costs.seconds:,.0f} s"
+    return f"{costs.tokens:,.0f} tokens{bounds}{money}, {time}{rate}"

@@ -1,0 +1,250 @@
+"""What a run spends: tokens by stage, engine hours by pass, money where a price is configured; estimated and true."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from scipy import stats
+
+from pipeline.config import Config
+from pipeline.engines.base import EngineConfig, PriceConfig
+from pipeline.pilot import Stratum, weights
+from pipeline.storage import RunFolder
+
+_COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+@dataclass
+class StageCost:
+    """What one stage spends on all rows.
+
+    Attributes:
+        job, stage: as in the rows' ``usage``.
+        money: price of its tokens; ``None`` where its engine's tokens have no price.
+    """
+
+    job: str
+    stage: str
+    requests: float = 0
+    prompt_tokens: float = 0
+    cached_tokens: float = 0
+    completion_tokens: float = 0
+    money: float | None = None
+
+    @property
+    def tokens(self) -> float:
+        """Prompt and completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass
+class PassCost:
+    """The time of one pass.
+
+    Attributes:
+        seconds: wall time, the model's loading included.
+        engine_hours: of all its actors together.
+        money: price of those hours; ``None`` where the engine has no price by the hour.
+    """
+
+    name: str
+    seconds: float
+    engine_hours: float
+    money: float | None = None
+
+
+@dataclass
+class Costs:
+    """What a run costs.
+
+    Attributes:
+        rows: prompts.
+        low, high: 95% interval of the tokens of an estimate, from the differences between the pilot's prompts.
+        pilot: prompts that an estimate was made from; 0 = counted, not estimated.
+    """
+
+    rows: int
+    stages: list[StageCost] = field(default_factory=list)
+    passes: list[PassCost] = field(default_factory=list)
+    low: float | None = None
+    high: float | None = None
+    pilot: int = 0
+
+    @property
+    def tokens(self) -> float:
+        """Prompt and completion tokens of all stages."""
+        return sum(s.tokens for s in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all passes, one after the other."""
+        return sum(p.seconds for p in self.passes)
+
+    @property
+    def engine_hours(self) -> float:
+        """Hours of all actors together."""
+        return sum(p.engine_hours for p in self.passes)
+
+    @property
+    def money(self) -> float | None:
+        """All priced tokens and hours; ``None`` when nothing has a price."""
+        prices = [*(s.money for s in self.stages), *(p.money for p in self.passes)]
+        known = [price for price in prices if price is not None]
+        return sum(known) if known else None
+
+    def as_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        totals = {"tokens": self.tokens, "money": self.money, "engine_hours": self.engine_hours}
+        return {**asdict(self), **totals, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Costs:
+        """What :meth:`as_json` gave."""
+        stages, passes = [StageCost(**s) for s in data["stages"]], [PassCost(**p) for p in data["passes"]]
+        return cls(data["rows"], stages, passes, data["low"], data["high"], data["pilot"])
+
+
+def count_costs(config: Config, run: RunFolder, table: str) -> Costs:
+    """What a run has spent, from the ``usage`` of its last table (its other columns are not read) and its manifest."""
+    totals: dict[tuple[str, str], StageCost] = {}
+    rows = 0
+    for batch in run.leaves(table, lambda top, leaf: top == "usage", 4096):
+        rows += batch.num_rows
+        items = pa.Table.from_struct_array(batch.column("usage").flatten())
+        sums = items.group_by(["job", "stage"]).aggregate([(name, "sum") for name in _COUNTS])
+        for item in sums.to_pylist():
+            _add(totals, item["job"], item["stage"], {name: item[f"{name}_sum"] or 0 for name in _COUNTS})
+    return Costs(rows, _priced(config, totals), pass_costs(config, run))
+
+
+def pass_costs(config: Config, run: RunFolder) -> list[PassCost]:
+    """The time that the manifest's passes took, over all attempts."""
+    passes = (run.read_json("manifest.json") or {}).get("passes", {})
+    return [_pass_cost(config, name, float(p["seconds"])) for name, p in passes.items()]
+
+
+@dataclass
+class PilotRow:
+    """One prompt of the pilot.
+
+    Attributes:
+        stratum: its language and task.
+        usage: items of its ``usage`` column.
+    """
+
+    stratum: Stratum
+    usage: list[dict[str, Any]]
+
+    @property
+    def tokens(self) -> int:
+        """All that were spent on it."""
+        return sum(u["prompt_tokens"] + u["completion_tokens"] for u in self.usage)
+
+
+def read_pilot(run: RunFolder, table: str) -> list[PilotRow]:
+    """The rows of a pilot's last table."""
+    rows = run.iter_rows(table, ("language", "task", "usage"))
+    return [PilotRow((r["language"], r["task"]), r["usage"] or []) for r in rows]
+
+
+def extrapolate(
+    config: Config, rows: Sequence[PilotRow], population: Counter[Stratum], audited: float | None = None
+) -> Costs:
+    """From a pilot's rows to all rows: every pilot row stands for its share of its language and task.
+
+    Args:
+        config: knows the prices.
+        rows: of the pilot.
+        population: stratum -> rows of the whole.
+        audited: how many times more rows the whole run audits than the pilot; ``None`` = in proportion to the rows.
+    """
+    total = sum(population.values())
+    totals: dict[tuple[str, str], StageCost] = {}
+    for row, weight in zip(rows, weights([r.stratum for r in rows], population), strict=True):
+        for item in row.usage:
+            factor = audited if audited is not None and item["stage"] == "audit" else weight
+            _add(totals, item["job"], item["stage"], {name: item[name] * factor for name in _COUNTS})
+    costs = Costs(total, _priced(config, totals), pilot=len(rows))
+    if len(rows) > 1:
+        spent = [r.tokens for r in rows]
+        mean = sum(spent) / len(spent)
+        variance = sum((s - mean) ** 2 for s in spent) / (len(spent) - 1)
+        half = float(stats.t.ppf(0.975, len(spent) - 1)) * math.sqrt(variance / len(spent)) * total
+        costs.low, costs.high = max(0.0, costs.tokens - half), costs.tokens + half
+    return costs
+
+
+def extrapolate_passes(config: Config, pilot: RunFolder, factor: float) -> list[PassCost]:
+    """The passes' time with ``factor`` times the pilot's rows, at the pilot's rate; a model loads once all the same.
+
+    A pilot seldom fills an engine, so the real rate is rather higher.
+    """
+    found = []
+    for name, done in ((pilot.read_json("manifest.json") or {}).get("passes", {})).items():
+        working = done["busy_seconds"] / max(1, done["workers"])
+        loading = max(0.0, done["seconds"] - working)
+        seconds = loading + done["busy_seconds"] * factor / _actors(config, name)
+        found.append(_pass_cost(config, name, seconds))
+    return found
+
+
+def _pass_cost(config: Config, name: str, seconds: float) -> PassCost:
+    engine = _engine_of_pass(config, name)
+    hours = seconds * engine.pool.most() / 3600 if engine else 0.0
+    return PassCost(name, seconds, hours, engine.price.hour * hours if engine and engine.price.hour else None)
+
+
+def _actors(config: Config, name: str) -> int:
+    engine = _engine_of_pass(config, name)
+    return engine.pool.most() if engine else 1
+
+
+def _engine_of_pass(config: Config, name: str) -> EngineConfig | None:
+    return config.engines.get(name.partition("-")[2])
+
+
+def engine_of_stage(config: Config, stage: str) -> EngineConfig | None:
+    """The engine that a stage asks, from its name in ``usage``; ``None`` for one that the config no longer has."""
+    kind, _, name = stage.partition(":")
+    plans = config.all_plans()
+    if kind == "generate" and name in plans:
+        return config.engines.get(plans[name].engine)
+    if kind == "select" and name in config.selectors:
+        return config.engines.get(config.selectors[name].engine or "")
+    if kind == "answers" and name in config.answers:
+        return config.engines.get(config.answers[name].engine or "")
+    return config.engines.get(config.judge.engine or "") if kind in ("judge", "audit") else None
+
+
+def _priced(config: Config, totals: Mapping[tuple[str, str], StageCost]) -> list[StageCost]:
+    for cost in totals.values():
+        engine = engine_of_stage(config, cost.stage)
+        if engine is not None and engine.price.charges_tokens:
+            cost.money = _price(engine.price, cost)
+    return list(totals.values())
+
+
+def _price(price: PriceConfig, cost: StageCost) -> float:
+    return price.of(cost.prompt_tokens, cost.cached_tokens, cost.completion_tokens)
+
+
+def _add(totals: dict[tuple[str, str], StageCost], job: str, stage: str, counts: Mapping[str, float]) -> None:
+    cost = totals.setdefault((job, stage), StageCost(job, stage))
+    for name, value in counts.items():
+        setattr(cost, name, getattr(cost, name) + value)
+
+
+def total_of(costs: Iterable[StageCost]) -> StageCost:
+    """The sum of some stages; its money is ``None`` when none has a price."""
+    total = StageCost("", "")
+    for cost in costs:
+        for name in _COUNTS:
+            setattr(total, name, getattr(total, name) + getattr(cost, name))
+        if cost.money is not None:
+            total.money = (total.money or 0.0) + cost.money
+    return total
