@@ -63,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # Config is heavy to import for --help
     """The config from the words; without a config file, that of the run folder named by ``out=``."""
     from pipeline.config import load_config
+    from pipeline.remote import is_uri
     from pipeline.storage import RunFolder
 
     words = [f"winrate.{w}" if job == "winrate" and w.startswith("games=") else w for w in words]
     out = next((w.removeprefix("out=") for w in reversed(words) if w.startswith("out=")), None)
-    if out and all("=" in w for w in words):
+    if out and all("=" in w and not is_uri(w) for w in words):
         run = RunFolder(out)
         if run.exists("config.yaml"):
             words = [run.uri("config.yaml"), *words]

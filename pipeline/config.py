@@ -332,8 +332,8 @@ def load_config(words: Sequence[str]) -> Config:
     """
     merged: dict[str, Any] = {}
     for word in words:
-        name, equals, _ = word.partition("=")
-        layer = _read_word(word) if equals and not Path(word).exists() else _read_file(name if equals else word)
+        is_setting = "=" in word and not is_uri(word) and not Path(word).exists()
+        layer = _read_word(word) if is_setting else _read_file(word)
         _merge(merged, layer, ())
     return build_config(merged)
 

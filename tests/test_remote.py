@@ -155,7 +155,6 @@ def test_outside_games_and_their_tables_on_the_store(bucket: Bucket) -> None:
 def test_a_whole_run_on_the_store_killed_once_and_resumed(bucket: Bucket, tmp_path: Path) -> None:
     """Prompts, outside answers, tables, checkpoints, lock and report are on the server; the driver dies half-way."""
     n, k = 48, 4
-    prompts = bucket.put("in/prompts.jsonl", lines(*(f"question {i}" for i in range(n))))
     answer = bucket.put(
         "in/answers.jsonl", "".join(json.dumps({"q": i, "text": f"reply {i}"}) + "\n" for i in range(n))
     )

@@ -1,0 +1,140 @@
+"""Pilots, estimates and the account of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.config import Config, load_config
+from pipeline.costs import Costs, PilotRow, count_costs, engine_of_stage, extrapolate, extrapolate_passes, pass_costs
+from pipeline.engines.base import PriceConfig
+from pipeline.execution.control import Ledger
+from pipeline.pilot import Stratum, choose_pilot, weights, write_pilot
+from pipeline.storage import RunFolder
+from tests.conftest import rows_of, run_with_prompts
+
+PRICED = ["engines.generator.price={prompt: 1, cached: 0.5, completion: 4}", "engines.judge.price.hour=36"]
+
+
+def used(stage: str, prompt: int, completion: int, cached: int = 0, job: str = "generate") -> dict[str, Any]:
+    counts = {"requests": 1, "prompt_tokens": prompt, "cached_tokens": cached, "completion_tokens": completion}
+    return {"job": job, "stage": stage, "model": "m", **counts}
+
+
+def config(*words: str) -> Config:
+    return load_config(["dummy", "execution.progress=false", *words])
+
+
+def test_a_pilot_takes_every_stratum_in_proportion_and_by_hash() -> None:
+    tasks: list[Stratum] = [("de", "open")] * 60 + [("ja", "open")] * 30 + [("ja", "math")] * 10
+    rows = [(f"p{i}", stratum) for i, stratum in enumerate(tasks)]
+    chosen = choose_pilot(rows, 10, seed=1)
+    assert Counter(tasks[i] for i in chosen) == {("de", "open"): 6, ("ja", "open"): 3, ("ja", "math"): 1}
+    assert chosen == sorted(chosen) and chosen == choose_pilot(rows, 10, seed=1)
+    assert chosen != choose_pilot(rows, 10, seed=2)
+    backwards = choose_pilot(rows[::-1], 10, seed=1)
+    assert sorted(len(rows) - 1 - i for i in backwards) == chosen  # by content, not by position
+    assert choose_pilot(rows[:3], 10, seed=1) == [0, 1, 2]
+
+
+def test_weights_add_up_to_the_population() -> None:
+    population: Counter[Stratum] = Counter({("de", "open"): 70, ("ja", "open"): 20, ("ko", "open"): 10})
+    found = weights([("de", "open"), ("de", "open"), ("ja", "open"), ("ja", "open")], population)
+    assert found == [37.5, 37.5, 12.5, 12.5]
+    assert sum(found) == 100
+
+
+def test_the_estimate_weighs_strata_and_audits_apart() -> None:
+    population: Counter[Stratum] = Counter({("de", "open"): 30, ("ja", "open"): 10})
+    rows = [
+        PilotRow(("de", "open"), [used("generate:hedged", 10, 100, 4), used("audit", 50, 0, job="judge")]),
+        PilotRow(("ja", "open"), [used("generate:hedged", 20, 300), used("audit", 70, 0, job="judge")]),
+    ]
+    costs = extrapolate(config(*PRICED), rows, population, audited=4.0)
+    made, audit = costs.stages
+    assert (made.stage, made.requests, made.prompt_tokens, made.completion_tokens) == ("generate:hedged", 40, 500, 6000)
+    assert (audit.stage, audit.prompt_tokens, audit.money) == ("audit", 480, None)
+    assert made.money == pytest.approx((380 * 1 + 120 * 0.5 + 6000 * 4) / 1e6)
+    assert (costs.rows, costs.pilot, costs.tokens) == (40, 2, 6980)
+    assert costs.low is not None and costs.high is not None and costs.low < costs.tokens < costs.high
+    assert Costs.from_json(costs.as_json()) == costs
+
+
+def test_the_time_grows_with_the_rows_but_a_model_loads_once(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    done = {"seconds": 130.0, "busy_seconds": 60.0, "workers": 2}
+    run.write_json({"passes": {"judge-judge": done}}, "manifest.json")
+    settings = config(*PRICED, "engines.judge.pool.size=4")
+    (estimated,) = extrapolate_passes(settings, run, factor=10)
+    assert estimated.seconds == 100 + 60 * 10 / 4
+    assert estimated.engine_hours == pytest.approx(250 * 4 / 3600)
+    assert estimated.money == pytest.approx(36 * 250 * 4 / 3600)
+    (true,) = pass_costs(settings, run)
+    assert (true.seconds, true.money) == (130, pytest.approx(36 * 130 * 4 / 3600))
+
+
+def test_every_stage_is_priced_by_its_own_engine() -> None:
+    settings = config("answers.other={kind: engine, engine: reward}")
+    names = {s: engine_of_stage(settings, s) for s in ("generate:hedged", "select:best_of_n", "answers:other", "judge")}
+    assert {s: e.model if e else None for s, e in names.items()} == {
+        "generate:hedged": "dummy-generator",
+        "select:best_of_n": "dummy-reward",
+        "answers:other": "dummy-reward",
+        "judge": "dummy-judge",
+    }
+    assert engine_of_stage(settings, "select:gone") is None
+
+
+def test_hours_count_towards_the_limit_on_money(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    ledger = Ledger(run, "p", PriceConfig(hour=3600 * 1000), actors=2)
+    ledger.update(0, 0, 0)
+    assert ledger.total()[1] > 0
+    ledger.save()
+    Ledger.transfer(other := RunFolder(str(tmp_path / "other")), "pilot", run)
+    assert Ledger(other, "q", PriceConfig()).total()[1] == pytest.approx(ledger.total()[1])
+
+
+def test_the_pilot_has_the_same_prompts_numbered_anew(tmp_path: Path) -> None:
+    run, pilot = run_with_prompts(tmp_path / "run", 20), RunFolder(str(tmp_path / "pilot"))
+    write_pilot(run, pilot, 5, seed=1)
+    rows = rows_of(pilot, "prompts", "prompt_id", "messages", "source")
+    whole = {r["prompt_id"]: r for r in rows_of(run, "prompts", "prompt_id", "messages", "source")}
+    assert [r["row_id"] for r in rows] == [0, 1, 2, 3, 4]
+    assert all({**r, "row_id": 0} == {**whole[r["prompt_id"]], "row_id": 0} for r in rows)
+    marker = pilot.marker("prompts")
+    assert marker is not None and (marker["rows"], marker["fingerprint_hash"]) == (5, "test")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_run_prints_the_estimate_and_the_truth_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the dummy's 56 prompts 10 are the pilot; the second run knows its estimate and runs nothing."""
+    words = [*PRICED, "execution.progress=false", "execution.pilot=10", "judge.audit=2", "winrate.draws=100"]
+    words += ["selectors={random: null, likelihood: null, best_of_n: null, judge: null}", f"out={tmp_path / 'run'}"]
+    assert main(["run", "dummy", *words]) == 0
+    run = RunFolder(str(tmp_path / "run"))
+    shown = capsys.readouterr().out
+    estimated, true = (Costs.from_json(run.read_json("manifest.json")["costs"][k]) for k in ("estimate", "truth"))
+    assert (estimated.pilot, estimated.rows, true.rows) == (10, 56, 56)
+    assert {s.stage for s in true.stages} == {s.stage for s in estimated.stages}
+    assert {s.stage for s in true.stages} == {"generate:hedged", "select:chops", "judge", "audit"}
+    ratio = estimated.tokens / true.tokens
+    print(f"estimate {estimated.tokens:,.0f} tokens, truth {true.tokens:,.0f}: {ratio:.2f}")
+    assert 0.8 < ratio < 1.25
+    assert {p.name for p in true.passes} == {p.name for p in estimated.passes} and true.money
+    assert f"truth: {true.tokens:,.0f} tokens" in shown and "estimated from 10" in shown
+
+    usage = [u for r in rows_of(run, "games", "usage") for u in r["usage"]]
+    assert true.tokens == sum(u["prompt_tokens"] + u["completion_tokens"] for u in usage)
+    assert true.stages == count_costs(load_config(["dummy", *words]), run, "games").stages
+    spent = run.read_json("work", "spent.json")
+    assert spent["pilot"]["tokens"] > 0.5 * estimated.tokens * 10 / 56
+
+    assert main(["estimate", "dummy", *words]) == 0
+    assert f"estimate: {estimated.tokens:,.0f} tokens" in capsys.readouterr().out
+    assert run.read_json("work", "spent.json") == spent
