@@ -194,6 +194,9 @@ def _execute(
     resumed: int,
 ) -> tuple[Counts, JournalState]:
     """Build the Ray Data plan and run it to its end."""
+    ledger = Ledger(run, spec.name, spec.engine.price if spec.engine else PriceConfig())
+    control.check_spent(*ledger.total())
+    control.check()
     pool = spec.engine.pool if spec.engine else PoolConfig()
     k = rows_per_block(total, config)
     c = calls_per_actor(k, spec.requests_per_row, spec.engine, pool)
@@ -202,8 +205,6 @@ def _execute(
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
     journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
-    price = spec.engine.price if spec.engine else PriceConfig()
-    ledger = Ledger(run, spec.name, price)
     watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
@@ -219,7 +220,7 @@ def _execute(
     complete = False
     faults = JournalState()
     try:
-        control.draining = True
+        control.begin_pass()
         data = ray.data.read_parquet(run.data_files(spec.reads), filesystem=run.fs)
         data.repartition(target_num_rows_per_block=k).map_batches(
             Worker,
