@@ -134,7 +134,7 @@ def test_poison_row(job: str, whole: Path, prompts: Path, tmp_path: Path, table:
     assert 3 <= summary["restarts"] <= 4
     poisoned = site.rows()[POISON]
     assert [(e["kind"], e["job"]) for e in poisoned["errors"]] == [("PoisonRow", job)]
-    assert "the worker died 2 times with this row alone in flight" in poisoned["errors"][0]["message"]
+    assert "with this row in flight, 2 of them with no other row" in poisoned["errors"][0]["message"]
     before = Site(job, whole, prompts, []).rows()[POISON]
     earlier = [c for c in ("candidates", "selections") if c in poisoned and c != TABLES[job]]
     assert {c: poisoned[c] for c in earlier} == {c: before[c] for c in earlier}
