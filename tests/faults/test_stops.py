@@ -16,7 +16,8 @@ from pipeline.cli import main
 from pipeline.config import ExecutionConfig, load_config
 from pipeline.engines.base import Engine, PriceConfig
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.errors import ConfigError, LemonpressError
+from pipeline.errors import ConfigError, Interrupted, LemonpressError
+from pipeline.execution.control import Control
 from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
@@ -173,3 +174,15 @@ def test_five_poison_rows_among_a_thousand(tmp_path: Path) -> None:
     assert sum(all(c["text"] for c in r["candidates"]) and len(r["candidates"]) == 5 for r in rows) == 995
     assert (summary.failed, summary.poisoned) == (5, 5)
     assert summary.restarts <= 5 * (2 + 2)
+
+
+def test_a_signal_outside_a_pass_stops_at_once_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    control = Control()
+    with pytest.raises(Interrupted, match="stopped by SIGTERM") as stopped, control.signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(LemonpressError):
+        control.check()
