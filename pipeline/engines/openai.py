@@ -56,7 +56,7 @@ class OpenAIEngineConfig(EngineConfig):
         concurrency: requests at once, per actor.
         requests_per_minute: paced evenly, per actor; retries come on top. ``null`` = no limit.
         timeout: seconds to wait for an answer, per attempt (for its next byte; all attempts together end after
-            their number times this, and the waits between them).
+            this times one more than their number, and the waits between them).
         retries: further attempts, with exponential backoff, after a time-out, a lost connection or a
             status 408, 409, 429 or 5xx.
         extra_body: further fields of every generation request, e.g. ``chat_template_kwargs`` or
@@ -290,8 +290,8 @@ class OpenAIEngine:
             raise EngineRequestError(self._scrub(message)) from None
 
     def _longest(self) -> float:
-        """Seconds that one request may take: every attempt's time-out, and the waits between them."""
-        return self.config.timeout * (self.config.retries + 1) + _LONGEST_WAIT * self.config.retries
+        """Seconds that one request may take: every attempt's time-out and one more, and the waits between them."""
+        return self.config.timeout * (self.config.retries + 2) + _LONGEST_WAIT * self.config.retries
 
     def _explain(self, error: Exception) -> str:
         import openai

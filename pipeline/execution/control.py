@@ -84,7 +84,7 @@ class Control:
         if self._handled or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        before = self._listen()
         self._handled = True
         try:
             yield
@@ -92,6 +92,15 @@ class Control:
             self._handled = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def begin_pass(self) -> None:
+        """A pass starts, with a thread that looks at ``reason`` and drains it."""
+        if self._handled:
+            self._listen()  # again: ray.init puts a handler of its own on SIGTERM, which aborts the process
+        self.draining = True
+
+    def _listen(self) -> dict[signal.Signals, Any]:
+        return {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._abort and self.reason is not None:

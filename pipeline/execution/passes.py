@@ -200,6 +200,9 @@ def _execute(
 ) -> tuple[Counts, JournalState]:
     """Build the Ray Data plan and run it to its end."""
     pool = spec.engine.pool if spec.engine else PoolConfig()
+    ledger = Ledger(run, spec.name, spec.engine.price if spec.engine else PriceConfig(), pool.most())
+    control.check_spent(*ledger.total())
+    control.check()
     k = rows_per_block(total, config)
     c = calls_per_actor(k, spec.requests_per_row, spec.engine, pool)
     writes = sorted({n for stage in spec.stages for n in stage.writes})
@@ -207,8 +210,6 @@ def _execute(
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
     journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
-    price = spec.engine.price if spec.engine else PriceConfig()
-    ledger = Ledger(run, spec.name, price, pool.most())
     watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
@@ -224,7 +225,7 @@ def _execute(
     complete = False
     faults = JournalState()
     try:
-        control.draining = True
+        control.begin_pass()
         data = ray.data.read_parquet(run.data_files(spec.reads), filesystem=run.fs)
         data.repartition(target_num_rows_per_block=k).map_batches(
             Worker,

@@ -71,6 +71,10 @@ class Watch(threading.Thread):
                     return
         except ray.exceptions.RayError as error:  # the cluster is going away; the pass itself reports why
             logger.info("watch ends: %s", error)
+            if self._control.reason is not None:
+                self._control.interrupt_main()  # the pass may not have noticed, and wait for ever
+        finally:
+            self._control.draining = False  # from here on a signal is not left to this thread
 
     def finish(self) -> None:
         """End the thread and store what was spent."""

@@ -143,8 +143,8 @@ class Worker:
         """Set a row aside in the stage in which it killed its engine: its requests are refused."""
         deaths = suspicion.alone[stage.name]
         error = PoisonRow(
-            f"the worker died {deaths} times with this row alone in flight ({suspicion.deaths} times with others in "
-            f"flight or alone); the last time: {suspicion.words}"[:_MESSAGE_LIMIT]
+            f"the worker died {suspicion.deaths} times with this row in flight, {deaths} of them with no other row; "
+            f"the last time: {suspicion.words}"[:_MESSAGE_LIMIT]
         )
         before = list(row.errors)
         if self._engine is not None and deaths == self._attempts:

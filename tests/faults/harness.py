@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -116,6 +117,12 @@ def workers(root: int) -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def no_worker_left() -> bool:
+    """Whether no engine outlived its job; in this process a caught exception may still hold the actors' handles."""
+    gc.collect()
+    return not workers(os.getpid())
 
 
 def later(action: Callable[[], None]) -> threading.Thread:
