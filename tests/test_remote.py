@@ -163,7 +163,7 @@ def test_a_whole_run_on_the_store_killed_once_and_resumed(bucket: Bucket, tmp_pa
     settings = f"""
 out: "{bucket.uri("runs/whole")}"
 prompts: {{kind: file, path: "{prompts}", columns: {{id: q}}}}
-selectors: {{random: null, likelihood: null, best_of_n: null, judge: null, chops: null}}
+selectors: {{random: null, likelihood: null, best_of_n: null, judge: null, chops: {{engine: generator}}}}
 answers: {{filed: {{kind: file, path: "{answer}", id: q}}}}
 judge: {{audit: 0}}
 winrate: {{draws: 200}}
@@ -192,6 +192,7 @@ engines: {{generator: {{latency: 0.3, pool: {{calls_per_actor: 4}}, log: "{tmp_p
         assert Counter(g["system"] for g in r["games"])["filed"] == 2
     marker = run.marker("candidates")
     assert marker is not None and marker["summary"]["resumed"] >= k
+    assert marker["summary"]["shared"] and not run.exists("work", marker["summary"]["shared"])
     print(f"resumed: {marker['summary']['resumed']} of {n} rows were durable at the kill")
     assert "lemonpress" in (run.read_text("report", "index.html") or "").lower()
     assert "hushhush" not in (run.read_text("config.yaml") or "") and os.environ["AWS_SECRET_ACCESS_KEY"] == "hushhush"
@@ -202,6 +203,6 @@ engines: {{generator: {{latency: 0.3, pool: {{calls_per_actor: 4}}, log: "{tmp_p
 
 
 def durable(run: RunFolder) -> list[str]:
-    """Committed blocks of the running pass."""
-    files = run.data_files("work/generate-generator/checkpoint")
+    """Committed blocks of the running pass, which generate and select share."""
+    files = run.data_files("work/generate-generator+select-generator/checkpoint")
     return [f for f in files if ".pending" not in f]

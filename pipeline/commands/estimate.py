@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from pipeline.commands import context, generate, judge, select, spending
+from pipeline.commands import context, spending
 from pipeline.config import Config, to_dict
 from pipeline.costs import Costs, extrapolate, extrapolate_passes, read_pilot
 from pipeline.execution.control import Ledger
@@ -62,15 +62,13 @@ def estimate(config: Config) -> Costs:
 
 
 def _estimate(config: Config, run: RunFolder, pilot: RunFolder) -> Costs:
-    from pipeline.commands.run import jobs
+    from pipeline.commands.run import jobs, run_jobs
     from pipeline.execution.cluster import cluster
 
     execution = replace(config.execution, max_failed_rows=1.0, pilot=0)
     small = replace(config, out=pilot.name, execution=execution)
     with cluster(config.ray):
-        for job in jobs(config):
-            if job in (generate, select, judge):
-                job.run(small)
+        run_jobs(small, jobs(config))
     Ledger.transfer(run, "pilot", pilot)
     rows = read_pilot(pilot, spending.last_table(pilot))
     population = strata(run)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from pipeline.commands.chain import Step, chain
-from pipeline.commands.context import job, run_passes
+from pipeline.commands.context import Plan, job, run_passes
 from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
 from pipeline.sampling.stage import GenerateStage
 
+if TYPE_CHECKING:
+    from pipeline.execution.passes import PassSpec
 
-def run(config: Config) -> None:
+
+def run(config: Config, later: Sequence[Plan] = ()) -> None:
     """Read the prompts (once) and sample every plan's candidates.
+
+    Args:
+        later: passes of the jobs after this one, which may share its last pass.
 
     Raises:
         ConfigError, InputError: before any model loads.
@@ -23,19 +32,24 @@ def run(config: Config) -> None:
         raise ConfigError("sampling: no sampling plan is configured; e.g. sampling.kind=hedged")
     for name, plan in plans.items():
         config.engine(plan.engine, config.plan_key(name, "engine"), frozenset({"generate"}))
-    policy = Policy(config.policy) if config.policy else None
-    common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy)}
     with job("generate", config) as current:
         report = read_prompts(config.prompts, current.run)
         for line in report.lines():
             print(line)
-        steps = [
-            Step(
-                plan.engine,
-                GenerateStage(name, plan, config.seed, config.tasks, policy),
-                {"plan": to_dict(plan)},
-                plan.n,
-            )
-            for name, plan in plans.items()
-        ]
-        run_passes(current, chain("generate", config, steps, "prompts", "candidates", common))
+        run_passes(current, passes(config), later)
+
+
+def passes(config: Config) -> list[PassSpec]:
+    """The job's passes: one a generator."""
+    policy = Policy(config.policy) if config.policy else None
+    common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy)}
+    steps = [
+        Step(
+            plan.engine,
+            GenerateStage(name, plan, config.seed, config.tasks, policy),
+            {"plan": to_dict(plan)},
+            plan.n,
+        )
+        for name, plan in config.all_plans().items()
+    ]
+    return chain("generate", config, steps, "prompts", "candidates", common)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.dataset as pads
 
@@ -21,6 +21,9 @@ from pipeline.judging.templates import load_template
 from pipeline.records import row_from_dict
 from pipeline.scoring.measure import MeasureStage
 from pipeline.storage import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.execution.passes import PassSpec
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +70,28 @@ def run(config: Config) -> None:
     for line in independence(config):
         logger.warning(line)
     with job("judge", config) as current:
-        steps = list(_answer_steps(config, current))
-        if config.judge.engine is not None:
-            steps += _game_steps(config, current.run)
-        if config.answers:
-            measure = {"tasks": to_dict(config.tasks), "systems": list(config.answers)}
-            steps.append(Step(None, MeasureStage(config.tasks), measure, last=True))
-        run_passes(current, chain("judge", config, steps, "selections", "games", {}))
+        run_passes(current, passes(config, list(_answer_steps(config, current))))
+
+
+def early_passes(config: Config) -> list[PassSpec]:
+    """The passes as they can be planned before ``selections`` is finished; none where that table must be read first: to
+    bring in outside answers, and to find the audit's answers in other languages.
+    """
+    return [] if config.answers or config.judge.audit else passes(config, [])
+
+
+def passes(config: Config, steps: list[Step]) -> list[PassSpec]:
+    """The job's passes: one an engine.
+
+    Args:
+        steps: bring in outside answers.
+    """
+    if config.judge.engine is not None:
+        steps += _game_steps(config, RunFolder(config.out))
+    if config.answers:
+        measure = {"tasks": to_dict(config.tasks), "systems": list(config.answers)}
+        steps.append(Step(None, MeasureStage(config.tasks), measure, last=True))
+    return chain("judge", config, steps, "selections", "games", {})
 
 
 def independence(config: Config) -> list[str]:

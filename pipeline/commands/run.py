@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline.commands import estimate, generate, judge, report, select, spending, winrate
@@ -26,17 +27,27 @@ def run(config: Config) -> None:
         with cluster(config.ray):
             if config.execution.pilot:
                 spending.print_costs(estimate.estimate(config), None)
-            for job in jobs(config):
-                job.run(config)
-                if job is winrate:
-                    spending.report_costs(config)
+            run_jobs(config, jobs(config))
+            winrate.run(config)
+            spending.report_costs(config)
+            report.run(config)
+
+
+def run_jobs(config: Config, todo: Sequence[ModuleType]) -> None:
+    """Run jobs with passes in order; neighbours on one engine share a pass."""
+    for i, job in enumerate(todo):
+        later = [_PLANS[each] for each in todo[i + 1 :]] if config.execution.share_passes else []
+        job.run(config, *([later] if later else []))
+
+
+_PLANS = {generate: generate.passes, select: select.passes, judge: judge.early_passes}
 
 
 def jobs(config: Config) -> list[ModuleType]:
-    """The jobs of a run, in order."""
+    """The jobs with passes, in order."""
     idle = [judge] if not config.judges() else []
     idle += [generate] if not config.all_plans() else []
-    return [job for job in (generate, select, judge, winrate, report) if job not in idle]
+    return [job for job in (generate, select, judge) if job not in idle]
 
 
 def check(config: Config) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from pipeline.commands.chain import Step, chain
-from pipeline.commands.context import console, job, run_passes
+from pipeline.commands.context import Plan, console, job, run_passes
 from pipeline.config import Config, to_dict
 from pipeline.engines.base import spell_needs
 from pipeline.errors import ConfigError, TooManyFailedRows
@@ -16,47 +19,57 @@ from pipeline.selection.stage import SelectStage
 from pipeline.stats.choices import count_choices
 from pipeline.storage import RunFolder
 
+if TYPE_CHECKING:
+    from pipeline.execution.passes import PassSpec
 
-def run(config: Config) -> None:
+
+def run(config: Config, later: Sequence[Plan] = ()) -> None:
     """Run every configured selector on every candidate set, and show what they chose.
 
     Candidates that the prompts brought are selected from directly when nothing is sampled.
+
+    Args:
+        later: passes of the jobs after this one, which may share its last pass.
 
     Raises:
         ConfigError: no selector is configured.
         UnfinishedTableError: ``generate`` has not finished.
     """
     try:
-        _run(config)
+        _run(config, later)
     except TooManyFailedRows:
         print_choices(RunFolder(config.out))  # the table exists, and shows which selectors fell back
         raise
     print_choices(RunFolder(config.out))
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, later: Sequence[Plan]) -> None:
     if not config.selectors:
         raise ConfigError("selectors: none is configured; e.g. selectors.mbr.kind=mbr")
+    with job("select", config) as current:
+        if not config.all_plans():
+            for line in read_prompts(config.prompts, current.run).lines():
+                print(line)
+        run_passes(current, passes(config), later)
+
+
+def passes(config: Config) -> list[PassSpec]:
+    """The job's passes: one an engine that selectors use."""
     policy = Policy(config.policy) if config.policy else None
     bars = (config.selection.bar_truncated, config.selection.bar_wrong_language)
     common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy), "bars": bars}
     only = config.only_languages()
-    with job("select", config) as current:
-        reads = "candidates"
-        if not config.all_plans():
-            reads = "prompts"
-            for line in read_prompts(config.prompts, current.run).lines():
-                print(line)
-        steps = []
-        for name, chosen in config.selectors.items():
-            plans = tuple(config.sets_of(name))
-            settings = to_dict(chosen) | {"plans": list(plans), "templates": chosen.templates()}
-            stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars)
-            steps.append(Step(chosen.engine, stage, settings, 4))
-        steps.append(Step(None, MeasureStage(config.tasks), {}, last=True))
-        if policy is not None:
-            steps.append(Step(None, PolicyStage(policy), {}, last=True))
-        run_passes(current, chain("select", config, steps, reads, "selections", common))
+    steps = []
+    for name, chosen in config.selectors.items():
+        plans = tuple(config.sets_of(name))
+        settings = to_dict(chosen) | {"plans": list(plans), "templates": chosen.templates()}
+        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars)
+        steps.append(Step(chosen.engine, stage, settings, 4))
+    steps.append(Step(None, MeasureStage(config.tasks), {}, last=True))
+    if policy is not None:
+        steps.append(Step(None, PolicyStage(policy), {}, last=True))
+    reads = "candidates" if config.all_plans() else "prompts"
+    return chain("select", config, steps, reads, "selections", common)
 
 
 def print_choices(run: RunFolder) -> None:

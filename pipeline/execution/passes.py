@@ -30,6 +30,7 @@ from pipeline.errors import STORAGE_ERRORS, LemonpressError, ResumeError, Storag
 from pipeline.execution.control import Control, Ledger
 from pipeline.execution.journal import JournalState, start_journal
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
+from pipeline.execution.together import SharedWorker, parts
 from pipeline.execution.watch import Watch
 from pipeline.execution.worker import Worker
 from pipeline.hashing import digest
@@ -57,6 +58,7 @@ class PassSpec:
         engine: the engine that the pool hosts; ``None`` for CPU-only stages.
         requests_per_row: engine requests that one row has in flight at once, about (for sizing the pool).
         fingerprint: the config that the result depends on; a resume with another one is refused.
+        parts: the passes that run in this one (:mod:`pipeline.execution.shared`).
     """
 
     name: str
@@ -67,6 +69,7 @@ class PassSpec:
     engine: EngineConfig | None = None
     requests_per_row: int = 1
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    parts: Sequence[PassSpec] = ()
 
 
 @dataclass
@@ -83,6 +86,7 @@ class PassSummary:
         workers: actors that had any, in the last attempt.
         restarts: worker processes that died and were replaced, over all attempts.
         poisoned: rows set aside because they kill their engine.
+        shared: the pass that it ran in together with others; the time is the first one's.
         skipped: the pass had been finished before and nothing was run (not stored).
     """
 
@@ -100,6 +104,7 @@ class PassSummary:
     workers: int = 0
     restarts: int = 0
     poisoned: int = 0
+    shared: str = ""
     skipped: bool = False
 
 
@@ -140,7 +145,7 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: C
     control = control or Control()
     control.check()
     upstream = run.dataset(spec.reads)
-    fingerprint = {**spec.fingerprint, "input": (run.marker(spec.reads) or {}).get("fingerprint_hash")}
+    fingerprint = {**spec.fingerprint, "input": input_of(spec, run)}
     finished = run.marker(spec.writes)
     if finished is not None:
         _check_same(finished["fingerprint"], fingerprint, spec, run)
@@ -161,27 +166,37 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: C
     finally:
         state["seconds"] += time.monotonic() - started
         run.write_json(state, *work, "state.json")
-    summary = _summarise(spec, run, total)
+    summary = summarise(spec, run, total)
     summary.seconds = round(state["seconds"], 3)
     summary.resumed = resumed
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
     summary.busy_seconds, summary.workers = round(counts.busy_seconds, 3), len(counts.workers)
     summary.restarts, summary.poisoned = faults.restarts, faults.poisoned
+    finish(spec, run, fingerprint, state["attempts"], summary)
+    return summary
+
+
+def finish(spec: PassSpec, run: RunFolder, fingerprint: dict[str, Any], attempts: int, summary: PassSummary) -> None:
+    """Write the table's completion marker."""
     run.write_json(
         {
             "pass": spec.name,
-            "rows": total,
+            "rows": summary.rows,
             "schema": [f"{f.name}: {f.type}" for f in run_schema(run, spec.writes)],
             "fingerprint": fingerprint,
             "fingerprint_hash": digest(fingerprint),
             "lemonpress": __version__,
-            "attempts": state["attempts"],
+            "attempts": attempts,
             "summary": asdict(summary),
         },
         spec.writes,
         MARKER,
     )
-    return summary
+
+
+def input_of(spec: PassSpec, run: RunFolder) -> str | None:
+    """Stands for the table that a pass reads."""
+    return (run.marker(spec.reads) or {}).get("fingerprint_hash")
 
 
 def run_schema(run: RunFolder, table: str) -> pa.Schema:
@@ -206,7 +221,7 @@ def _execute(
     k = rows_per_block(total, config)
     c = calls_per_actor(k, spec.requests_per_row, spec.engine, pool)
     writes = sorted({n for stage in spec.stages for n in stage.writes})
-    schema = with_provenance(with_columns(upstream.schema, [*writes, "usage", "errors"]), _provenance(spec))
+    schema = with_provenance(with_columns(upstream.schema, [*writes, "usage", "errors"]), provenance(spec))
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
     journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
@@ -228,7 +243,7 @@ def _execute(
         control.begin_pass()
         data = ray.data.read_parquet(run.data_files(spec.reads), filesystem=run.fs)
         data.repartition(target_num_rows_per_block=k).map_batches(
-            Worker,
+            SharedWorker if spec.parts else Worker,
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
@@ -249,6 +264,7 @@ def _execute(
                 "journal": journal,
                 "attempts": config.poison_attempts,
                 "row_seconds": config.row_seconds,
+                **({"parts": parts(spec.parts)} if spec.parts else {}),
             },
         ).write_parquet(run.make(spec.writes), filesystem=run.fs, compression="zstd")
         complete = True
@@ -282,7 +298,8 @@ def _pool_size(pool: PoolConfig) -> dict[str, int]:
     return {"size": pool.size or 1}
 
 
-def _provenance(spec: PassSpec) -> dict[str, Any]:
+def provenance(spec: PassSpec) -> dict[str, Any]:
+    """What the metadata of the pass's files say."""
     return {"lemonpress": __version__, "pass": spec.name, "fingerprint": spec.fingerprint}
 
 
@@ -300,7 +317,7 @@ def _durable_rows(run: RunFolder, spec: PassSpec) -> int:
         return 0
 
 
-def _summarise(spec: PassSpec, run: RunFolder, total: int) -> PassSummary:
+def summarise(spec: PassSpec, run: RunFolder, total: int) -> PassSummary:
     """Check that rows out = rows in, each once, and add up what the pass spent; reads three columns only."""
     summary = PassSummary(spec.name, total)
     if not total:

@@ -98,11 +98,12 @@ class Worker:
         """The row, or, when its values do not fit the table's columns, the row as it was with an error more."""
         try:
             for name in self._writes:
-                _array([column_values(row, name)], COLUMNS[name])
+                to_array([column_values(row, name)], COLUMNS[name])
         except _UNSTORABLE as error:
             kind, message = "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
             before.usage = row.usage
-            before.errors = [*row.errors, RowError(self._job, self._stages[-1].name, kind, message)]
+            last = self._stages[-1]
+            before.errors = [*row.errors, RowError(self._job_of(last), last.name, kind, message)]
             return before
         return row
 
@@ -135,9 +136,16 @@ class Worker:
                 row = await self._without(stage, row, suspicion)
             else:
                 row = await self._stage(stage, row, self._engine)
+            self._after(stage, row)
         self._journal.end(row.row_id)
         self._reporter.leave(len(row.errors) > known_errors, row.usage[known_usage:])
         return row
+
+    def _job_of(self, stage: Stage) -> str:
+        return self._job
+
+    def _after(self, stage: Stage, row: Row) -> None:
+        """A stage is done with a row."""
 
     async def _without(self, stage: Stage, row: Row, suspicion: Suspicion) -> Row:
         """Set a row aside in the stage in which it killed its engine: its requests are refused."""
@@ -150,7 +158,7 @@ class Worker:
         if self._engine is not None and deaths == self._attempts:
             row = await self._stage(stage, row, Refusal(self._engine, error))
         # else: not a request kills it but the stage itself, which is left out
-        row.errors = [*before, RowError(self._job, stage.name, type(error).__name__, str(error))]
+        row.errors = [*before, RowError(self._job_of(stage), stage.name, type(error).__name__, str(error))]
         return row
 
     async def _stage(self, stage: Stage, row: Row, engine: Engine | None) -> Row:
@@ -165,10 +173,12 @@ class Worker:
             words = str(error)
             if isinstance(error, TimeoutError) and limit.expired():
                 words = f"not done within {self._row_seconds:g} s (execution.row_seconds)"
-            row.errors.append(RowError(self._job, stage.name, type(error).__name__, words[:_MESSAGE_LIMIT]))
+            row.errors.append(RowError(self._job_of(stage), stage.name, type(error).__name__, words[:_MESSAGE_LIMIT]))
         if meter is not None and meter.total.requests:
             t = meter.total
-            row.usage.append(Usage(self._job, stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion))
+            row.usage.append(
+                Usage(self._job_of(stage), stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion)
+            )
         return row
 
     async def _die(self, words: str) -> NoReturn:
@@ -189,13 +199,14 @@ class Worker:
         columns: list[Any] = []
         for field in schema:
             if field.name in self._writes:
-                columns.append(_array([column_values(row, field.name) for row in rows], field.type))
+                columns.append(to_array([column_values(row, field.name) for row in rows], field.type))
             else:
                 columns.append(table.column(field.name))
         return pa.Table.from_arrays(columns, schema=schema.with_metadata(self._metadata or schema.metadata))
 
 
-def _array(values: list[Any], dtype: pa.DataType) -> pa.Array:
+def to_array(values: list[Any], dtype: pa.DataType) -> pa.Array:
+    """An Arrow array; lone surrogates are replaced."""
     try:
         return pa.array(values, dtype)
     except UnicodeEncodeError:

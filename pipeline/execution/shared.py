@@ -1,0 +1,124 @@
+"""Shared passes: neighbouring jobs' stages on one engine run in one pass, so that the model loads once.
+
+The shared pass is an ordinary one with a table of its own under ``work/``: the same checkpoint, the same resume. When
+it is finished, every job's table is a projection of that one, with the columns and the ``usage``, ``errors`` and other
+values that the row had after that job, and with the marker that the job's own pass would have written. From there on
+nothing differs from jobs that ran one after the other: they can be resumed, extended and read singly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from pipeline.config import ExecutionConfig
+from pipeline.execution.control import Control
+from pipeline.execution.passes import PassSpec, PassSummary, finish, input_of, provenance, run_pass, summarise
+from pipeline.execution.together import Part, kept_as, parts
+from pipeline.schema import COLUMNS, with_columns, with_provenance
+from pipeline.storage import RunFolder
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 512
+Planned = Callable[[], Sequence[PassSpec]]
+"""Plans a later job's passes; called again when the table that they read is finished."""
+
+
+def companions(first: PassSpec, later: Sequence[Planned], run: RunFolder) -> list[Planned]:
+    """The later jobs whose first pass can share ``first``: same engine, nothing of either finished yet."""
+    found: list[Planned] = []
+    last = first
+    for plan in later:
+        specs = plan() if _is_fresh(last, run) else ()
+        if not specs or not _is_fresh(specs[0], run) or specs[0].reads != last.writes:
+            break
+        if specs[0].engine is None or specs[0].engine != first.engine:
+            break
+        found.append(plan)
+        last = specs[0]
+        if len(specs) > 1:
+            break
+    return found
+
+
+def _is_fresh(spec: PassSpec, run: RunFolder) -> bool:
+    return run.marker(spec.writes) is None and run.read_json("work", spec.name, "state.json") is None
+
+
+def run_shared(
+    first: PassSpec, later: Sequence[Planned], run: RunFolder, config: ExecutionConfig, control: Control
+) -> list[PassSummary]:
+    """Run a pass together with the first ones of later jobs; returns a summary each.
+
+    Raises:
+        LemonpressError: as :func:`~pipeline.execution.passes.run_pass`.
+    """
+    specs = [first, *(plan()[0] for plan in later)]
+    whole = merge(specs)
+    logger.info("passes %s share one", ", ".join(s.name for s in specs))
+    total = run_pass(whole, run, config, control)
+    every = parts(specs)
+    for i, spec in enumerate(specs):
+        project(whole, spec, every[i:], run, len(specs[i + 1 :]))
+    attempts = (run.marker(whole.writes) or {})["attempts"]
+    summaries = []
+    for i in range(len(specs)):
+        spec = specs[i] if i == 0 else later[i - 1]()[0]  # planned again: what it reads is finished now
+        summary = summarise(spec, run, total.rows)
+        if i == 0:
+            times = ("seconds", "resumed", "mean_in_flight", "busy_seconds", "workers", "restarts", "poisoned")
+            summary = replace(summary, **{name: getattr(total, name) for name in times})
+        summary.shared = whole.name
+        finish(spec, run, {**spec.fingerprint, "input": input_of(spec, run)}, attempts, summary)
+        summaries.append(summary)
+    run.remove("work", whole.name)
+    return summaries
+
+
+def merge(specs: Sequence[PassSpec]) -> PassSpec:
+    """One pass that does what ``specs`` do one after the other."""
+    name = "+".join(spec.name for spec in specs)
+    return PassSpec(
+        name=name,
+        job="+".join(spec.job for spec in specs),
+        reads=specs[0].reads,
+        writes=f"work/{name}/table",
+        stages=[stage for spec in specs for stage in spec.stages],
+        engine=specs[0].engine,
+        requests_per_row=max(spec.requests_per_row for spec in specs),
+        fingerprint={spec.name: spec.fingerprint for spec in specs},
+        parts=specs,
+    )
+
+
+def project(whole: PassSpec, spec: PassSpec, rest: Sequence[Part], run: RunFolder, later: int) -> None:
+    """Write the table of one part: a streaming copy of the shared pass's table without what later parts added.
+
+    Args:
+        rest: this part and the later ones.
+        later: how many those are.
+    """
+    reads = run.dataset(whole.reads).schema
+    known = whole.parts[: len(whole.parts) - later]
+    writes = {name for part in known for stage in part.stages for name in stage.writes} | {"usage", "errors"}
+    schema = with_provenance(with_columns(reads, [n for n in COLUMNS if n in writes]), provenance(spec))
+    changed = set(rest[0].changed)
+    names = [kept_as(f.name, rest[0].job) if f.name in changed else f.name for f in schema]
+    run.remove(spec.writes)
+    target = run.make(spec.writes)
+    for path in run.data_files(whole.writes):
+        fragment = pads.dataset(path, filesystem=run.fs, format="parquet")
+        file = f"{target}/{path.rpartition('/')[2]}"
+        with pq.ParquetWriter(file, schema, filesystem=run.fs, compression="zstd") as writer:
+            for batch in fragment.to_batches(columns=names, batch_size=_BATCH):
+                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+
+
+__all__: list[Any] = ["companions", "merge", "project", "run_shared"]

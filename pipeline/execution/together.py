@@ -1,0 +1,90 @@
+"""The worker of a shared pass: stages of several jobs on one row, and what the row was between the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.execution.worker import Worker, to_array
+from pipeline.records import Row
+from pipeline.schema import COLUMNS
+from pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from pipeline.execution.passes import PassSpec
+
+
+@dataclass
+class Part:
+    """One of the passes that run together.
+
+    Attributes:
+        job: recorded in ``usage`` and ``errors``.
+        last: position of its last stage among all stages.
+        changed: columns that later parts change, too: each is kept as it was, as ``COLUMN@JOB``.
+    """
+
+    job: str
+    last: int
+    changed: list[str]
+
+
+def parts(specs: Sequence[PassSpec]) -> list[Part]:
+    """The parts of a shared pass."""
+    found = []
+    for i, spec in enumerate(specs):
+        before = sum(len(s.stages) for s in specs[: i + 1])
+        mine = _written(specs[: i + 1])
+        found.append(Part(spec.job, before - 1, [name for name in COLUMNS if name in mine & _written(specs[i + 1 :])]))
+    return found
+
+
+def kept_as(column: str, job: str) -> str:
+    """Name of the column that holds ``column`` as it was after a job."""
+    return f"{column}@{job}"
+
+
+def _written(specs: Sequence[PassSpec]) -> set[str]:
+    stages = [stage for spec in specs for stage in spec.stages]
+    return {name for stage in stages for name in stage.writes} | ({"usage", "errors"} if specs else set())
+
+
+class SharedWorker(Worker):
+    """A :class:`~pipeline.execution.worker.Worker` whose stages belong to several jobs.
+
+    Args:
+        parts: the jobs, in order.
+        options: as :class:`~pipeline.execution.worker.Worker`; ``stages`` are those of all parts.
+    """
+
+    def __init__(self, parts: Sequence[Part], stages: Sequence[Stage], **options: Any) -> None:
+        self._parts = parts
+        firsts = [0, *(part.last + 1 for part in parts)]
+        bounds = zip(firsts, firsts[1:], parts, strict=False)
+        self._jobs = {id(stage): part.job for start, end, part in bounds for stage in stages[start:end]}
+        self._ends = {id(stages[part.last]): part for part in parts[:-1]}
+        self._kept: dict[tuple[int, str], dict[str, list[Any]]] = {}
+        super().__init__(stages=stages, **options)
+
+    def _job_of(self, stage: Stage) -> str:
+        return self._jobs[id(stage)]
+
+    def _after(self, stage: Stage, row: Row) -> None:
+        part = self._ends.get(id(stage))
+        if part is not None:
+            self._kept[row.row_id, part.job] = {name: list(getattr(row, name)) for name in part.changed}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        done = super().__call__(table)
+        ids = done.column("row_id").to_pylist()
+        for part in self._parts[:-1]:
+            kept = [self._kept.pop((row_id, part.job)) for row_id in ids]
+            for name in part.changed:
+                values = [[vars(item) for item in found[name]] for found in kept]
+                done = done.append_column(
+                    pa.field(kept_as(name, part.job), COLUMNS[name]), to_array(values, COLUMNS[name])
+                )
+        return done
