@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from scipy import stats
 
 from pipeline.config import Config
 from pipeline.engines.base import EngineConfig, PriceConfig
@@ -163,6 +162,8 @@ def extrapolate(
         population: stratum -> rows of the whole.
         audited: how many times more rows the whole run audits than the pilot; ``None`` = in proportion to the rows.
     """
+    from scipy import stats  # takes half a second to import
+
     total = sum(population.values())
     totals: dict[tuple[str, str], StageCost] = {}
     for row, weight in zip(rows, weights([r.stratum for r in rows], population), strict=True):
