@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import Config
-from pipeline.engines.base import EngineConfig, PriceConfig
+from pipeline.engines.base import EngineConfig
 from pipeline.pilot import Stratum, weights
 from pipeline.storage import RunFolder
 
@@ -224,14 +224,16 @@ def engine_of_stage(config: Config, stage: str) -> EngineConfig | None:
 
 def _priced(config: Config, totals: Mapping[tuple[str, str], StageCost]) -> list[StageCost]:
     for cost in totals.values():
-        engine = engine_of_stage(config, cost.stage)
-        if engine is not None and engine.price.charges_tokens:
-            cost.money = _price(engine.price, cost)
+        cost.money = price_of(config, cost)
     return list(totals.values())
 
 
-def _price(price: PriceConfig, cost: StageCost) -> float:
-    return price.of(cost.prompt_tokens, cost.cached_tokens, cost.completion_tokens)
+def price_of(config: Config, cost: StageCost) -> float | None:
+    """The price of a stage's tokens; ``None`` where its engine's tokens have none."""
+    engine = engine_of_stage(config, cost.stage)
+    if engine is None or not engine.price.charges_tokens:
+        return None
+    return engine.price.of(cost.prompt_tokens, cost.cached_tokens, cost.completion_tokens)
 
 
 def _add(totals: dict[tuple[str, str], StageCost], job: str, stage: str, counts: Mapping[str, float]) -> None:

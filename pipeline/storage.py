@@ -157,6 +157,13 @@ class RunFolder:
         for batch in data.to_batches(columns=names, batch_size=batch_size):
             yield from batch.to_pylist()
 
+    def read_table(self, *parts: str) -> pa.Table | None:
+        """A small Parquet file, or ``None`` when there is none."""
+        if not self.exists(*parts):
+            return None
+        with self.fs.open_input_file(self.path(*parts)) as source:
+            return pq.read_table(source)
+
     def leaves(self, table: str, wanted: Callable[[str, str], bool], batch_size: int = 256) -> Iterator[pa.RecordBatch]:
         """Stream a finished table, reading only some leaves of its nested columns.
 

@@ -10,11 +10,22 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.config import Config, load_config
-from pipeline.costs import Costs, PilotRow, count_costs, engine_of_stage, extrapolate, extrapolate_passes, pass_costs
+from pipeline.costs import (
+    Costs,
+    PilotRow,
+    StageCost,
+    count_costs,
+    engine_of_stage,
+    extrapolate,
+    extrapolate_passes,
+    pass_costs,
+)
 from pipeline.engines.base import PriceConfig
 from pipeline.execution.control import Ledger
 from pipeline.pilot import Stratum, choose_pilot, weights, write_pilot
+from pipeline.stats.choices import SelectorRow
 from pipeline.storage import RunFolder
+from pipeline.system_costs import system_costs
 from tests.conftest import rows_of, run_with_prompts
 
 PRICED = ["engines.generator.price={prompt: 1, cached: 0.5, completion: 4}", "engines.judge.price.hour=36"]
@@ -110,6 +121,27 @@ def test_the_pilot_has_the_same_prompts_numbered_anew(tmp_path: Path) -> None:
     assert marker is not None and (marker["rows"], marker["fingerprint_hash"]) == (5, "test")
 
 
+def test_a_system_is_charged_with_what_was_asked_for_its_sake() -> None:
+    settings = config(*PRICED, "sampling.n=5")
+    made = StageCost("generate", "generate:hedged", 200, 2000, 0, 50_000, 0.202)  # 100 prompts, two requests each
+    asked = StageCost("select", "select:chops", 300, 9000, 0, 1000)
+    costs = Costs(100, [made, asked, StageCost("judge", "judge", 800, 10**6, 0, 0)])
+    one = SelectorRow("hedged/sample", "hedged", "sample", n=100)
+    chops = SelectorRow("hedged/chops", "hedged", "chops", n=90, missing=2, fallbacks=Counter(unreadable=10))
+    rates = [
+        {"system": "hedged/chops", "opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52},
+        {"system": "hedged/mbr", "opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52},
+    ]
+    sample, best = system_costs(settings, costs, [one, chops], rates)
+    assert (sample.accepted, sample.tokens) == (100, (1000 + 10_000) / 100)
+    assert sample.money == pytest.approx((1000 * 1 + 10_000 * 4) / 1e6 / 100)
+    assert (best.prompts, best.accepted, best.tokens) == (92, 80, (52_000 + 10_000) / 80)
+    assert best.money == pytest.approx((2000 * 1 + 50_000 * 4) / 1e6 / 80)  # this judge is paid by the hour
+    assert best.points == pytest.approx(10) and best.tokens_per_point == pytest.approx((62_000 - 11_000) / 92 / 10)
+    unsure = [{**rates[0], "ci_low": 0.49}]
+    assert system_costs(settings, costs, [one, chops], unsure)[1].points is None
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_run_prints_the_estimate_and_the_truth_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +160,9 @@ def test_run_prints_the_estimate_and_the_truth_beside_it(tmp_path: Path, capsys:
     assert 0.8 < ratio < 1.25
     assert {p.name for p in true.passes} == {p.name for p in estimated.passes} and true.money
     assert f"truth: {true.tokens:,.0f} tokens" in shown and "estimated from 10" in shown
+    systems = {s["system"]: s for s in run.read_json("manifest.json")["costs"]["systems"]}
+    assert systems["hedged/chops"]["accepted"] == 56
+    assert systems["hedged/chops"]["tokens"] > systems["hedged/mbr"]["tokens"] > systems["hedged/sample"]["tokens"]
 
     usage = [u for r in rows_of(run, "games", "usage") for u in r["usage"]]
     assert true.tokens == sum(u["prompt_tokens"] + u["completion_tokens"] for u in usage)

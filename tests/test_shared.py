@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands import generate, judge, select
@@ -12,9 +14,10 @@ from pipeline.commands.run import jobs, run_jobs
 from pipeline.config import Config, load_config
 from pipeline.execution.passes import PassSpec
 from pipeline.execution.shared import companions, merge
-from pipeline.execution.together import Part, parts
+from pipeline.execution.together import Part, SharedWorker, kept_as, parts
+from pipeline.execution.worker import Worker
 from pipeline.storage import RunFolder
-from tests.conftest import rows_of
+from tests.conftest import rows_of, run_with_prompts
 
 TABLES = ("candidates", "selections", "games")
 
@@ -61,6 +64,23 @@ def test_a_shared_pass_is_made_of_its_parts(tmp_path: Path) -> None:
     assert last == [0, len(whole.stages) - 2, len(whole.stages) - 1]
     assert parts(specs)[0] == Part("generate", 0, ["scores", "usage", "errors"])
     assert parts(specs)[1].changed == ["usage", "errors"]
+
+
+def test_the_worker_keeps_what_a_row_was_between_the_jobs(tmp_path: Path) -> None:
+    """Without Ray: one worker with the stages of both jobs, against one worker after the other."""
+    settings = config(tmp_path, "selectors.best_of_n=null", "engines.generator.fail='question 3'")
+    specs = [generate.passes(settings)[0], select.passes(settings)[0]]
+    table = pq.read_table(run_with_prompts(tmp_path / "run", 6).data_files("prompts")[0])
+    workers = [Worker(spec.engine, spec.stages, spec.job) for spec in specs]
+    first = workers[0](table)
+    second = workers[1](first)
+    shared = SharedWorker(parts(specs), merge(specs).stages, engine=specs[0].engine, job="both")(table)
+    assert shared.select(second.column_names).to_pylist() == second.to_pylist()
+    middle = {
+        n: shared.column(kept_as(n, "generate") if n in parts(specs)[0].changed else n) for n in first.column_names
+    }
+    assert pa.table(middle).to_pylist() == first.to_pylist()
+    assert any(first.column("errors").to_pylist()) and first.column("usage") != second.column("usage")
 
 
 def everything(run: RunFolder, table: str) -> list[dict[str, Any]]:

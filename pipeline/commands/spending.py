@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from pipeline.commands.context import console, update_manifest
 from pipeline.config import Config
 from pipeline.costs import Costs, StageCost, count_costs, total_of
+from pipeline.stats.choices import count_choices
 from pipeline.storage import TABLES, RunFolder
+from pipeline.system_costs import SystemCost, system_costs
 
 
 def last_table(run: RunFolder) -> str:
@@ -18,8 +23,32 @@ def report_costs(config: Config) -> None:
     run = RunFolder(config.out)
     true = count_costs(config, run, last_table(run))
     known = (run.read_json("manifest.json") or {}).get("costs", {}).get("estimate")
-    update_manifest(run, {"costs": {"truth": true.as_json()}})
+    rates = run.read_table("winrates.parquet")
+    systems = system_costs(config, true, count_choices(run, last_table(run)), rates.to_pylist() if rates else [])
+    update_manifest(run, {"costs": {"truth": true.as_json(), "systems": [asdict(s) for s in systems]}})
     print_costs(Costs.from_json(known) if known else None, true)
+    print_systems(systems)
+
+
+def print_systems(systems: Sequence[SystemCost]) -> None:
+    """Print what an accepted answer of each system costs, and a point of win-rate."""
+    from rich.table import Table
+
+    table = Table(title="cost of an accepted answer, and of a point of win-rate above 50%", title_justify="left")
+    table.add_column("system")
+    priced = any(s.money is not None for s in systems)
+    for name in ("prompts", "accepted", "tokens", *(["money"] if priced else []), "points", "tokens/point"):
+        table.add_column(name, justify="right")
+    if priced:
+        table.add_column("money/point", justify="right")
+    for s in systems:
+        money = [_money(s.money)] if priced else []
+        more = [_money(s.money_per_point)] if priced else []
+        points = "-" if s.points is None else f"{s.points:.1f}"
+        counts = (f"{s.prompts:,}", f"{s.accepted:,}", _money(s.tokens), *money)
+        table.add_row(s.system, *counts, points, _money(s.tokens_per_point), *more)
+    if systems:
+        console(table)
 
 
 def print_costs(estimated: Costs | None, true: Costs | None) -> None:

@@ -2,8 +2,9 @@
 
     python scripts/bench/estimate.py [out=FOLDER] [key=value ...]
 
-The 56 example prompts, one sentence each, two candidates and a choice between them by the same small model. The other 46 prompts are
-compared: their tokens as estimated from the pilot, and as spent. Prints a table by stage, and a line of JSON.
+The 56 example prompts, one sentence each, two candidates and a choice between them by the same small model. The other
+46 prompts are compared: their tokens as estimated from the pilot, and as spent. Prints a table by stage, and a line of
+JSON.
 """
 
 from __future__ import annotations
