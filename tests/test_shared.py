@@ -84,7 +84,7 @@ def test_the_worker_keeps_what_a_row_was_between_the_jobs(tmp_path: Path) -> Non
 
 
 def everything(run: RunFolder, table: str) -> list[dict[str, Any]]:
-    return rows_of(run, table, *run.dataset(table).schema.names)
+    return rows_of(run, table, *(n for n in run.dataset(table).schema.names if n != "row_id"))
 
 
 @pytest.mark.ray
@@ -96,7 +96,7 @@ def test_shared_and_separate_passes_give_the_same_tables(tmp_path: Path) -> None
         log = tmp_path / f"{share}.log"
         words = [
             "selectors.best_of_n=null",
-            "engines.generator.fail='How do I make tea'",
+            "engines.generator.fail='schwarzen Tee'",
             f"engines.generator.log={log}",
         ]
         words += [f"execution.share_passes={share}".lower(), "sampling.confidence_tokens=5"]
