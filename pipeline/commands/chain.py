@@ -22,7 +22,7 @@ class Step:
         stage: what runs.
         fingerprint: the settings that its result depends on.
         requests: engine requests of one row in flight at once, about.
-        last: runs after all other steps of the job.
+        last: runs after all other steps of the job; those on the CPU first, then those with an engine.
     """
 
     engine: str | None
@@ -45,15 +45,21 @@ def chain(
     """
     from pipeline.execution.passes import PassSpec
 
-    first = next((step.engine for step in steps if step.engine), None)
-    groups: dict[str | None, list[Step]] = {}
-    for step in sorted((s for s in steps if not s.last), key=lambda s: s.engine is not None):
-        groups.setdefault(step.engine or first, []).append(step)
-    final = next(reversed(groups), None)
-    groups.setdefault(final, []).extend(step for step in steps if step.last)
+    early, late = [s for s in steps if not s.last], [s for s in steps if s.last]
+    first = next((step.engine for step in early if step.engine), None)
+    groups: dict[str, list[Step]] = {}
+    for step in sorted(early, key=lambda s: s.engine is not None):
+        groups.setdefault(_pass_name(job, step.engine or first), []).append(step)
+    final = next(reversed(groups), _pass_name(job, None))
+    groups.setdefault(final, []).extend(step for step in late if step.engine is None)
+    done = set(groups) - {final}
+    for step in late:
+        if step.engine is not None:
+            name = _pass_name(job, step.engine)
+            groups.setdefault(f"{name}-last" if name in done else name, []).append(step)
     specs = []
-    for i, (engine, group) in enumerate(groups.items()):
-        name = f"{job}-{engine or 'cpu'}"
+    for i, (name, group) in enumerate(groups.items()):
+        engine = next((s.engine for s in group if s.engine), None)
         target = writes if i == len(groups) - 1 else f"work/{name}/table"
         engine_config = config.engines[engine] if engine else None
         depends = {s.stage.name: s.fingerprint for s in group}
@@ -72,3 +78,7 @@ def chain(
         )
         reads = target
     return specs
+
+
+def _pass_name(job: str, engine: str | None) -> str:
+    return f"{job}-{engine or 'cpu'}"

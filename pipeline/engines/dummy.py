@@ -26,6 +26,7 @@ from pipeline.engines.base import (
     LabelProbs,
     LogLikelihood,
     Prompt,
+    Quality,
     Reward,
     SamplingParams,
     Tokens,
@@ -183,6 +184,10 @@ class DummyEngine:
             vector[derive_seed("embed", word) % 64] += 1.0
         norm = math.sqrt(sum(v * v for v in vector)) or 1.0
         return Embedding([v / norm for v in vector], self._tokens(text, 0))
+
+    async def quality(self, source: str, text: str, reference: str) -> Quality:
+        asked = await self._request("quality", f"{source}\n{text}\n{reference}")
+        return Quality(1.0 if text == reference else hash_rng("quality", asked).random(), self._tokens(asked, 0))
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return len(_flatten(prompt).split())

@@ -19,9 +19,8 @@ from pipeline.engines.base import (
     EngineConfig,
     Generation,
     LabelProbs,
-    LogLikelihood,
+    PartialEngine,
     Prompt,
-    Reward,
     SamplingParams,
     Tokens,
 )
@@ -121,7 +120,7 @@ class OpenAIEngineConfig(EngineConfig):
         return OpenAIEngine(self)
 
 
-class OpenAIEngine:
+class OpenAIEngine(PartialEngine):
     """See :class:`OpenAIEngineConfig`. Nothing it raises, logs or returns holds the API key."""
 
     def __init__(self, config: OpenAIEngineConfig) -> None:
@@ -238,15 +237,6 @@ class OpenAIEngine:
             return Embedding([float(x) for x in data["data"][0]["embedding"]], _usage(data))
 
         return await self._request("embeddings", {"input": text, "encoding_format": "float"}, parse)
-
-    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
-        raise NotImplementedError("endpoints do not score a given text")
-
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
-        raise NotImplementedError("endpoints do not offer rewards")
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        raise NotImplementedError("endpoints do not count tokens")
 
     async def _sample(self, prompt: Prompt, fields: dict[str, Any], top: int, parse: Callable[[Any], T]) -> T:
         arguments: dict[str, Any]

@@ -28,6 +28,7 @@ from pipeline.engines.base import (
     Generation,
     LabelProbs,
     LogLikelihood,
+    PartialEngine,
     Prompt,
     Reward,
     SamplingParams,
@@ -125,7 +126,7 @@ def _cpu_build() -> bool:
     return True
 
 
-class VLLMEngine:
+class VLLMEngine(PartialEngine):
     """See :class:`VLLMEngineConfig`."""
 
     def __init__(self, config: VLLMEngineConfig) -> None:

@@ -64,7 +64,7 @@ class MeasureStage(Stage):
         language = task.answer_language(row)
         known = {s.plan for s in row.scores if s.scorer == METRIC + LANGUAGE}
         found = []
-        for name, texts in _texts(row):
+        for name, texts in measured_texts(row):
             if name in known:
                 continue
             values = task.measure(texts, row)
@@ -73,7 +73,7 @@ class MeasureStage(Stage):
         return found
 
 
-def _texts(row: Row) -> Iterator[tuple[str, Sequence[str | None]]]:
+def measured_texts(row: Row) -> Iterator[tuple[str, Sequence[str | None]]]:
     """(``Score.plan``, texts) of everything that can be measured; evidence is nobody's answer."""
     for plan in dict.fromkeys(c.plan for c in row.candidates if c.origin != "evidence"):
         yield plan, [c.text for c in row.plan(plan)]

@@ -67,6 +67,10 @@ class Task:
         """
         return {}
 
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of :meth:`measure`, the main one first."""
+        return tuple(self.measure([], Row(0, "")))
+
 
 def task_for(row: Row, tasks: Mapping[str, Task] | None = None) -> Task:
     """The task of a row: what ``tasks`` configures under its name, else that kind with default settings.
