@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ class Model:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python environment with stand-ins for unbabel-comet and torch: the real ones cannot be installed beside ours."""
+    """A Python with stand-ins for unbabel-comet and torch: the real ones cannot be installed beside our packages."""
     folder = tmp_path_factory.mktemp("comet")
     venv.create(folder, with_pip=False)
     site = next((folder / "lib").glob("python*")) / "site-packages"
@@ -125,8 +126,6 @@ print(json.dumps(model.predict(json.load(open(sys.argv[2])), batch_size=1, gpus=
 @pytest.mark.slow
 def test_a_real_xcomet_gives_the_librarys_own_numbers(tmp_path: Path) -> None:
     """A tiny XCOMET with random weights, made and scored by unbabel-comet 2.2.7 in its own environment."""
-    import json
-
     python = comet_python()
     if not os.access(python, os.X_OK):
         pytest.skip("COMET's environment is missing: run scripts/comet.sh")
