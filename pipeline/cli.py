@@ -18,6 +18,7 @@ JOBS = {
     "judge": "selections -> games (pairwise, both orders)",
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
+    "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
     "doctor": "what this machine can run, and what is missing",
 }
 

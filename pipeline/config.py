@@ -29,9 +29,12 @@ from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
 from pipeline.registry import Registry
+from pipeline.sampling.grid import SweepConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
+from pipeline.scoring.measure import LANGUAGE, WIN
+from pipeline.scoring.quality import MetricConfig
 from pipeline.selection.base import SELECTORS, Selector
-from pipeline.tasks import TASKS, Task
+from pipeline.tasks import TASKS, Task, task_named
 
 T = TypeVar("T")
 
@@ -153,6 +156,7 @@ class Config:
         sampling: the sampling plan, named after its kind; ``null`` when the candidates are given.
         plans: further sampling plans by name.
         tasks: settings of tasks by name; a prompt's task without settings takes the defaults.
+        metrics: metrics that an engine gives, by name, beside the tasks' own.
         policy: rules that pick plan and selector by task and language.
         answers: outside systems to compare with: name -> where their answers come from.
     """
@@ -165,6 +169,7 @@ class Config:
     sampling: PlanConfig | None = None
     plans: dict[str, PlanConfig] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    metrics: dict[str, MetricConfig] = field(default_factory=dict)
     policy: dict[str, Rule] = field(default_factory=dict)
     selectors: dict[str, Selector] = field(default_factory=dict)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
@@ -172,6 +177,7 @@ class Config:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     winrate: WinrateConfig = field(default_factory=WinrateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
@@ -249,7 +255,7 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("selection", "judge", "winrate", "report", "execution", "ray")
+_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "execution", "ray")
 _KIND_MAPS: dict[str, Registry[Any]] = {
     "engines": ENGINES,
     "plans": PLANS,
@@ -257,6 +263,7 @@ _KIND_MAPS: dict[str, Registry[Any]] = {
     "tasks": TASKS,
     "answers": ANSWERS,
 }
+_PLAIN_MAPS: dict[str, type[Any]] = {"policy": Rule, "metrics": MetricConfig}
 _NAMED_AFTER_KIND = ("selectors", "tasks")  # an item without a kind takes its own name as its kind
 
 
@@ -333,13 +340,13 @@ def build_config(data: dict[str, Any]) -> Config:
             for key, item in items.items()
             if item is not None
         }
-    policy = resolved.pop("policy", None) or {}
-    if not isinstance(policy, dict):
-        raise ConfigError(f"policy: must be a map of named rules, not {type(policy).__name__}")
-    values["policy"] = {key: _build(Rule, rule, f"policy.{key}") for key, rule in policy.items() if rule is not None}
+    for name, cls in _PLAIN_MAPS.items():
+        items = resolved.pop(name, None) or {}
+        if not isinstance(items, dict):
+            raise ConfigError(f"{name}: must be a map of names, not {type(items).__name__}")
+        values[name] = {key: _build(cls, item, f"{name}.{key}") for key, item in items.items() if item is not None}
     for section, value in resolved.items():
-        cls: Any = hints[str(section)]
-        values[str(section)] = _build(cls, value or {}, str(section)) if section in _SECTIONS else value
+        values[str(section)] = _build(hints[str(section)], value or {}, str(section)) if section in _SECTIONS else value
     plain = {k: v for k, v in values.items() if k in _TOP}
     top = {k: v for k, v in vars(_build(_Plain, plain, "")).items() if k in plain}
     config = Config(**{**values, **top})
@@ -410,6 +417,8 @@ def _check(config: Config) -> None:
             if plan_name not in sets:
                 raise ConfigError(f"{key}.plans: no candidate set is called {plan_name!r}{nearest(plan_name, sets)}")
     _check_answers(config)
+    _check_metrics(config)
+    config.sweep.check("sweep")
     for name, rule in config.policy.items():
         if rule.plan not in sets:
             raise ConfigError(f"policy.{name}.plan: no candidate set is called {rule.plan!r}{nearest(rule.plan, sets)}")
@@ -444,6 +453,16 @@ def _check_answers(config: Config) -> None:
         source.check(key)
         if source.engine is not None:
             config.engine(source.engine, f"{key}.engine", frozenset({"generate"}))
+
+
+def _check_metrics(config: Config) -> None:
+    for name, metric in config.metrics.items():
+        if not name.isidentifier():
+            raise ConfigError(f"metrics.{name}: a metric's name is a word of letters, digits and underscores")
+        for task in metric.tasks:
+            if name in (*task_named(task, config.tasks).metrics(), LANGUAGE, WIN):
+                raise ConfigError(f"metrics.{name}: the task {task!r} has a metric of that name already")
+        config.engine(metric.engine, f"metrics.{name}.engine", frozenset({"quality"}))
 
 
 def _read_word(word: str) -> dict[str, Any]:

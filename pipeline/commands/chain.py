@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
+from pipeline.scoring.measure import MeasureStage
+from pipeline.scoring.quality import QualityStage
 from pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -78,6 +80,15 @@ def chain(
         )
         reads = target
     return specs
+
+
+def measure_steps(config: Config, job: str, fingerprint: dict[str, Any] | None = None) -> Iterator[Step]:
+    """The steps that measure every text that has no number yet: by its task, then by the metrics of engines."""
+    yield Step(None, MeasureStage(config.tasks), fingerprint or {}, last=True)
+    for name, metric in config.metrics.items():
+        stage = QualityStage(name, tuple(metric.tasks), job)
+        texts = sum(plan.n for plan in config.all_plans().values()) or 4
+        yield Step(metric.engine, stage, {"tasks": metric.tasks}, texts, last=True)
 
 
 def _pass_name(job: str, engine: str | None) -> str:

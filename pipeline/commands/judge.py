@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.dataset as pads
 
-from pipeline.commands.chain import Step, chain
+from pipeline.commands.chain import Step, chain, measure_steps
 from pipeline.commands.context import Job, job, run_passes
 from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
@@ -18,7 +18,6 @@ from pipeline.judging.lookup import write_lookup
 from pipeline.judging.pairwise import JudgeStage
 from pipeline.judging.templates import load_template
 from pipeline.records import row_from_dict
-from pipeline.scoring.measure import MeasureStage
 from pipeline.storage import RunFolder
 
 _VERSIONS = 5  # of an answer in the audit
@@ -66,8 +65,7 @@ def run(config: Config) -> None:
         if config.judge.engine is not None:
             steps += _game_steps(config, current.run)
         if config.answers:
-            measure = {"tasks": to_dict(config.tasks), "systems": list(config.answers)}
-            steps.append(Step(None, MeasureStage(config.tasks), measure, last=True))
+            steps += measure_steps(config, "judge", {"tasks": to_dict(config.tasks), "systems": list(config.answers)})
         run_passes(current, chain("judge", config, steps, "selections", "games", {}))
 
 

@@ -38,11 +38,12 @@ def run(config: Config) -> None:
             f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
         )
     for name, table in results.tables.items():
-        _write(folder, name, table)
+        store_table(folder, name, table)
     print_results(results, settings)
 
 
-def _write(folder: RunFolder, name: str, table: pa.Table) -> None:
+def store_table(folder: RunFolder, name: str, table: pa.Table) -> None:
+    """Write a table of results into the run's folder, as ``.parquet`` and ``.csv``."""
     folder.make()
     with folder.fs.open_output_stream(folder.path(f"{name}.parquet")) as stream:
         pq.write_table(table, stream)
@@ -79,10 +80,10 @@ def print_audit(table: pa.Table, confidence: float) -> None:
                 r["version"],
                 str(r["n_prompts"]),
                 str(r["n_invalid"]),
-                _percent(r["sensitivity"]),
-                _interval(r["ci_low"], r["ci_high"]),
-                _percent(r["first_share"]),
-                _interval(r["first_low"], r["first_high"]),
+                percent(r["sensitivity"]),
+                interval(r["ci_low"], r["ci_high"]),
+                percent(r["first_share"]),
+                interval(r["first_low"], r["first_high"]),
                 r["grade"],
             )
     console(shown)
@@ -113,10 +114,10 @@ def print_scores(table: pa.Table, settings: WinrateConfig) -> None:
             r["metric"],
             r["system"],
             str(r["n_prompts"]),
-            _percent(r["mean"]),
-            _interval(r["ci_low"], r["ci_high"]),
+            percent(r["mean"]),
+            interval(r["ci_low"], r["ci_high"]),
             "-" if r["difference"] is None else f"{100 * r['difference']:+.1f}",
-            _points(r["difference_low"], r["difference_high"]),
+            points(r["difference_low"], r["difference_high"]),
             "-" if r["recovered"] is None else f"{r['recovered']:.0%}",
         )
     console(shown)
@@ -150,20 +151,23 @@ def print_winrates(games: Games, table: pa.Table, confidence: float) -> None:
             row["language"],
             str(row["n_prompts"]),
             str(row["n_invalid"]),
-            _percent(row["win_rate"]),
-            _interval(row["ci_low"], row["ci_high"]),
+            percent(row["win_rate"]),
+            interval(row["ci_low"], row["ci_high"]),
             *("-" if not rate or rate[key] is None else f"{rate[key]:.0%}" for key in ("flip_rate", "tie_rate")),
         )
     console(shown)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """For tables: ``12.3%``, or a dash."""
     return "-" if value is None else f"{value:.1%}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None) -> str:
+    """An interval in percent."""
     return "-" if low is None or high is None else f"{low:.1%} to {high:.1%}"
 
 
-def _points(low: float | None, high: float | None) -> str:
+def points(low: float | None, high: float | None) -> str:
+    """An interval of a difference, in percentage points."""
     return "-" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"

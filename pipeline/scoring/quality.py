@@ -41,7 +41,7 @@ class QualityStage(Stage):
 
     metric: str
     tasks: tuple[str, ...]
-    job: str = "select"
+    job: str
 
     reads: ClassVar[tuple[str, ...]] = (
         "task",
