@@ -247,7 +247,7 @@ def collect(run: RunFolder, config: Config) -> Report:
         InputError: a table cannot be used.
     """
     report = Report(config, manifest=run.read_json("manifest.json") or {})
-    report.judge_selects, report.judge_generates = _judge_conflicts(config)
+    report.judge_selects, report.judge_generates = config.judge_conflicts()
     ids = _stream(run, report)
     if config.winrate.games or report.n_games:
         games = load_table_games(config.winrate.games) if config.winrate.games else load_run_games(run)
@@ -263,20 +263,6 @@ def collect(run: RunFolder, config: Config) -> Report:
     report.passes = _passes(run, report.manifest)
     report.sample = _sample(run, ids)
     return report
-
-
-def _judge_conflicts(config: Config) -> tuple[list[str], list[str]]:
-    """(selectors, plans) that use the win-rate judge: the same engine, or the same model under another name."""
-    judge = config.engines.get(config.judge.engine or "")
-
-    def same(name: str | None) -> bool:
-        other = config.engines.get(name or "")
-        return (name is not None and name == config.judge.engine) or bool(
-            judge and other and judge.model and judge.model == other.model
-        )
-
-    selectors = [name for name, chosen in config.selectors.items() if same(chosen.engine)]
-    return selectors, [name for name, plan in config.all_plans().items() if same(plan.engine)]
 
 
 def _stream(run: RunFolder, report: Report) -> list[int]:
