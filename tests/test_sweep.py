@@ -168,7 +168,9 @@ def test_a_whole_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
 
     assert main(["sweep", f"out={out}"]) == 0  # the folder's own config; nothing is sampled again
     assert capfd.readouterr().out.count("done before") == 4
-    used = ["run", "dummy", f"{out}/policy.yaml", f"out={tmp_path / 'used'}", *words, "judge.engine=null"]
-    assert main([*used, "selectors.greedy=null", "selectors.judge=null", "selectors.chops=null"]) == 0
+    used = ["dummy", f"{out}/policy.yaml", f"out={tmp_path / 'used'}", *words, "judge.engine=null"]
+    used += ["selectors.judge=null", "selectors.chops=null"]
+    for job in ("generate", "select", "winrate"):
+        assert main([job, *used]) == 0
     scores = pq.read_table(tmp_path / "used" / "scores.parquet").to_pylist()
     assert {(s["system"], s["metric"]) for s in scores} >= {("policy/policy", "chrf"), ("policy/policy", "learned")}

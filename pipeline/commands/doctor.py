@@ -17,6 +17,7 @@ from pipeline import __version__
 from pipeline.cache import cache_folder
 from pipeline.commands.context import console
 from pipeline.config import presets
+from pipeline.engines.comet import comet_python
 
 
 @dataclass
@@ -80,6 +81,9 @@ def _engines() -> Iterator[Finding]:
         version = _version(package)
         detail = f"{package} {version}" if version else f"pip install 'lemonpress[{kind}]'"
         yield Finding(f"engine {kind}", "ok" if version else "missing", detail)
+    python = comet_python()
+    here = Path(python).exists()
+    yield Finding("engine comet", "ok" if here else "missing", _short(Path(python)) if here else "run scripts/comet.sh")
     yield Finding("engine dummy", "ok", "built in")
 
 

@@ -90,7 +90,7 @@ def tables(planned: Config, run: RunFolder) -> None:
     print_curves(curves.to_pylist(), choices.to_pylist())
     print_choices(choices.to_pylist(), settings.confidence)
     path = run.write_text(policy_yaml(planned, choices.to_pylist()), POLICY_FILE)
-    print(f"policy: {path} (add it to a run: lemonpress run CONFIG {POLICY_FILE})")
+    print(f"policy: {path}; to use it: lemonpress run CONFIG {path}")
 
 
 def print_curves(curves: list[dict[str, Any]], choices: list[dict[str, Any]]) -> None:

@@ -169,16 +169,16 @@ def _mean(values: Floats) -> float | None:
 
 def _note(best: str | None, base: str, found: Estimate | None, resolved: bool) -> str:
     if best is None:
-        return "no prompts in the development clusters: nothing can be chosen"
+        return "no development clusters to choose on"
     if best == base:
-        return "the base is the best on the development clusters"
+        return "the base is best on the development clusters"
     if found is None:
-        return "no prompts in the held-out clusters: the choice cannot be checked"
+        return "no held-out clusters to check the choice on"
     if found.n_clusters < CLUSTERS_TO_CLAIM:
-        return f"only {found.n_clusters} held-out clusters: from fewer than {CLUSTERS_TO_CLAIM} nothing is claimed"
+        return f"{found.n_clusters} held-out clusters: from fewer than {CLUSTERS_TO_CLAIM} nothing is claimed"
     if resolved:
-        return "better than the base on the held-out clusters"
+        return "better than the base"
     if found.high is not None and found.high < 0:
-        return "worse than the base on the held-out clusters"
-    smallest = "" if found.se is None else f" (differences from {DETECTABLE * found.se:.3f} on could be)"
-    return f"cannot be told from the base on the held-out clusters{smallest}"
+        return "worse than the base"
+    least = "" if found.se is None else f" (a difference of {100 * DETECTABLE * found.se:.1f} points could be)"
+    return f"cannot be told from the base{least}"
