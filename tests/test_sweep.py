@@ -88,6 +88,14 @@ def test_a_bound_and_what_no_setting_changes_are_no_systems() -> None:
         sweep_config(build_config({**BASE, "sampling": None, "selectors": {}, "policy": {}}))
 
 
+def test_without_references_or_a_judge_there_is_nothing_to_choose_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "dummy", f"out={tmp_path / 'run'}", "prompts.limit_clusters=1"]) == 2
+    assert "judge.candidates: the prompts have no references" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "candidates").exists()
+
+
 def choice(task: str, language: str, recommended: str, resolved: bool = True) -> dict[str, Any]:
     more = {"note": "because", "n_enough": 2, "n": 3}
     return {"task": task, "language": language, "recommended": recommended, "resolved": resolved, **more}

@@ -34,14 +34,14 @@ def run(config: Config) -> None:
         ConfigError, InputError: before any model loads, also when nothing could tell good answers from bad ones.
         LemonpressError: a pass failed.
     """
-    from pipeline.execution.cluster import cluster
-
     planned = sweep_config(config)
     run = RunFolder(config.out)
     for name, engine in _engines(planned).items():
         engine.ready(f"engines.{name}")
     read_prompts(planned.prompts, run)
     _check_metrics(planned, run)
+    from pipeline.execution.cluster import cluster
+
     with cluster(planned.ray):
         generate.run(planned)
         select.run(planned)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.engines.base import Engine
-from pipeline.engines.comet import CometEngine, CometEngineConfig, comet_python
+from pipeline.engines.comet import SERVER, CometEngine, CometEngineConfig, comet_python
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 
 FAKE = """
@@ -97,6 +97,15 @@ def test_the_process_ends_with_its_engine(python: str, model: str) -> None:
         return engine._child
 
     assert run(CometEngineConfig(model=model, python=python), work).poll() is not None
+
+
+def test_the_process_ends_when_its_worker_is_gone(python: str, model: str) -> None:
+    command = [python, "-I", str(SERVER), model, "", "4"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None and child.stdout is not None
+    assert json.loads(child.stdout.readline()) == {"ready": True}
+    child.stdin.close()  # what a killed worker leaves behind
+    assert child.wait(timeout=60) == 0
 
 
 def test_what_cannot_be_loaded_is_a_config_error(python: str, model: str, tmp_path: Path) -> None:

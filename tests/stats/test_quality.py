@@ -193,3 +193,36 @@ def test_splits_keep_clusters_whole_and_do_not_depend_on_order(tmp_path: Path) -
 def test_nothing_measured_gives_empty_tables(tmp_path: Path) -> None:
     quality = load_quality(write(tmp_path, [hedged([0.5, 0.2]) | {"scores": []}], "selections"))
     assert [t.num_rows for t in (scores_table(quality), curves_table(quality), hope_risk_table(quality))] == [0, 0, 0]
+
+
+def test_the_policys_answer_has_numbers_of_its_own(tmp_path: Path) -> None:
+    """Its index points into the row's own plan, which the statistics do not know."""
+    row = hedged([0.5, 0.2, 0.6])
+    row["selections"] = [
+        choice("hedged", "mbr", 2),
+        choice("policy", "policy", 2),
+        choice("policy", "sample", None, None),
+    ]
+    row["scores"] = [*row["scores"], score("metric:chrf", "answer:policy/policy", [0.6])]
+    table = scores_table(load_quality(write(tmp_path, [row])))
+    assert only(table, system="policy/policy", language="all")["mean"] == 0.6
+    assert only(table, system="policy/sample", language="all")["n_missing"] == 1
+
+
+def test_candidates_games_score_selectors_and_stay_out_of_task_scores(tmp_path: Path) -> None:
+    row = hedged([None, None, None])
+    games = [("hedged#0", 0.0), ("hedged#1", 0.5), ("hedged#1", 1.0), ("hedged#2", 1.0), ("hedged/mbr", 0.25)]
+    names = {
+        "opponent": "o",
+        "judge": "j",
+        "template": "t",
+        "order": "ab",
+        "mass": None,
+        "verdict": "win",
+        "reason": None,
+    }
+    row["games"] = [{"system": system, "score": value, **names} for system, value in games]
+    quality = load_quality(write(tmp_path, [row]))
+    found = quality.tasks["translation"].systems
+    assert found["win", "hedged/mbr"].tolist() == [1.0] and found["win", "hedged/sample"].tolist() == [0.875]
+    assert scores_table(quality).num_rows == 0
