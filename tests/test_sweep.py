@@ -147,7 +147,7 @@ def test_a_whole_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
         for i in range(8)
     ]
     prompts = jsonl(tmp_path / "prompts.jsonl", *items)
-    out, words = tmp_path / "run", [f"prompts.path={prompts}", "prompts.kind=file", "execution.progress=false"]
+    out, words = tmp_path / "run", ["prompts.kind=file", f"prompts.path={prompts}", "execution.progress=false"]
     words += ["tasks.translation.target_language=en", "sampling.max_tokens=6", "winrate.draws=200"]
     words += ["metrics.learned.engine=reward"]
     sweep = ["sweep.temperatures=[0.7,1.0]", "sweep.n=3", "judge.candidates=true", "judge.audit=0"]
