@@ -84,8 +84,8 @@ def tables(planned: Config, run: RunFolder) -> None:
     quality = load_quality(run)
     metrics = {name: metrics_of(planned, name) for name in quality.tasks}
     curves = sweep_table(quality, sweep, bootstrap)
-    choices = choices_table(quality, sweep, metrics, bootstrap)
     store_table(run, "sweep", curves)
+    choices = choices_table(quality, sweep, metrics, bootstrap)
     store_table(run, "sweep_choices", choices)
     print_curves(curves.to_pylist(), choices.to_pylist())
     print_choices(choices.to_pylist(), settings.confidence)
@@ -140,7 +140,7 @@ def print_choices(choices: list[dict[str, Any]], confidence: float) -> None:
             c["task"],
             c["language"],
             c["best"] or "-",
-            str(c["n_held_out"]),
+            str(c["n_held_out"] or 0),
             percent(c["held_out"]),
             "-" if c["difference"] is None else f"{100 * c['difference']:+.1f}",
             points(c["ci_low"], c["ci_high"]),

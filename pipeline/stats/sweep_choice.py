@@ -51,10 +51,11 @@ def choices_table(
 
     Returns:
         ``CHOICES_SCHEMA``. ``n_enough`` is from the development clusters: the smallest number of candidates with which
-        the expected best reaches ``enough`` of its gain over one sample; it says nothing about a selector's gain.
+        the expected best reaches ``enough`` of its gain over one sample; it says nothing about a selector's gain. A
+        task with none of its metrics has one row, without numbers, that keeps the base.
 
     Raises:
-        InputError: a task has none of its metrics, or not all settings were sampled.
+        InputError: the selector has no numbers at some setting.
     """
     bootstrap = bootstrap or Bootstrap()
     development, _ = split_clusters(quality, sweep.development, sweep.seed)
@@ -62,11 +63,11 @@ def choices_table(
     for task in quality.tasks.values():
         metric = next((m for m in metrics[task.task] if any(known == m for known, _ in task.pools)), None)
         if metric is None:
-            raise InputError(
-                f"sweep: the task {task.task!r} has none of the metrics {', '.join(metrics[task.task])}: its prompts "
-                "need references, or set judge.candidates=true"
-            )
-        rows += _Chooser(task, metric, sweep, development).rows(bootstrap)
+            why = f"it has no {' or '.join(metrics[task.task])}: it needs references, or judge.candidates=true"
+            kept = {"selector": sweep.selector, "base": sweep.base, "recommended": sweep.base}
+            rows.append({"task": task.task, "language": POOLED, **kept, "resolved": False, "note": why})
+        else:
+            rows += _Chooser(task, metric, sweep, development).rows(bootstrap)
     return pa.Table.from_pylist(rows, schema=CHOICES_SCHEMA)
 
 

@@ -186,8 +186,9 @@ def test_how_many_candidates_are_enough() -> None:
 
 def test_what_cannot_be_compared_is_named() -> None:
     found = quality({name: [0.5] * 6 for name in GRID})
-    with pytest.raises(InputError, match=r"'translation' has none of the metrics win: .*judge.candidates=true"):
-        choices_table(found, SWEEP, {"translation": ("win",)}, FAST)
+    (row,) = choices_table(found, SWEEP, {"translation": ("win",)}, FAST).to_pylist()
+    assert (row["metric"], row["best"], row["recommended"], row["resolved"]) == (None, None, "base", False)
+    assert row["note"] == "it has no win: it needs references, or judge.candidates=true"
     with pytest.raises(InputError, match="no chrf of 'fusion' for cool, base, hot"):
         choices_table(found, Sweep(GRID, "base", "fusion"), METRICS, FAST)
     assert sweep_table(Quality(), SWEEP).num_rows == choices_table(Quality(), SWEEP, METRICS).num_rows == 0
