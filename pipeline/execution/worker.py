@@ -40,6 +40,7 @@ class Worker:
         job: recorded in ``usage`` and ``errors``.
         progress: where to report counts; ``None`` reports nothing.
         metadata: schema metadata of the output (provenance).
+        labels: tags of the Ray metrics; ``None`` makes none.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Worker:
         job: str,
         progress: Progress | None = None,
         metadata: dict[bytes, bytes] | None = None,
+        labels: dict[str, str] | None = None,
     ) -> None:
         self._stages = list(stages)
         self._job = job
@@ -59,7 +61,7 @@ class Worker:
         self._reads = [name for name in COLUMNS if name in needed]
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="lemonpress-engine", daemon=True).start()
-        self._reporter = Reporter(progress)
+        self._reporter = Reporter(progress, labels)
         self._engine = None
         if engine is not None:
             self._engine = engine.create()
@@ -78,14 +80,11 @@ class Worker:
     async def _row(self, row: Row) -> Row:
         self._reporter.enter()
         started = time.monotonic()
-        known_errors = len(row.errors)
+        known_errors, known_usage = len(row.errors), len(row.usage)
         for stage in self._stages:
             row = await self._stage(stage, row)
-        self._reporter.leave(
-            failed=len(row.errors) > known_errors,
-            tokens=sum(u.completion_tokens for u in row.usage if u.job == self._job),
-            seconds=time.monotonic() - started,
-        )
+        seconds = time.monotonic() - started
+        self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
         return row
 
     async def _stage(self, stage: Stage, row: Row) -> Row:

@@ -75,8 +75,9 @@ class SelectStage(Stage):
                 raise
             except Exception as error:
                 # One selector that fails does not fail the row: it falls back, marked, and the error is kept.
-                row.errors.append(RowError("select", self.name, type(error).__name__, str(error)[:2000]))
-                choice = Choice(pool.fallback(), detail={"fallback": f"{type(error).__name__}: {error}"[:500]})
+                failure = RowError("select", self.name, type(error).__name__, str(error)[:2000])
+                row.errors.append(failure)
+                choice = Choice(pool.fallback(), detail={"fallback": f"{failure.kind}: {failure.message}"[:500]})
             if note:
                 choice.detail = {**choice.detail, **note}
             selection, score = to_records(self.method, pool, choice)
