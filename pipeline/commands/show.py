@@ -130,9 +130,9 @@ def _row(run: RunFolder, table: str, prompt_id: str, seen: set[str]) -> dict[str
                     names = [n for n in file.schema_arrow.names if n in COLUMNS]
                     row: dict[str, Any] = file.read_row_group(group, columns=names).slice(place, 1).to_pylist()[0]
                     return row
-        except (pa.ArrowInvalid, FileNotFoundError):  # being written, or taken away, at this very moment
-            if run.marker(table) is not None:
-                raise
+        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            if run.marker(table) is not None:  # else it is being written, or taken away, at this very moment
+                raise InputError(f"{path}: cannot be read: {error}") from error
     return None
 
 
