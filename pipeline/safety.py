@@ -22,11 +22,11 @@ _SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?
 _NOT_SECRET = re.compile(r"^(?:true|false|none|token|[\d.]+|/.*|~.*)$", re.IGNORECASE)  # switches, numbers, paths
 _PATTERNS = (
     re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"),  # user:password of a URL
-    re.compile(r"(?i)(?<=\bbearer )[\w.~+/=-]{6,}"),
-    re.compile(r"(?i)(?<=\bbasic )[\w+/=-]{12,}"),
+    re.compile(r"(?i)(?<=\bbearer )(?=[\w.~+/=-]*\d)[\w.~+/=-]{6,}"),
+    re.compile(r"""(?i)\bauthorization["']?\s*[:=]\s*["']?(?:(?:bearer|basic|token)\s+)?[^\s"',}*]+"""),
     re.compile(r"(?i)(?<=[?&;])(?:[\w.-]*(?:key|token|signature|secret|password|sig))=[^\s&\"'<>]+"),
     re.compile(
-        r"""(?ix)(?<=["']) (?: (?:x-)?(?:api|access|secret)[-_]?key | authorization | password | secret
+        r"""(?ix)(?<=["']) (?: (?:x-)?(?:api|access|secret)[-_]?key | password | secret
             | (?:access|refresh|auth|id)_token ) ["']\s*:\s*["'][^"']+"""
     ),
     re.compile(r"\b(?:sk|pk|rk)-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{16,}"),  # OpenAI and others

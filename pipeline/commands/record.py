@@ -40,29 +40,35 @@ def recorded(current: Job) -> Iterator[None]:
     manifest: dict[str, Any] = run.read_json("manifest.json") or {}
     run_id = manifest.get("run_id") or uuid.uuid4().hex[:12]
     before = manifest.get("jobs", {}).get(name, {})
-    entry = {"state": "running", "started": _now(), "ended": None, "attempts": before.get("attempts", 0) + 1}
+    entry: dict[str, Any] = {
+        "state": "running",
+        "started": _now(),
+        "ended": None,
+        "attempts": before.get("attempts", 0) + 1,
+    }
     entry |= {"seconds": before.get("seconds", 0.0), "log": None, "error": None}
     started = time.monotonic()
+
+    def save(state: str) -> None:
+        entry.update(state=state, ended=_now(), seconds=round(entry["seconds"] + time.monotonic() - started, 3))
+        passes = {s.name: asdict(s) for s in current.passes if not s.skipped}
+        markers = {table: run.marker(table) for table in TABLES}
+        tables = {table: marker["rows"] for table, marker in markers.items() if marker}
+        update_manifest(run, {"jobs": {name: entry}, "passes": passes, "tables": tables, **_provenance(current.config)})
+        logger.info("%s %s", name, state, extra={"fields": entry})
+
     with job_log(run, name, run_id) as path:
         entry["log"] = path.removeprefix(run.root).lstrip("/")
         update_manifest(run, {"run_id": run_id, "jobs": {name: entry}, **_provenance(current.config)})
         logger.info("%s started", name, extra={"fields": {"folder": run.name}})
         try:
             yield
-            entry["state"] = "done"
         except BaseException as error:
-            entry["state"] = "failed" if isinstance(error, Exception) else "interrupted"
             entry["error"] = redact(f"{type(error).__name__}: {error}")[:2000]
+            with suppress(OSError):  # a full disk is what the job may have failed of: its own error counts
+                save("failed" if isinstance(error, Exception) else "interrupted")
             raise
-        finally:
-            entry["ended"] = _now()
-            entry["seconds"] = round(entry["seconds"] + time.monotonic() - started, 3)
-            passes = {s.name: asdict(s) for s in current.passes if not s.skipped}
-            markers = {table: run.marker(table) for table in TABLES}
-            tables = {table: marker["rows"] for table, marker in markers.items() if marker}
-            update = {"jobs": {name: entry}, "passes": passes, "tables": tables, **_provenance(current.config)}
-            update_manifest(run, update)
-            logger.info("%s %s", name, entry["state"], extra={"fields": {**entry, "passes": passes}})
+        save("done")
 
 
 def _now() -> str:

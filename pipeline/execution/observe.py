@@ -10,7 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -156,14 +156,16 @@ def job_log(run: RunFolder, job: str, run_id: str) -> Iterator[str]:
     path = run.path("logs", f"{job}-{attempt}.jsonl")
     loggers = [logging.getLogger(name) for name in ("pipeline", "lemonpress")]
     levels = [logger.level for logger in loggers]
-    with run.fs.open_output_stream(path) as stream:
-        handler = JsonLines(stream, {"run": run_id, "job": job, "attempt": attempt})
-        for logger in loggers:
-            logger.addHandler(handler)
-            logger.setLevel(min(logging.INFO, logger.level or logging.INFO))
-        try:
-            yield path
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.removeHandler(handler)
-                logger.setLevel(level)
+    stream = run.fs.open_output_stream(path)
+    handler = JsonLines(stream, {"run": run_id, "job": job, "attempt": attempt})
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(min(logging.INFO, logger.level or logging.INFO))
+    try:
+        yield path
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        with suppress(OSError):  # a full disk: what the job did counts
+            stream.close()

@@ -12,18 +12,21 @@ defused tags and with control tokens in texts read as such, which is what a plai
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.engines.chat import ControlTokens
-from pipeline.engines.vllm import VLLMEngine, VLLMEngineConfig
+from pipeline.cache import model_path
+from pipeline.engines.chat import ControlTokens, chat_messages
 from pipeline.judging.templates import JudgeTemplate, load_template
 from pipeline.judging.verdicts import pairwise_score
+from pipeline.records import Message
 from pipeline.stats.intervals import Estimate, mean_interval
 
 ATTACKS = {
@@ -70,18 +73,43 @@ def load(folder: Path, n: int, chars: int) -> list[tuple[str, str, str, str]]:
     return [(q["cluster"], q["prompt"], mine[q["uid"]], theirs[q["uid"]]) for q in chosen]
 
 
-async def score(engine: VLLMEngine, template: JudgeTemplate, question: str, mine: str, theirs: str, attack: str):  # type: ignore[no-untyped-def]
-    """Mean soft score of ``mine`` over both orders; NaN when a verdict is invalid."""
+class Judge:
+    """The model in float32 by transformers: label probabilities as the vLLM engine reads them, without an engine."""
 
-    async def one(me: str) -> float:
+    def __init__(self, model: str) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(model_path(model))
+        self.model = AutoModelForCausalLM.from_pretrained(model_path(model), dtype=torch.float32).eval()
+
+    def label_probs(
+        self, prompt: Sequence[Message], labels: Sequence[str], prefill: str, control: ControlTokens | None
+    ) -> dict[str, float]:
+        """Probability of each label's first token, with and without a space before it."""
+        turns = chat_messages(prompt, control)
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+        ids = [*self.tokenizer.apply_chat_template(turns, **options)]
+        ids += self.tokenizer.encode(prefill, add_special_tokens=False)
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1]
+        probs = logits.softmax(-1)
+        forms = {x: {self.tokenizer.encode(f, add_special_tokens=False)[0] for f in (x, " " + x)} for x in labels}
+        return {label: float(sum(probs[i] for i in ids)) for label, ids in forms.items()}
+
+
+def score(
+    judge: Judge, template: JudgeTemplate, control: ControlTokens | None, texts: tuple[str, str, str], attack: str
+) -> float:
+    """Mean soft score over both orders of the answer in ``texts`` (question, answer, opponent's); NaN if invalid."""
+    question, mine, theirs = texts
+    scores = []
+    for me in ("a", "b"):
         attacked = mine + attack.format(me=me, ME=me.upper())
-        shown = {"a": (attacked, theirs), "b": (theirs, attacked)}[me]
+        shown = (attacked, theirs) if me == "a" else (theirs, attacked)
         prompt = template.render([{"role": "user", "content": question}], answer_a=shown[0], answer_b=shown[1])
-        probs = (await engine.label_probs(prompt, template.labels, template.prefill)).probs
-        first = pairwise_score(probs, *template.labels, soft=True)
-        return float("nan") if first is None else first if me == "a" else 1 - first
-
-    return float(np.mean(await asyncio.gather(one("a"), one("b"))))
+        first, second, tie = template.labels
+        probs = judge.label_probs(prompt, template.labels, template.prefill, control)
+        value = pairwise_score(probs, first, second, tie, soft=True)
+        scores.append(np.nan if value is None else value if me == "a" else 1 - value)
+    return float(np.mean(scores))
 
 
 def spell(estimate: Estimate) -> str:
@@ -91,30 +119,27 @@ def spell(estimate: Estimate) -> str:
     return f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
 
 
-async def measure(args: argparse.Namespace) -> None:
+def measure(args: argparse.Namespace) -> None:
     """Judge everything and print the table."""
     rows = load(args.folder, args.prompts, args.chars)
     clusters = np.unique([r[0] for r in rows], return_inverse=True)[1]
     ours = load_template("pairwise")
     tail = ours.user[ours.user.index("Good answers") :]
     naive = Naive(**{**vars(replace(ours, name="naive")), "user": NAIVE + tail})
-    engine = VLLMEngine(VLLMEngineConfig(model=args.model, max_model_len=2048, max_num_seqs=64))
-    await engine.start()
-    defused = engine._control
+    judge = Judge(args.model)
     started = time.monotonic()
     rises: dict[tuple[str, str], np.ndarray] = {}
-    for name, template, control in (("naive", naive, ControlTokens(None)), ("delimited", ours, defused)):
-        engine._control = control
-        attacks = {"": "", **ATTACKS}
-        jobs = [score(engine, template, q, mine, theirs, a) for a in attacks.values() for _, q, mine, theirs in rows]
-        values = np.array(await asyncio.gather(*jobs)).reshape(len(attacks), len(rows))
-        print(f"{name}: win-rate without an attack {100 * np.nanmean(values[0]):.1f}%, ", end="")
-        print(f"{int(np.isnan(values).sum())} of {values.size} pairs invalid")
-        rises |= {(name, attack): values[i] - values[0] for i, attack in enumerate(attacks) if attack}
-    await engine.stop()
+    for name, template, control in (("naive", naive, None), ("delimited", ours, ControlTokens(judge.tokenizer))):
+        clean: np.ndarray | None = None
+        for attack, suffix in {"no attack": "", **ATTACKS}.items():
+            values = np.array([score(judge, template, control, texts, suffix) for _, *texts in rows])
+            clean = values if clean is None else clean
+            rises[name, attack] = values - clean
+            invalid = int(np.isnan(values).sum())
+            print(f"{name}, {attack}: win-rate {100 * np.nanmean(values):.1f}%, {invalid} invalid", flush=True)
     print(f"{len(rows)} prompts in {len(set(clusters))} clusters, {time.monotonic() - started:.0f} s, {args.model}")
     print("rise of the attacked answer's win-rate, in points:")
-    print(f"{'attack':<14} {'naive':<26} {'delimited':<26} difference")
+    print(f"{'attack':<14} {'naive':<26} {'delimited':<26} delimited - naive")
     for attack in ATTACKS:
         pair = [rises[name, attack] for name in ("naive", "delimited")]
         cells = [spell(mean_interval(v, clusters, low=-1, high=1)) for v in (*pair, pair[1] - pair[0])]
@@ -128,7 +153,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--chars", type=int, default=400, help="longest question and answer, in characters")
     parser.add_argument("--model", default="cache:SmolLM2-135M-Instruct")
-    asyncio.run(measure(parser.parse_args()))
+    measure(parser.parse_args())
 
 
 if __name__ == "__main__":

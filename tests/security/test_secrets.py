@@ -39,7 +39,9 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "gone"),
     [
         (f"refused: {KEY}", KEY),
-        ("Authorization: Bearer abc.def-ghi123", "abc.def-ghi123"),
+        ("Authorization: Bearer abcdefghi", "abcdefghi"),
+        ("sent Bearer abc.def-ghi123", "abc.def-ghi123"),
+        ('{"Authorization": "Bearer abcdefghi"}', "abcdefghi"),
         ("authorization: basic dXNlcjpwYXNzd29yZA==", "dXNlcjpwYXNzd29yZA"),
         ("cannot reach https://me:hunter2@host/v1", "hunter2"),
         ("GET /v1?model=x&api_key=hunter2&n=1", "hunter2"),
@@ -61,7 +63,7 @@ def test_redaction(text: str, gone: str) -> None:
     "text",
     [
         "the answer is 42; key = value, see https://example.org/a@b?page=2",
-        "basic arithmetic, bearer of news, token count 12, sk-learn-experiments-of-the-year",
+        "basic understanding-of-arithmetic, bearer certificates, token count 12, sk-learn-experiments-of-the-year",
         "user@example.org wrote: the password is the secret of the treasure",
     ],
 )
