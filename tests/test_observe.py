@@ -158,18 +158,18 @@ def test_the_commit_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.ray
 def test_a_real_pass_leaves_log_histograms_and_metrics(
-    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import ray
 
     words = ["dummy", "prompts.limit=14", "engines.generator.latency=0.05", "execution.progress=false"]
-    words += ["engines.generator.fail=fresh|frisch|fresca", f"out={tmp_path}"]
+    words += ["engines.generator.fail=sky|Himmel|ciel", f"out={tmp_path}"]
     code = main(["generate", *words])
-    said = capsys.readouterr().err
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     run = RunFolder(str(tmp_path))
     manifest = run.read_json("manifest.json")
     done = manifest["passes"]["generate-generator"]
-    assert code == 0 and 0 < done["failed"] < done["rows"] == manifest["tables"]["prompts"] == 14
+    assert (code, done["rows"], done["failed"], manifest["tables"]) == (0, 14, 4, {"prompts": 14, "candidates": 14})
 
     rows = run.table("candidates", ["row_id", "prompt_id", "errors", "usage"]).to_pylist()
     failed = {r["prompt_id"]: r["row_id"] for r in rows if r["errors"]}
@@ -179,7 +179,7 @@ def test_a_real_pass_leaves_log_histograms_and_metrics(
     assert all(
         line["pass"] == "generate-generator" and "told to fail" in line["error"] for line in lines if "kind" in line
     )
-    assert 0 < len(re.findall("told to fail", said)) <= 5
+    assert len([text for text in said if "told to fail" in text]) == 4
 
     tokens = sorted(sum(u["completion_tokens"] for u in r["usage"]) for r in rows)
     assert done["row_tokens"]["p50"] == pytest.approx(tokens[6], rel=0.023)
@@ -193,7 +193,7 @@ def test_a_real_pass_leaves_log_histograms_and_metrics(
         time.sleep(0.5)
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
         found = metric(text, manifest["run_id"])
-    assert found == {"ok": 14 - done["failed"], "failed": done["failed"]}
+    assert found == {"ok": 10, "failed": 4}
 
 
 def metric(text: str, run_id: str) -> dict[str, float]:

@@ -23,6 +23,7 @@ from pipeline.engines.meter import Meter
 from pipeline.errors import EngineDead
 from pipeline.execution.progress import Progress, Reporter
 from pipeline.records import Row, RowError, Usage, column_values, row_from_dict
+from pipeline.safety import redact
 from pipeline.schema import COLUMNS, with_columns
 from pipeline.stage import Stage
 
@@ -98,8 +99,9 @@ class Worker:
             # (https://github.com/ray-project/ray/issues/59522).
             os._exit(1)
         except Exception as error:
-            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, error)
-            row.errors.append(RowError(self._job, stage.name, type(error).__name__, str(error)[:_MESSAGE_LIMIT]))
+            message = redact(str(error))[:_MESSAGE_LIMIT]  # in this order: half a key is no longer known as one
+            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, message)
+            row.errors.append(RowError(self._job, stage.name, type(error).__name__, message))
         if meter is not None and meter.total.requests:
             t = meter.total
             row.usage.append(Usage(self._job, stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion))

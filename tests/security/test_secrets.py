@@ -147,10 +147,10 @@ def test_an_endpoint_that_echoes_the_key_leaves_no_trace(monkeypatch: pytest.Mon
 
 
 class Leaky(Selector):
-    """A selector whose exception holds a key."""
+    """A selector whose exception holds keys, one of them where the message is cut."""
 
     async def select(self, pool: Pool) -> Choice:
-        raise ValueError(f"cannot log in with {KEY}")
+        raise ValueError(f"cannot log in with {KEY}".ljust(1990) + KEY)
 
 
 def test_errors_of_stages_hold_no_secret() -> None:
@@ -158,7 +158,7 @@ def test_errors_of_stages_hold_no_secret() -> None:
     engine: Engine | None = None
     row = asyncio.run(SelectStage("leaky", Leaky(), ("x",), 1)(row, engine))
     assert "cannot log in" in str(row.errors) and "cannot log in" in str(row.selections[0].detail)
-    assert KEY not in str(row)
+    assert KEY[:8] not in str(row)
     assert KEY not in str(EngineRequestError(f"no {KEY}")) and KEY not in RowError("j", "s", "k", KEY).message
 
 
