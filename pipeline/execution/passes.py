@@ -27,6 +27,7 @@ from pipeline import __version__
 from pipeline.config import ExecutionConfig
 from pipeline.engines.base import EngineConfig, PoolConfig
 from pipeline.errors import LemonpressError, ResumeError
+from pipeline.execution.observe import Histogram
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
 from pipeline.execution.worker import Worker
 from pipeline.hashing import digest
@@ -76,6 +77,8 @@ class PassSummary:
         seconds: wall time, summed over attempts.
         resumed: rows that an earlier attempt had finished.
         mean_in_flight: mean rows in flight per busy actor, in the last attempt.
+        row_seconds: p50, p90 and p99 of the seconds that a row was in flight, over all attempts that ended in order.
+        row_tokens: p50, p90 and p99 of the completion tokens that a row cost.
         skipped: the pass had been finished before and nothing was run (not stored).
     """
 
@@ -89,6 +92,8 @@ class PassSummary:
     seconds: float = 0.0
     resumed: int = 0
     mean_in_flight: float = 0.0
+    row_seconds: dict[str, float] = field(default_factory=dict)
+    row_tokens: dict[str, float] = field(default_factory=dict)
     skipped: bool = False
 
 
@@ -144,11 +149,15 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSum
             counts = _execute(spec, run, config, upstream, total, resumed)
     finally:
         state["seconds"] += time.monotonic() - started
+        latency = Histogram.from_json(state.get("latency"))
+        latency.merge(counts.latency)
+        state["latency"] = latency.to_json()
         run.write_json(state, *work, "state.json")
     summary = _summarise(spec, run, total)
     summary.seconds = round(state["seconds"], 3)
     summary.resumed = resumed
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
+    summary.row_seconds = latency.quantiles()
     run.write_json(
         {
             "pass": spec.name,
@@ -214,6 +223,7 @@ def _execute(
                 "job": spec.job,
                 "progress": actor,
                 "metadata": {METADATA_KEY: schema.metadata[METADATA_KEY]},
+                "labels": {"run": (run.read_json("manifest.json") or {}).get("run_id", ""), "pass": spec.name},
             },
         ).write_parquet(run.make(spec.writes), filesystem=run.fs, compression="zstd")
         complete = True
@@ -254,15 +264,18 @@ def _summarise(spec: PassSpec, run: RunFolder, total: int) -> PassSummary:
         return summary
     names = {stage.name for stage in spec.stages}
     ids: list[pa.Array] = []
+    tokens = Histogram()
     data = pads.dataset(run.data_files(spec.writes), filesystem=run.fs, format="parquet")
     for batch in data.to_batches(columns=["row_id", "usage", "errors"]):
         ids.append(batch.column("row_id"))
         for usage, errors in zip(batch.column("usage").to_pylist(), batch.column("errors").to_pylist(), strict=True):
             summary.failed += any(e["job"] == spec.job and e["stage"] in names for e in errors or [])
-            for item in usage or []:
-                if item["job"] == spec.job and item["stage"] in names:
-                    for key in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens"):
-                        setattr(summary, key, getattr(summary, key) + item[key])
+            spent = [item for item in usage or [] if item["job"] == spec.job and item["stage"] in names]
+            for item in spent:
+                for key in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens"):
+                    setattr(summary, key, getattr(summary, key) + item[key])
+            tokens.add(sum(item["completion_tokens"] for item in spent))
+    summary.row_tokens = tokens.quantiles()
     found = pa.chunked_array(ids, pa.int64())
     unique = pc.count_distinct(found).as_py()
     if len(found) != total or unique != total:

@@ -23,6 +23,7 @@ from pipeline.engines.meter import Meter
 from pipeline.errors import EngineDead
 from pipeline.execution.progress import Progress, Reporter
 from pipeline.records import Row, RowError, Usage, column_values, row_from_dict
+from pipeline.safety import redact
 from pipeline.schema import COLUMNS, with_columns
 from pipeline.stage import Stage
 
@@ -40,6 +41,7 @@ class Worker:
         job: recorded in ``usage`` and ``errors``.
         progress: where to report counts; ``None`` reports nothing.
         metadata: schema metadata of the output (provenance).
+        labels: tags of the Ray metrics; ``None`` makes none.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Worker:
         job: str,
         progress: Progress | None = None,
         metadata: dict[bytes, bytes] | None = None,
+        labels: dict[str, str] | None = None,
     ) -> None:
         self._stages = list(stages)
         self._job = job
@@ -59,7 +62,7 @@ class Worker:
         self._reads = [name for name in (*COLUMNS, "source") if name in needed]
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="lemonpress-engine", daemon=True).start()
-        self._reporter = Reporter(progress)
+        self._reporter = Reporter(progress, labels)
         self._engine = None
         if engine is not None:
             self._engine = engine.create()
@@ -78,14 +81,11 @@ class Worker:
     async def _row(self, row: Row) -> Row:
         self._reporter.enter()
         started = time.monotonic()
-        known_errors = len(row.errors)
+        known_errors, known_usage = len(row.errors), len(row.usage)
         for stage in self._stages:
             row = await self._stage(stage, row)
-        self._reporter.leave(
-            failed=len(row.errors) > known_errors,
-            tokens=sum(u.completion_tokens for u in row.usage if u.job == self._job),
-            seconds=time.monotonic() - started,
-        )
+        seconds = time.monotonic() - started
+        self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
         return row
 
     async def _stage(self, stage: Stage, row: Row) -> Row:
@@ -99,8 +99,9 @@ class Worker:
             # (https://github.com/ray-project/ray/issues/59522).
             os._exit(1)
         except Exception as error:
-            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, error)
-            row.errors.append(RowError(self._job, stage.name, type(error).__name__, str(error)[:_MESSAGE_LIMIT]))
+            message = redact(str(error))[:_MESSAGE_LIMIT]  # in this order: half a key is no longer known as one
+            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, message)
+            row.errors.append(RowError(self._job, stage.name, type(error).__name__, message))
         if meter is not None and meter.total.requests:
             t = meter.total
             row.usage.append(Usage(self._job, stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion))

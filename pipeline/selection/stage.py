@@ -10,6 +10,7 @@ from pipeline.errors import EngineDead
 from pipeline.languages import is_among, is_language
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, RowError
+from pipeline.safety import redact
 from pipeline.selection.base import Choice, Pool, Selector, to_records
 from pipeline.stage import Stage
 from pipeline.tasks import Task, task_for
@@ -75,8 +76,9 @@ class SelectStage(Stage):
                 raise
             except Exception as error:
                 # One selector that fails does not fail the row: it falls back, marked, and the error is kept.
-                row.errors.append(RowError("select", self.name, type(error).__name__, str(error)[:2000]))
-                choice = Choice(pool.fallback(), detail={"fallback": f"{type(error).__name__}: {error}"[:500]})
+                failure = RowError("select", self.name, type(error).__name__, redact(str(error))[:2000])
+                row.errors.append(failure)
+                choice = Choice(pool.fallback(), detail={"fallback": f"{failure.kind}: {failure.message}"[:500]})
             if note:
                 choice.detail = {**choice.detail, **note}
             selection, score = to_records(self.method, pool, choice)
