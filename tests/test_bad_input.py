@@ -178,7 +178,7 @@ KINDS = [
             },
             {**GOOD, "answers": "{"},
         ),
-        rows=[None] * 5,
+        rows=[None] * 4,
         says="given answers: 5 in the column cannot be used",
         options={"given": Given(column="answers")},
     ),
