@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pipeline import __version__
 from pipeline.errors import ConfigError, LemonpressError, nearest
+from pipeline.safety import redact, visible
 
 JOBS = {
     "run": "all of the below, from prompts to report; resumes where it was interrupted",
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         command.run(_config(args.job, args.words))
     except LemonpressError as error:
-        print(f"lemonpress {args.job}: {error}", file=sys.stderr)
+        print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)

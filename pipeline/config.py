@@ -11,15 +11,18 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
@@ -27,6 +30,7 @@ from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
 from pipeline.registry import Registry
+from pipeline.safety import find_secrets
 from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
@@ -288,11 +292,12 @@ def build_config(data: dict[str, Any]) -> Config:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"modules: cannot import {module!r}: {error}") from error
-    try:
-        resolved = OmegaConf.to_container(_no_gaps(OmegaConf.create(data)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
-    assert isinstance(resolved, dict)
+    with _no_environment():
+        return _build_config(data)
+
+
+def _build_config(data: dict[str, Any]) -> Config:
+    resolved = _resolve(data)
     hints = typing.get_type_hints(Config)
     values: dict[str, Any] = {}
     source = resolved.get("prompts") or {}
@@ -359,6 +364,7 @@ def to_dict(value: Any) -> Any:
 
 def _check(config: Config) -> None:
     """Contradictions across sections."""
+    _check_names(config)
     for name, engine in config.engines.items():
         engine.check(f"engines.{name}")
     for task_name, task in config.tasks.items():
@@ -374,8 +380,6 @@ def _check(config: Config) -> None:
     sets = config.sets()
     for name, chosen in config.selectors.items():
         key = f"selectors.{name}"
-        if "/" in name:
-            raise ConfigError(f"{key}: a selector's name may not hold '/'")
         chosen.check(key)
         if chosen.engine:
             config.engine(chosen.engine, f"{key}.engine", chosen.requires())
@@ -406,6 +410,21 @@ def _check(config: Config) -> None:
     rows = config.execution.rows_per_checkpoint
     if rows is not None and rows < 1:
         raise ConfigError(f"execution.rows_per_checkpoint: must be at least 1, not {rows}")
+
+
+_NAME = re.compile(r"\w[\w.+-]{0,99}")
+
+
+def _check_names(config: Config) -> None:
+    """Names become names of passes and folders, and parts of ``plan/selector`` and ``plan#index``."""
+    sections = ("engines", "plans", "selectors", "tasks", "policy")
+    named = [(f"{section}.{name}", str(name)) for section in sections for name in getattr(config, section)]
+    for plan_name, plan in config.all_plans().items():
+        named.append((config.plan_key(plan_name, "candidate_set"), plan.candidate_set or plan_name))
+    named += [("prompts.given.name", name) for name in config.prompts.given_sets()]
+    for key, name in named:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{key}: {name!r} is no name: letters, digits, '_', '-', '.' and '+', at most 100")
 
 
 def _read_word(word: str) -> dict[str, Any]:
@@ -447,28 +466,50 @@ def _merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...]) -
             base[key] = value
 
 
-def _no_gaps(node: DictConfig) -> DictConfig:
-    """Refuse values left open (``???``), and ``${oc.env:...}``: the resolved config is stored with the run, where a
-    secret must never be.
+@contextmanager
+def _no_environment() -> Iterator[None]:
+    """Refuse ``${oc.env:...}``: the resolved config is stored with the run, where a secret must never be.
+
+    The resolver is replaced, because texts can spell it in other ways (``${oc.${x}:KEY}``); it is the whole process's.
     """
 
-    def walk(value: Any, key: str) -> None:
-        if isinstance(value, dict):
-            for k, v in value.items():
-                walk(v, f"{key}.{k}" if key else str(k))
-        elif isinstance(value, list):
-            for i, v in enumerate(value):
-                walk(v, f"{key}[{i}]")
-        elif value == "???":
-            raise ConfigError(f"{key}: missing; set {key}=...")
-        elif isinstance(value, str) and "${oc.env" in value:
-            raise ConfigError(
-                f"{key}: environment variables may not be copied into the config, which is stored with the run; "
-                "name the variable instead (e.g. api_key_env: MY_KEY)"
-            )
+    def refuse(*_: Any) -> str:
+        raise ConfigError(
+            "environment variables may not be copied into the config, which is stored with the run; "
+            "name the variable instead (e.g. api_key_env: MY_KEY)"
+        )
 
-    walk(OmegaConf.to_container(node), "")
-    return node
+    OmegaConf.register_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_resolver("oc.env", oc.env, replace=True)
+
+
+def _resolve(data: dict[str, Any]) -> dict[str, Any]:
+    """Fill in references (``${engines.generator}``); refuse values left open (``???``) and secrets."""
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
+    assert isinstance(resolved, dict)
+    _refuse_gaps(resolved, "")
+    for key in find_secrets(resolved):
+        raise ConfigError(
+            f"{key}: holds a secret, and the config is stored with the run; put it into an environment variable"
+        )
+    return typing.cast(dict[str, Any], resolved)
+
+
+def _refuse_gaps(value: Any, key: str) -> None:
+    if isinstance(value, dict):
+        for k, v in value.items():
+            _refuse_gaps(v, f"{key}.{k}" if key else str(k))
+    elif isinstance(value, list):
+        for i, v in enumerate(value):
+            _refuse_gaps(v, f"{key}[{i}]")
+    elif value == "???":
+        raise ConfigError(f"{key}: missing; set {key}=...")
 
 
 def _check_keys(data: dict[str, Any], valid: Sequence[str], key: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pipeline.safety import redact
+
 
 class LemonpressError(Exception):
     """Base class: the message says what is wrong and what to do about it."""
@@ -47,7 +49,14 @@ class EngineDead(Exception):
 
 
 class EngineRequestError(Exception):
-    """One request failed for good; other requests on the same engine are not affected."""
+    """One request failed for good; other requests on the same engine are not affected.
+
+    Stages store the message in candidates, games, details and errors, so it holds no secret from the start: an
+    endpoint's error body may well echo the request's headers.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class PromptTooLong(EngineRequestError):

@@ -45,7 +45,13 @@ class RunFolder:
         return isinstance(self.fs, pafs.LocalFileSystem)
 
     def path(self, *parts: str) -> str:
-        """A path below the run's root, as ``self.fs`` takes it."""
+        """A path below the run's root, as ``self.fs`` takes it.
+
+        Raises:
+            InputError: a part would lead out of the folder.
+        """
+        if any(".." in part.split("/") or part.startswith("/") or "\0" in part for part in parts):
+            raise InputError(f"{'/'.join(parts)!r} leads out of the run's folder {self.name}")
         return "/".join([self.root.rstrip("/"), *parts])
 
     def exists(self, *parts: str) -> bool:

@@ -28,6 +28,7 @@ from pipeline.engines.base import (
 from pipeline.engines.chat import chat_messages
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
+from pipeline.safety import HIDDEN, redact
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -299,7 +300,7 @@ class OpenAIEngine:
         return f"the endpoint cannot be reached: {error.__cause__ or error}"
 
     def _scrub(self, message: str) -> str:
-        return (message.replace(self._key, "***") if self._key else message)[:400]
+        return redact(message.replace(self._key, HIDDEN) if self._key else message)[:400]
 
 
 def match_label(token: str, labels: Sequence[str]) -> str | None:

@@ -23,7 +23,7 @@ from pipeline.engines.base import (
     SamplingParams,
     Tokens,
 )
-from pipeline.engines.chat import chat_messages
+from pipeline.engines.chat import ControlTokens, chat_messages
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError, nearest
 
 
@@ -142,6 +142,7 @@ class TransformersEngine:
         name = model_path(config.model)
         source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **source)
+        self._control = ControlTokens(self._tokenizer)
         model, info = auto.from_pretrained(name, dtype=config.dtype, output_loading_info=True, **source)
         if model.config.num_labels != 1 or info["missing_keys"]:  # a missing head would be filled with noise
             found = (
@@ -211,7 +212,7 @@ class TransformersEngine:
         else:
             answer = [] if text is None else [{"role": "assistant", "content": text}]
             rendered = self._tokenizer.apply_chat_template(
-                chat_messages(prompt) + answer,
+                chat_messages([*prompt, *answer], self._control),
                 tokenize=False,
                 add_generation_prompt=text is None,
                 **self.config.chat_template_kwargs,

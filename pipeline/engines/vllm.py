@@ -33,7 +33,7 @@ from pipeline.engines.base import (
     SamplingParams,
     Tokens,
 )
-from pipeline.engines.chat import chat_messages
+from pipeline.engines.chat import ControlTokens, chat_messages
 from pipeline.engines.context import fit
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
@@ -142,6 +142,7 @@ class VLLMEngine:
         self._labels: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self._llm: Any = None
         self._tokenizer: Any = None
+        self._control: Any = None
         self._lora: Any = None
         self._own_template = Path(config.chat_template).read_text() if config.chat_template else ""
 
@@ -156,6 +157,7 @@ class VLLMEngine:
 
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
         self._tokenizer = self._llm.get_tokenizer()
+        self._control = ControlTokens(self._tokenizer)
         if self.config.lora:
             self._lora = LoRARequest("lora", 1, self.config.lora)
 
@@ -269,7 +271,7 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
 
         context = self._prompt_ids(prompt)
-        answer = self._tokenizer.encode(text, add_special_tokens=False)
+        answer = self._tokenizer.encode(self._control.defuse(text), add_special_tokens=False)
         if not isinstance(prompt, str) and self._tokenizer.eos_token_id is not None:
             answer = [*answer, self._tokenizer.eos_token_id]
         if not answer:
@@ -299,7 +301,8 @@ class VLLMEngine:
     async def embed(self, text: str) -> Embedding:
         from vllm import PoolingParams
 
-        output = await self._encode(self._fit(self._tokenizer.encode(text), 0), PoolingParams(task="embed"))
+        ids = self._fit(self._tokenizer.encode(self._control.defuse(text)), 0)
+        output = await self._encode(ids, PoolingParams(task="embed"))
         return Embedding([float(v) for v in output.outputs.data.flatten().tolist()], _tokens(output, 0))
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -321,7 +324,7 @@ class VLLMEngine:
             kwargs["enable_thinking"] = self.config.thinking
         if self.config.chat_template:
             kwargs["chat_template"] = self._own_template
-        turns = chat_messages(messages)
+        turns = chat_messages(messages, self._control)
         try:
             return list(
                 self._tokenizer.apply_chat_template(
