@@ -26,6 +26,8 @@ from omegaconf.resolvers import oc
 
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
+from pipeline.judging.answers import ANSWERS, AnswerSource
+from pipeline.judging.names import is_audit, is_candidate
 from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
@@ -40,24 +42,30 @@ T = TypeVar("T")
 
 @dataclass
 class JudgeConfig:
-    """Pairwise games between this run's systems.
+    """Pairwise games between this run's systems and those under ``answers``.
 
     Attributes:
-        engine: name under ``engines``.
-        opponent: the baseline: a selector's name, or ``plan/selector``; an outside system's name when
-            the prompts bring ``answers``.
-        systems: selectors (or ``plan/selector``) to judge; ``null`` = all but the opponent.
+        engine: name under ``engines``; ``null`` = no games: systems are compared by their tasks' metrics only.
+        opponent: the baseline: a selector's name, or ``plan/selector``; or a name under ``answers``.
+        systems: selectors (or ``plan/selector``), or names under ``answers``, to judge; ``null`` = all others.
+        candidates: every candidate plays against the opponent too: hope, risk and oracle for tasks without a metric.
+        audit: prompts per language on which the judge is first asked about known-answer pairs; 0 = no audit.
         template: name of the judge template (``pipeline/judging/templates``) or path of a file.
         scores: ``hard`` (win 1, tie 1/2, loss 0) or ``soft`` (probabilities).
         max_chars: longer answers are cut in the judge's prompt to this many characters (0 = never).
+        reason_tokens: the judge first writes a reason of at most so many tokens (0 = none, the paper's setting); costs
+            a second request a game, and is shown in the report.
     """
 
-    engine: str = "judge"
+    engine: str | None = "judge"
     opponent: str = "sample"
     systems: list[str] | None = None
+    candidates: bool = False
+    audit: int = 20
     template: str = "pairwise"
     scores: str = "hard"
     max_chars: int = 0
+    reason_tokens: int = 0
 
 
 @dataclass
@@ -150,6 +158,7 @@ class Config:
         plans: further sampling plans by name.
         tasks: settings of tasks by name; a prompt's task without settings takes the defaults.
         policy: rules that pick plan and selector by task and language.
+        answers: outside systems to compare with: name -> where their answers come from.
     """
 
     out: str = "runs/lemonpress"
@@ -163,6 +172,7 @@ class Config:
     policy: dict[str, Rule] = field(default_factory=dict)
     selectors: dict[str, Selector] = field(default_factory=dict)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    answers: dict[str, AnswerSource] = field(default_factory=dict)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     winrate: WinrateConfig = field(default_factory=WinrateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -197,6 +207,24 @@ class Config:
             return [f"{POLICY}/{s}" for s in (POLICY, *Policy(self.policy).baselines(self.selectors))]
         return [f"{p}/{s}" for s in self.selectors for p in self.sets_of(s)]
 
+    def judges(self) -> bool:
+        """Whether the ``judge`` job has anything to do: games to play, or outside answers to bring in."""
+        return self.judge.engine is not None or bool(self.answers)
+
+    def judge_conflicts(self) -> tuple[list[str], list[str]]:
+        """(selectors, plans) that use the win-rate judge: the same engine, or the same model under another name."""
+        name = self.judge.engine
+        judge = self.engines.get(name or "")
+
+        def same(other_name: str | None) -> bool:
+            other = self.engines.get(other_name or "")
+            return judge is not None and (
+                other_name == name or bool(other and judge.model and judge.model == other.model)
+            )
+
+        selectors = [key for key, chosen in self.selectors.items() if same(chosen.engine)]
+        return selectors, [key for key, plan in self.all_plans().items() if same(plan.engine)]
+
     def plan_key(self, name: str, field: str) -> str:
         """The config key of one field of the plan called ``name``, for messages."""
         return f"sampling.{field}" if name not in self.plans else f"plans.{name}.{field}"
@@ -216,19 +244,19 @@ class Config:
             raise ConfigError(f"{key}: engine {name!r} cannot {spell_needs(missing)} (it can: {can})")
         return self.engines[name]
 
-    def system(self, name: str, key: str, outside: Sequence[str] = ()) -> str:
-        """``plan/selector`` for a selector's name, a full name or an outside system's name.
+    def system(self, name: str, key: str) -> str:
+        """``plan/selector`` for a selector's name, a full name or a name under ``answers``.
 
         Raises:
             ConfigError: there is no such system; the message names ``key``.
         """
         known = self.systems()
-        if name in known or name in outside:
+        if name in known or name in self.answers:
             return name
         matches = [k for k in known if k.split("/", 1)[1] == name]
         if not matches:
             raise ConfigError(
-                f"{key}: no system is called {name!r}{nearest(name, [*known, *self.selectors, *outside])}"
+                f"{key}: no system is called {name!r}{nearest(name, [*known, *self.selectors, *self.answers])}"
             )
         if len(matches) > 1:
             raise ConfigError(f"{key}: {name!r} exists for several plans; choose one of {', '.join(matches)}")
@@ -240,7 +268,13 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "sampling": (PLANS, "hedged"),
 }
 _SECTIONS = ("selection", "judge", "winrate", "report", "execution", "ray")
-_KIND_MAPS: dict[str, Registry[Any]] = {"engines": ENGINES, "plans": PLANS, "selectors": SELECTORS, "tasks": TASKS}
+_KIND_MAPS: dict[str, Registry[Any]] = {
+    "engines": ENGINES,
+    "plans": PLANS,
+    "selectors": SELECTORS,
+    "tasks": TASKS,
+    "answers": ANSWERS,
+}
 _NAMED_AFTER_KIND = ("selectors", "tasks")  # an item without a kind takes its own name as its kind
 
 
@@ -393,6 +427,7 @@ def _check(config: Config) -> None:
         for plan_name in chosen.plans or []:
             if plan_name not in sets:
                 raise ConfigError(f"{key}.plans: no candidate set is called {plan_name!r}{nearest(plan_name, sets)}")
+    _check_answers(config)
     for name, rule in config.policy.items():
         if rule.plan not in sets:
             raise ConfigError(f"policy.{name}.plan: no candidate set is called {rule.plan!r}{nearest(rule.plan, sets)}")
@@ -405,6 +440,9 @@ def _check(config: Config) -> None:
         )
     if config.judge.scores not in ("hard", "soft"):
         raise ConfigError(f"judge.scores: must be hard or soft, not {config.judge.scores!r}")
+    for field_name in ("audit", "max_chars", "reason_tokens"):
+        if getattr(config.judge, field_name) < 0:
+            raise ConfigError(f"judge.{field_name}: must be at least 0, not {getattr(config.judge, field_name)}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
     rows = config.execution.rows_per_checkpoint
@@ -425,6 +463,20 @@ def _check_names(config: Config) -> None:
     for key, name in named:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{key}: {name!r} is no name: letters, digits, '_', '-', '.' and '+', at most 100")
+
+
+def _check_answers(config: Config) -> None:
+    for name, source in config.answers.items():
+        key = f"answers.{name}"
+        if "/" in name or is_candidate(name) or is_audit(name):
+            raise ConfigError(
+                f"{key}: an outside system's name may hold no '/', begin with 'audit:' or end in '#NUMBER'"
+            )
+        if name in config.selectors:
+            raise ConfigError(f"{key}: a selector has that name already")
+        source.check(key)
+        if source.engine is not None:
+            config.engine(source.engine, f"{key}.engine", frozenset({"generate"}))
 
 
 def _read_word(word: str) -> dict[str, Any]:

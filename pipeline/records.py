@@ -138,6 +138,7 @@ class Row:
     language: str | None = None
     messages: list[Message] = field(default_factory=list)
     reference: str | None = None
+    source: dict[str, Any] | None = None
     candidates: list[Candidate] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, UnfinishedTableError
 from pipeline.schema import read_provenance
@@ -129,8 +130,29 @@ class RunFolder:
         for batch in data.to_batches(columns=names, batch_size=batch_size):
             yield from batch.to_pylist()
 
+    def leaves(self, table: str, wanted: Callable[[str, str], bool], batch_size: int = 256) -> Iterator[pa.RecordBatch]:
+        """Stream a finished table, reading only some leaves of its nested columns.
+
+        A dataset cannot leave out the texts inside a list of structs, a Parquet file can.
+
+        Args:
+            wanted: called with a column's name and a leaf's (empty for a plain column).
+        """
+        for path in self.dataset(table).files:
+            with self.fs.open_input_file(path) as source:
+                file = pq.ParquetFile(source)
+                paths = [file.schema.column(i).path for i in range(len(file.schema))]
+                columns = [p for p in paths if wanted(*_leaf(p))]
+                yield from file.iter_batches(batch_size, columns=columns)
+
     def table(self, table: str, columns: Sequence[str]) -> pa.Table:
         """The projection of a finished table on ``columns`` that it has, sorted by ``row_id`` when it is among them."""
         data = self.dataset(table)
         result = data.to_table(columns=[c for c in columns if c in data.schema.names])
         return result.sort_by("row_id") if "row_id" in result.column_names else result
+
+
+def _leaf(path: str) -> tuple[str, str]:
+    """``candidates.list.element.text`` -> (``candidates``, ``text``)."""
+    top, _, rest = path.partition(".")
+    return top, rest.rpartition(".")[2]

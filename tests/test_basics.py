@@ -24,7 +24,7 @@ def test_records_and_schema_hold_the_same_fields() -> None:
     for column, record in NESTED.items():
         item = schema.COLUMNS[column].value_type
         assert [f.name for f in dataclasses.fields(record)] == [f.name for f in item]
-    assert {f.name for f in dataclasses.fields(Row)} == set(schema.COLUMNS)
+    assert {f.name for f in dataclasses.fields(Row)} == {*schema.COLUMNS, "source"}
 
 
 def test_columns_are_appended_in_table_order() -> None:

@@ -40,7 +40,7 @@ def row(**texts: str | None) -> Row:
 
 
 def play(target: Row, engine: Judge, systems: Sequence[str], **config: object) -> list[Game]:
-    stage = JudgeStage(tuple(systems), "x/base", "j", "pairwise", **config)  # type: ignore[arg-type]
+    stage = JudgeStage("j", systems=tuple(systems), opponent="x/base", **config)  # type: ignore[arg-type]
     return asyncio.run(stage(target, engine)).games
 
 

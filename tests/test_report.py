@@ -22,8 +22,8 @@ from pipeline.report import plots, wording
 from pipeline.report.collect import CLUSTERS_TO_CLAIM, Report, collect, side
 from pipeline.report.render import build_report, escape_markdown, fence, render_html
 from pipeline.schema import COLUMNS, with_provenance
-from pipeline.stats.games import load_run_games
 from pipeline.stats.prompt_scores import judge_rates
+from pipeline.stats.run_games import load_run_games
 from pipeline.stats.winrate import simultaneous_winrates, winrates
 from pipeline.storage import MARKER, RunFolder
 

@@ -1,15 +1,31 @@
-"""``judge``: selections -> games."""
+"""``judge``: selections -> outside answers, the judge's audit, games."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import Any
 
+import pyarrow.dataset as pads
+
 from pipeline.commands.chain import Step, chain
-from pipeline.commands.context import job, run_passes
-from pipeline.config import Config
+from pipeline.commands.context import Job, job, run_passes
+from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
+from pipeline.judging.answers import AnswersStage
+from pipeline.judging.audit import AuditStage, choose_rows, find_donors
+from pipeline.judging.compare import VERDICT, check_pairwise
+from pipeline.judging.lookup import write_lookup
 from pipeline.judging.pairwise import JudgeStage
 from pipeline.judging.templates import load_template
+from pipeline.records import row_from_dict
+from pipeline.scoring.measure import MeasureStage
+from pipeline.storage import RunFolder
+
+logger = logging.getLogger(__name__)
+
+_VERSIONS = 5  # of an answer in the audit
+_AUDIT_COLUMNS = ("row_id", "prompt_id", "cluster_id", "task", "language", "messages", "reference", "selections")
 
 
 def systems(config: Config) -> tuple[tuple[str, ...], str]:
@@ -19,37 +35,123 @@ def systems(config: Config) -> tuple[tuple[str, ...], str]:
         ConfigError: an unknown system, or nothing to compare.
     """
     opponent = config.system(config.judge.opponent, "judge.opponent")
-    chosen = config.systems() if config.judge.systems is None else config.judge.systems
+    every = [*config.systems(), *config.answers]
+    chosen = every if config.judge.systems is None else config.judge.systems
     named = tuple(dict.fromkeys(config.system(s, "judge.systems") for s in chosen if s != opponent))
     named = tuple(s for s in named if s != opponent)
-    if not named:
+    if not named and not config.judge.candidates:
         raise ConfigError("judge.systems: nothing to compare with the opponent; configure another selector")
     return named, opponent
 
 
+def check(config: Config) -> None:
+    """Raise ConfigError for anything that the job would trip over, before a model loads."""
+    if not config.judges():
+        raise ConfigError("judge.engine: no engine, and no outside systems under answers: there is nothing to do")
+    if config.judge.engine is not None:
+        config.engine(config.judge.engine, "judge.engine", _needs(config))
+        check_pairwise(config.judge.template, "judge.template")
+        systems(config)
+
+
 def run(config: Config) -> None:
-    """Judge every system against the opponent, in both orders.
+    """Bring in outside systems' answers, audit the judge, and judge every system in both orders.
+
+    Without a judge (``judge.engine: null``) only the outside answers are brought in and measured.
 
     Raises:
         ConfigError: unknown system, engine or template.
         UnfinishedTableError: ``select`` has not finished.
     """
-    judge = config.judge
-    engine = config.engine(judge.engine, "judge.engine", frozenset({"label_probs"}))
-    names, opponent = systems(config)
-    template = load_template(judge.template, key="judge.template")
-    if len(template.labels) != 3:
-        raise ConfigError(f"judge.template: {template.name} must name three labels (first, second, tie)")
+    check(config)
+    for line in independence(config):
+        logger.warning(line)
     with job("judge", config) as current:
-        stage = JudgeStage(
-            names, opponent, engine.model or engine.kind, judge.template, judge.scores == "soft", judge.max_chars
+        steps = list(_answer_steps(config, current))
+        if config.judge.engine is not None:
+            steps += _game_steps(config, current.run)
+        if config.answers:
+            measure = {"tasks": to_dict(config.tasks), "systems": list(config.answers)}
+            steps.append(Step(None, MeasureStage(config.tasks), measure, last=True))
+        run_passes(current, chain("judge", config, steps, "selections", "games", {}))
+
+
+def independence(config: Config) -> list[str]:
+    """Why the win-rates of this judge are no independent verdict; nothing when they are one."""
+    selectors, plans = config.judge_conflicts()
+    model = config.engines[config.judge.engine].model if config.judge.engine else ""
+    found = []
+    if selectors:
+        found.append(
+            f"{', '.join(selectors)} selected with {model or config.judge.engine}, which is also the win-rate judge: "
+            "their win-rates show agreement with the judge, not quality; set judge.engine to another model"
         )
-        settings: dict[str, Any] = {
-            "systems": list(names),
-            "opponent": opponent,
-            "template": template.hash,
-            "scores": judge.scores,
-        }
-        settings["max_chars"] = judge.max_chars
-        step = Step(judge.engine, stage, settings, 2 * len(names))
-        run_passes(current, chain("judge", config, [step], "selections", "games", {}))
+    if plans:
+        found.append(
+            f"{model or config.judge.engine} wrote the answers ({', '.join(plans)}) and judges them: models favour "
+            "their own answers; set judge.engine to another model"
+        )
+    return found
+
+
+def _needs(config: Config) -> frozenset[str]:
+    return frozenset({VERDICT, "generate"} if config.judge.reason_tokens else {VERDICT})
+
+
+def _answer_steps(config: Config, current: Job) -> Iterator[Step]:
+    schema = current.run.dataset("selections").schema
+    for name, source in config.answers.items():
+        key = f"answers.{name}"
+        source.check_table(schema, key)
+        settings: dict[str, Any] = {"source": to_dict(source), "tasks": to_dict(config.tasks), "seed": config.seed}
+        pairs = source.pairs(key)
+        if pairs is not None:
+            count, settings["digest"] = write_lookup(current.run, name, pairs)
+            print(f"{key}: {count:,} answers found")
+        stage = AnswersStage(name, source, current.run.name, config.seed, config.tasks)
+        yield Step(source.engine, stage, settings)
+
+
+def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
+    judge = config.judge
+    assert judge.engine is not None
+    names, opponent = systems(config)
+    engine = config.engines[judge.engine]
+    rules: dict[str, Any] = {
+        "judge": engine.model or engine.kind,
+        "template": judge.template,
+        "soft": judge.scores == "soft",
+        "max_chars": judge.max_chars,
+        "reason_tokens": judge.reason_tokens,
+    }
+    settings: dict[str, Any] = {
+        "systems": list(names),
+        "opponent": opponent,
+        "template": load_template(judge.template).hash,
+        "scores": judge.scores,
+        "max_chars": judge.max_chars,
+    }
+    settings |= {"reason_tokens": judge.reason_tokens} if judge.reason_tokens else {}
+    if judge.audit:
+        donors = audit_donors(config, run, opponent)
+        audited = AuditStage(**rules, opponent=opponent, seed=config.seed, donors=donors, tasks=config.tasks)
+        audit_settings = {**settings, "systems": [], "audit": judge.audit, "seed": config.seed}
+        yield Step(judge.engine, audited, audit_settings, 2 * _VERSIONS)
+    sets = tuple(config.sets()) if judge.candidates else ()
+    stage = JudgeStage(**rules, systems=names, opponent=opponent, candidate_sets=sets)
+    settings |= {"candidates": list(sets)} if sets else {}
+    yield Step(judge.engine, stage, settings, 2 * (len(names) + len(sets)))
+
+
+def audit_donors(config: Config, run: RunFolder, opponent: str) -> dict[int, str | None]:
+    """The rows to audit the judge on, each with an answer in another language.
+
+    Goes over three columns of the table; the texts of the chosen rows only (``judge.audit`` a language) are read.
+    """
+    every = run.iter_rows("selections", ("row_id", "prompt_id", "cluster_id", "language"))
+    found = ((r["row_id"], r["cluster_id"] or r["prompt_id"], r["language"]) for r in every)
+    chosen = choose_rows(found, config.judge.audit, config.seed)
+    data = run.dataset("selections")
+    columns = [c for c in (*_AUDIT_COLUMNS, "answers") if c in data.schema.names]
+    table = data.to_table(columns=columns, filter=pads.field("row_id").isin(chosen))
+    return find_donors([row_from_dict(row) for row in table.to_pylist()], opponent, config.tasks)

@@ -20,6 +20,10 @@ def run(config: Config) -> None:
     read_prompts(config.prompts, RunFolder(config.out))  # a bad input file shows before Ray starts
     with cluster(config.ray):
         for job in (generate, select, judge, winrate, report):
+            if job is judge and not config.judges():
+                continue
+            if job is generate and not config.all_plans():
+                continue
             job.run(config)
 
 
@@ -27,7 +31,7 @@ def check(config: Config) -> None:
     """Raise ConfigError for anything that a later job would trip over, before the first one starts."""
     for name, plan in config.all_plans().items():
         config.engine(plan.engine, config.plan_key(name, "engine"), frozenset({"generate"}))
-    config.engine(config.judge.engine, "judge.engine", frozenset({"label_probs"}))
-    judge.systems(config)
+    if config.judges():
+        judge.check(config)
     for name, engine in config.engines.items():
         engine.ready(f"engines.{name}")

@@ -1,4 +1,4 @@
-"""``winrate``: games -> win-rates with intervals. Needs neither Ray nor a model."""
+"""``winrate``: games and metrics -> win-rates and task scores with intervals. Needs neither Ray nor a model."""
 
 from __future__ import annotations
 
@@ -6,36 +6,124 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from pipeline.commands import judge
 from pipeline.commands.context import console
-from pipeline.config import Config
+from pipeline.config import Config, WinrateConfig
 from pipeline.errors import InputError
-from pipeline.stats.games import Games, load_run_games, load_table_games
+from pipeline.stats.audit import ALTERED
+from pipeline.stats.games import Games
 from pipeline.stats.prompt_scores import judge_rates
-from pipeline.stats.winrate import winrates
+from pipeline.stats.results import Results, outside_results, run_results
 from pipeline.storage import RunFolder
 
 
 def run(config: Config) -> None:
-    """Compute the win-rates of this run's games (or of ``winrate.games``), store and print them.
+    """Compute everything that the run's tables (or ``winrate.games``) allow, store and print it.
 
-    Writes ``winrates.parquet`` and ``winrates.csv`` into the run's folder.
+    Writes every table of :class:`~pipeline.stats.results.Results` into the run's folder, as ``.parquet`` and ``.csv``.
 
     Raises:
-        UnfinishedTableError: ``judge`` has not finished.
-        InputError: the table of games cannot be used, or holds no game.
+        UnfinishedTableError: ``judge`` (or without a judge ``select``) has not finished.
+        InputError: a table cannot be used, or holds neither games nor metrics.
     """
     settings = config.winrate
     folder = RunFolder(config.out)
-    games = load_table_games(settings.games) if settings.games else load_run_games(folder)
-    table = winrates(games, settings.draws, settings.confidence, settings.seed)
-    if not table.num_rows:
-        raise InputError(f"{settings.games or folder.path('games')}: there are no games to compute a win-rate from")
+    if settings.games:
+        results = outside_results(settings.games, settings)
+    else:
+        if config.judges():
+            folder.dataset("games")  # an interrupted judge must not pass for a run without games
+        results = run_results(folder, settings, config.judge.opponent)
+    if not results.tables:
+        raise InputError(
+            f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
+        )
+    for name, table in results.tables.items():
+        _write(folder, name, table)
+    print_results(results, settings)
+    if results.games is not None and not settings.games:
+        for line in judge.independence(config):
+            print(f"WARNING: {line}")
+
+
+def _write(folder: RunFolder, name: str, table: pa.Table) -> None:
     folder.make()
-    with folder.fs.open_output_stream(folder.path("winrates.parquet")) as stream:
+    with folder.fs.open_output_stream(folder.path(f"{name}.parquet")) as stream:
         pq.write_table(table, stream)
-    with folder.fs.open_output_stream(folder.path("winrates.csv")) as stream:
+    with folder.fs.open_output_stream(folder.path(f"{name}.csv")) as stream:
         pacsv.write_csv(table, stream)
-    print_winrates(games, table, settings.confidence)
+
+
+def print_results(results: Results, settings: WinrateConfig) -> None:
+    """Print the tables that a person looks at first: the audit, win-rates, task scores."""
+    if "audit" in results.tables:
+        print_audit(results.tables["audit"], settings.confidence)
+    if results.games is not None:
+        print_winrates(results.games, results.tables["winrates"], settings.confidence)
+    if "scores" in results.tables:
+        print_scores(results.tables["scores"], settings)
+    for name, why in results.left_out.items():
+        print(f"{name}: not computed: {why}")
+
+
+def print_audit(table: pa.Table, confidence: float) -> None:
+    """Print what the judge makes of known-answer pairs, over all languages, and each language's grade."""
+    from rich.table import Table
+
+    shown = Table(title=f"audit of the judge ({confidence:.0%} intervals, clusters)", title_justify="left")
+    for name in ("judge", "version"):
+        shown.add_column(name, overflow="fold")
+    for name in ("prompts", "invalid", "original wins", "interval", "first shown wins", "interval", "grade"):
+        shown.add_column(name, justify="right")
+    rows = table.to_pylist()
+    for r in rows:
+        if r["language"] == "all":
+            shown.add_row(
+                r["judge"],
+                r["version"],
+                str(r["n_prompts"]),
+                str(r["n_invalid"]),
+                _percent(r["sensitivity"]),
+                _interval(r["ci_low"], r["ci_high"]),
+                _percent(r["first_share"]),
+                _interval(r["first_low"], r["first_high"]),
+                r["grade"],
+            )
+    console(shown)
+    grades = [
+        f"{r['language']} {r['grade']}"
+        for r in rows
+        if r["version"] == ALTERED and r["language"] not in ("all", "macro")
+    ]
+    if len(grades) > 1:
+        print(f"by language: {', '.join(grades)}")
+
+
+def print_scores(table: pa.Table, settings: WinrateConfig) -> None:
+    """Print every system's pooled scores, and its difference to the base."""
+    from rich.table import Table
+
+    rows = [r for r in table.to_pylist() if r["language"] == "all"]
+    if not rows:
+        return
+    shown = Table(title=f"task scores ({settings.confidence:.0%} intervals, clusters)", title_justify="left")
+    for name in ("task", "metric", "system"):
+        shown.add_column(name)
+    for name in ("prompts", "mean", "interval", f"minus {settings.base}", "interval", "of the oracle's gain"):
+        shown.add_column(name, justify="right")
+    for r in sorted(rows, key=lambda r: (r["task"], r["metric"], -(r["mean"] or 0))):
+        shown.add_row(
+            r["task"],
+            r["metric"],
+            r["system"],
+            str(r["n_prompts"]),
+            _percent(r["mean"]),
+            _interval(r["ci_low"], r["ci_high"]),
+            "-" if r["difference"] is None else f"{100 * r['difference']:+.1f}",
+            _points(r["difference_low"], r["difference_high"]),
+            "-" if r["recovered"] is None else f"{r['recovered']:.0%}",
+        )
+    console(shown)
 
 
 def print_winrates(games: Games, table: pa.Table, confidence: float) -> None:
@@ -60,15 +148,26 @@ def print_winrates(games: Games, table: pa.Table, confidence: float) -> None:
             continue
         matches = [rates[k] for k in judged if k[:2] == (row["system"], row["opponent"])]
         rate = matches[0] if len(matches) == 1 and row["language"] == "all" else None
-        interval = "-" if row["ci_low"] is None else f"{row['ci_low']:.1%} to {row['ci_high']:.1%}"
         shown.add_row(
             row["system"],
             row["opponent"],
             row["language"],
             str(row["n_prompts"]),
             str(row["n_invalid"]),
-            "-" if row["win_rate"] is None else f"{row['win_rate']:.1%}",
-            interval,
+            _percent(row["win_rate"]),
+            _interval(row["ci_low"], row["ci_high"]),
             *("-" if not rate or rate[key] is None else f"{rate[key]:.0%}" for key in ("flip_rate", "tie_rate")),
         )
     console(shown)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.1%} to {high:.1%}"
+
+
+def _points(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"

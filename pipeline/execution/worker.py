@@ -56,7 +56,7 @@ class Worker:
         touched = {name for stage in stages for name in stage.writes} | {"usage", "errors"}
         self._writes = [name for name in COLUMNS if name in touched]
         needed = {name for stage in stages for name in stage.reads} | touched | {"row_id", "prompt_id"}
-        self._reads = [name for name in COLUMNS if name in needed]
+        self._reads = [name for name in (*COLUMNS, "source") if name in needed]
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="lemonpress-engine", daemon=True).start()
         self._reporter = Reporter(progress)

@@ -44,10 +44,14 @@ async def verdict(
         messages: the prompt that was answered.
         values: what the template shows besides the question.
     """
-    prompt = template.render(messages=messages, **values)
+    return await ask(engine, template.render(messages=messages, **values), labels, template.prefill)
+
+
+async def ask(engine: Engine, prompt: Sequence[Message], labels: Sequence[str], prefill: str) -> Verdict:
+    """:func:`verdict` on a rendered prompt."""
     try:
         if "label_probs" in engine.capabilities:
-            return Verdict((await engine.label_probs(prompt, labels, template.prefill)).probs)
+            return Verdict((await engine.label_probs(prompt, labels, prefill)).probs)
         params = SamplingParams(temperature=0.0, max_tokens=_LABEL_TOKENS, choice=tuple(labels))
         text = (await engine.generate(prompt, params)).completions[0].text
     except EngineRequestError as error:

@@ -1,4 +1,4 @@
-"""Names of the games that are not between two systems."""
+"""Names of the games that are not between two systems, and which games are which."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ CANDIDATE = "#"
 
 AUDIT = "audit:"
 """Begins the names of the judge's audit: ``audit:original`` against ``audit:truncated``."""
+
+ORIGINAL = f"{AUDIT}original"
+"""The answer that every altered version in the audit is made from."""
+
+IS_CANDIDATE = r"^[^/]+#[0-9]+$"
+IS_AUDIT = f"^{AUDIT}"
 
 
 def candidate_system(plan: str, index: int) -> str:

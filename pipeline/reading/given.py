@@ -64,7 +64,9 @@ class GivenSets:
                 "column; set prompts.columns.id"
             )
         self._files = {
-            model: _AnswerFile(path, source.given, source.given.id or layout.mapped["id"], model)
+            model: AnswerFile(
+                path, source.given, source.given.id or layout.mapped["id"], f"prompts.given.files.{model}"
+            )
             for model, path in files.items()
         }
 
@@ -134,19 +136,24 @@ def _fields(item: Record, where: str) -> dict[str, Any]:
     return found
 
 
-class _AnswerFile:
+class AnswerFile:
     """One file of answers: 16 bytes of memory an answer, the texts stay on disk.
+
+    Args:
+        given: its ``text`` says where in a row the answer is.
+        id_: the column with the prompt's id.
+        key: the config's key that names the file, for messages.
 
     Attributes:
         answers: ids in the file; ``matched``: those that were asked for; ``found``: those with an answer.
     """
 
-    def __init__(self, path: Path, given: Given, id_: str, model: str) -> None:
+    def __init__(self, path: Path, given: Given, id_: str, key: str) -> None:
         self.path = path
         self.matched = self.found = 0
         self._id = id_
         self._text = given.text.split(".")
-        self._piece = open_answers(path, f"prompts.given.files.{model}")
+        self._piece = open_answers(path, key)
         hashes, rows = array("Q"), array("q")
         for row, item in self._records():
             hashes.append(hash64(self._id_of(row, item)))
@@ -177,6 +184,11 @@ class _AnswerFile:
         self.matched += len(hits)
         self.found += sum(text is not None for text in texts)
         return texts
+
+    def pairs(self) -> Iterator[tuple[str, str | None]]:
+        """(id, answer) of every row, in the file's order."""
+        for row, item in self._records():
+            yield self._id_of(row, item), self._text_of(row, item)
 
     def _names(self) -> tuple[str, str]:
         return self._id, self._text[0]

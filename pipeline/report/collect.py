@@ -14,8 +14,10 @@ import pyarrow.dataset as pads
 from pipeline.config import Config
 from pipeline.records import Candidate, Game, Row, Selection, row_from_dict
 from pipeline.stats.choices import Choices, SelectorRow, column, nested
-from pipeline.stats.games import UNDETERMINED, Comparison, Games, PromptKey, leave_out, load_run_games, load_table_games
+from pipeline.stats.games import UNDETERMINED, Comparison, Games, PromptKey, leave_out, load_table_games
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
 from pipeline.stats.prompt_scores import judge_rates
+from pipeline.stats.run_games import load_run_games
 from pipeline.stats.winrate import simultaneous_differences, simultaneous_winrates, winrate_bounds, winrates
 from pipeline.storage import TABLES, RunFolder
 
@@ -26,9 +28,6 @@ TABLE = "games"
 _STREAMED = ("row_id", "prompt_id", "cluster_id", "language", "candidates", "selections", "games", "usage", "errors")
 _SHOWN = ("task", "messages", "reference", "scores", "answers", *_STREAMED)
 _SPENT = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
-CLUSTERS_TO_CLAIM = 6
-"""With fewer independent clusters no difference is claimed: from 5 not even a sign test reaches 5%, and a t-interval
-from 2 can be arbitrarily short when their means happen to agree."""
 _BATCH = 256  # rows: a batch of long candidate sets still fits into little memory
 
 
@@ -248,7 +247,7 @@ def collect(run: RunFolder, config: Config) -> Report:
         InputError: a table cannot be used.
     """
     report = Report(config, manifest=run.read_json("manifest.json") or {})
-    report.judge_selects, report.judge_generates = _judge_conflicts(config)
+    report.judge_selects, report.judge_generates = config.judge_conflicts()
     ids = _stream(run, report)
     if config.winrate.games or report.n_games:
         games = load_table_games(config.winrate.games) if config.winrate.games else load_run_games(run)
@@ -264,18 +263,6 @@ def collect(run: RunFolder, config: Config) -> Report:
     report.passes = _passes(run, report.manifest)
     report.sample = _sample(run, ids)
     return report
-
-
-def _judge_conflicts(config: Config) -> tuple[list[str], list[str]]:
-    """(selectors, plans) that use the win-rate judge: the same engine, or the same model under another name."""
-    judge = config.engines.get(config.judge.engine)
-
-    def same(name: str | None) -> bool:
-        other = config.engines.get(name or "")
-        return name == config.judge.engine or bool(judge and other and judge.model and judge.model == other.model)
-
-    selectors = [name for name, chosen in config.selectors.items() if same(chosen.engine)]
-    return selectors, [name for name, plan in config.all_plans().items() if same(plan.engine)]
 
 
 def _stream(run: RunFolder, report: Report) -> list[int]:
@@ -439,7 +426,7 @@ def _contests(
         standings.sort(key=lambda s: s.pooled.win_rate is None)
         contests.append(Contest(opponent, judge, template, games.n_clusters, standings, frozenset()))
     contests = [_with_behind(c, games, options) for c in contests]
-    engine = config.engines.get(config.judge.engine)
+    engine = config.engines.get(config.judge.engine or "")
     wanted = config.judge.opponent
 
     def priority(c: Contest) -> tuple[bool, bool, int]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pipeline.config import Config
 from pipeline.languages import language_name
-from pipeline.report.collect import CLUSTERS_TO_CLAIM, POOLED, Contest, Report, Standing, WinRate
+from pipeline.report.collect import POOLED, Contest, Report, Standing, WinRate
 from pipeline.sampling.plans import PlanConfig
-from pipeline.stats.intervals import FEW_CLUSTERS
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, FEW_CLUSTERS
 
 FLIPS_TOO_MANY = 0.5
 """Above this share of prompts whose winner changes with the order, position decides more than content."""
@@ -180,7 +180,9 @@ def warnings(report: Report) -> list[Banner]:
     """Banners, loud ones first."""
     found: list[Banner] = []
     config = report.config
-    judge = model_label(report.contests[0].judge) if report.contests else engine_model(config, config.judge.engine)
+    judge = (
+        model_label(report.contests[0].judge) if report.contests else engine_model(config, config.judge.engine or "")
+    )
     if report.judge_selects:
         who = listing(report.judge_selects)
         found.append(

@@ -10,12 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.stats.games import UNDETERMINED, PromptKey
 from pipeline.storage import RunFolder
 
-_BATCH = 256  # rows: a batch of long candidate sets still fits into little memory
 _LEAVES = {"candidates": {"plan", "origin"}, "selections": {"plan", "method", "index", "text", "detail"}}
 
 
@@ -124,14 +122,8 @@ def count_choices(run: RunFolder, table: str = "selections") -> list[SelectorRow
         UnfinishedTableError: the table is not finished.
     """
     choices = Choices()
-    # A dataset cannot leave out the texts inside the list of candidates, a Parquet file can.
-    for path in run.dataset(table).files:
-        with run.fs.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
-            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
-            wanted = [p for p in leaves if p.rpartition(".")[2] in _LEAVES.get(p.partition(".")[0], ())]
-            for batch in file.iter_batches(_BATCH, columns=wanted):
-                choices.add(batch)
+    for batch in run.leaves(table, lambda top, leaf: leaf in _LEAVES.get(top, ())):
+        choices.add(batch)
     return sorted(choices.rows.values(), key=lambda row: row.system)
 
 

@@ -1,7 +1,7 @@
 """Games as flat columns of integer codes: what every statistic reads.
 
-A run's ``games/`` table is streamed and its nested lists are flattened inside Arrow; an outside flat table is read
-from Parquet, CSV or JSONL. Both are checked here, once: every error names the row.
+An outside flat table is read from Parquet, CSV or JSONL; :mod:`pipeline.stats.run_games` reads a run's. Both are
+checked here, once: every error names the row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import pyarrow.json as pajson
 
 from pipeline.errors import InputError, nearest
 from pipeline.stats.arrays import Bools, Floats, Ints
-from pipeline.storage import RunFolder
 
 REQUIRED = ("prompt_id", "language", "system", "opponent", "order", "score")
 """Columns that an outside table must have."""
@@ -94,38 +93,6 @@ class Games:
     length_difference: Floats
 
 
-def load_run_games(run: RunFolder) -> Games:
-    """Games of a finished run.
-
-    Streams only ``prompt_id, cluster_id, language, games``; memory grows by about 100 bytes a game.
-
-    Raises:
-        UnfinishedTableError: the judge pass has not finished.
-        InputError: there is no game, or one is malformed.
-    """
-    where = run.path("games")
-    data = run.dataset("games")
-    columns = [c for c in ("prompt_id", "cluster_id", "language", "games") if c in data.schema.names]
-    if "games" not in columns:
-        raise InputError(f"{where}: no column 'games': run the job `judge` first")
-    flat: list[pa.Table] = []
-    without: list[pa.Table] = []
-    scanner = data.scanner(columns=columns, batch_size=1024, batch_readahead=4, fragment_readahead=2)
-    for batch in scanner.to_batches():
-        prompts = _prompt_columns(batch)
-        lists = batch.column("games")
-        parents = pc.list_parent_indices(lists)
-        items = pc.list_flatten(lists)
-        fields = {f.name: pc.struct_field(items, f.name) for f in items.type if f.name != "reason"}
-        taken = {name: pc.take(pc.dictionary_encode(values), parents) for name, values in prompts.items()}
-        flat.append(_encoded(pa.table({**taken, **fields})))
-        empty = pc.equal(pc.fill_null(pc.list_value_length(lists), 0), 0)
-        without.append(pa.table({name: pc.filter(values, empty) for name, values in prompts.items()}))
-    if not flat or not sum(len(t) for t in flat):
-        raise InputError(f"{where}: holds no game")
-    return _build(pa.concat_tables(flat), where, pa.concat_tables(without))
-
-
 def load_table_games(path: str) -> Games:
     """Games of an outside flat table: a Parquet file or folder, CSV (.csv, .tsv) or JSON lines.
 
@@ -177,8 +144,8 @@ def games_from_table(table: pa.Table, where: str = "games") -> Games:
             continue
         column = table.column(name)
         columns[name] = _numbers(column, name, where) if name in _NUMBERS else _text(column, name, where)
-    columns.update(_prompt_columns(pa.table(columns)))
-    return _build(_encoded(pa.table(columns)), where, None)
+    columns.update(prompt_columns(pa.table(columns)))
+    return build_games(encode_names(pa.table(columns)), where, None)
 
 
 def leave_out(games: Games, prompts: Mapping[str, Collection[PromptKey]]) -> Games:
@@ -234,7 +201,7 @@ def _numbers(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
         raise InputError(f"{where}: column {name!r} must hold numbers, not {column.type}") from error
 
 
-def _prompt_columns(table: Any) -> dict[str, Any]:
+def prompt_columns(table: Any) -> dict[str, Any]:
     """``prompt_id``, ``cluster_id`` (default: the prompt's id) and ``language`` (default: und), without nulls."""
     ids = table.column("prompt_id")
     names = table.schema.names
@@ -243,7 +210,7 @@ def _prompt_columns(table: Any) -> dict[str, Any]:
     return {"prompt_id": ids, "cluster_id": clusters, "language": pc.fill_null(languages, UNDETERMINED)}
 
 
-def _encoded(table: pa.Table) -> pa.Table:
+def encode_names(table: pa.Table) -> pa.Table:
     """The table with judge and template filled in and text as dictionary codes: a name is stored once, not per game."""
     for name in ("judge", "template"):
         if name in table.column_names:
@@ -273,7 +240,17 @@ def _values(table: pa.Table, name: str) -> Floats:
     return np.asarray(table.column(name).cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
-def _build(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games:
+def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games:
+    """Check and encode games whose names are dictionary codes (:func:`encode_names`).
+
+    Args:
+        where: how messages call the table.
+        unjudged: prompts (``prompt_id, cluster_id, language``) without a game.
+
+    Raises:
+        InputError: as :func:`games_from_table`.
+    """
+
     def refuse(bad: Bools, what: str) -> None:
         if bad.any():
             row = int(np.argmax(bad))
@@ -304,7 +281,7 @@ def _build(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games:
     n_games = len(table)
     keys = table.select(_PROMPT)
     if unjudged is not None:
-        keys = pa.concat_tables([keys, _encoded(unjudged).select(_PROMPT)])
+        keys = pa.concat_tables([keys, encode_names(unjudged).select(_PROMPT)])
     ids, id_code = _codes(keys.column("prompt_id"))
     clusters, cluster = _codes(keys.column("cluster_id"))
     languages, language = _codes(keys.column("language"))

@@ -28,6 +28,10 @@ from pipeline.stats.arrays import Floats, Ints
 FEW_CLUSTERS = 50
 """Below this the percentile bootstrap is too narrow (it covers 92% at 8-14 clusters)."""
 
+CLUSTERS_TO_CLAIM = 6
+"""With fewer independent clusters no difference is claimed: from 5 not even a sign test reaches 5%, and a t-interval
+from 2 can be arbitrarily short when their means happen to agree."""
+
 _CHUNK_CELLS = 1 << 22  # weights held at a time: 32 MiB
 _SAME = 1e-9  # spreads below this are rounding, not spread
 _POOL_ABOVE = 10_000  # clusters from which equal ones are drawn together

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.hashing import derive_seed
 from pipeline.judging.names import CANDIDATE, is_candidate
@@ -22,7 +21,6 @@ from pipeline.storage import RunFolder
 WIN = "win"
 """Pseudo-metric: a candidate's prompt score against the opponent."""
 
-_BATCH = 256
 _LEAVES = {
     "candidates": {"plan", "origin", "temperature", "min_p", "error"},
     "scores": None,  # whole: lists of numbers
@@ -135,26 +133,17 @@ def load_quality(run: RunFolder) -> Quality:
     """
     table = "games" if run.marker("games") is not None else "selections"
     builders: dict[str, _Builder] = {}
-    for batch in _batches(run, table):
+    for batch in run.leaves(table, _wanted):
         for row in _rows(batch):
             builders.setdefault(row["task"], _Builder()).add(row)
     return Quality({name: builder.finish(name) for name, builder in sorted(builders.items())})
 
 
-def _batches(run: RunFolder, table: str) -> Iterator[pa.RecordBatch]:
-    for path in run.dataset(table).files:
-        with run.fs.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
-            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
-            yield from file.iter_batches(_BATCH, columns=[p for p in leaves if _wanted(p)])
-
-
-def _wanted(path: str) -> bool:
-    top, _, leaf = path.partition(".")
+def _wanted(top: str, leaf: str) -> bool:
     if top in _PLAIN:
         return not leaf
     fields = _LEAVES.get(top, set())
-    return fields is None or path.rpartition(".")[2] in fields
+    return fields is None or leaf in fields
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.errors import InputError, UnfinishedTableError
 from pipeline.schema import GAME, with_provenance
-from pipeline.stats.games import INVALID, games_from_table, leave_out, load_run_games, load_table_games
+from pipeline.stats.games import INVALID, games_from_table, leave_out, load_table_games
+from pipeline.stats.run_games import load_run_games
 from pipeline.stats.winrate import winrates
 from pipeline.storage import MARKER, RunFolder
 from tests.stats.tables import both_orders, flat, rows_of

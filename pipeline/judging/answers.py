@@ -1,0 +1,232 @@
+"""Outside systems' answers: where they come from, one dataclass per ``kind``.
+
+A system that is no selector of this run takes part under its name in ``answers``: an answer in a column of the prompts,
+in a file, in another run, or written by a model that ``judge`` first asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+
+from pipeline.engines.base import Engine, SamplingParams
+from pipeline.errors import ConfigError, InputError, nearest
+from pipeline.hashing import derive_seed
+from pipeline.judging.lookup import Lookup
+from pipeline.records import Answer, Row
+from pipeline.registry import Registry
+from pipeline.stage import Stage
+from pipeline.storage import RunFolder
+from pipeline.tasks import Task, task_for
+
+ANSWERS: Registry[AnswerSource] = Registry("source of answers", ("pipeline.judging.answers",))
+
+
+@dataclass
+class AnswerSource:
+    """Base of every source of answers.
+
+    Attributes:
+        engine: name under ``engines`` of the model that is asked; ``None`` where the answers exist already.
+    """
+
+    kind: ClassVar[str] = ""
+    engine: ClassVar[str | None] = None
+
+    def check(self, key: str) -> None:
+        """Raise ConfigError, naming the key, on a contradiction."""
+
+    def check_table(self, schema: pa.Schema, key: str) -> None:
+        """Raise ConfigError unless the run's table holds what is needed."""
+
+    def pairs(self, key: str) -> Iterator[tuple[str, str | None]] | None:
+        """(prompt_id, text) of answers that lie elsewhere; ``None`` when nothing has to be looked up.
+
+        Raises:
+            ConfigError, InputError: they cannot be read.
+        """
+        return None
+
+
+@ANSWERS.register("column")
+@dataclass
+class ColumnAnswers(AnswerSource):
+    """A column that the prompts' source has beside the prompt.
+
+    Attributes:
+        column: its name in the source.
+    """
+
+    column: str = ""
+
+    def check(self, key: str) -> None:
+        if not self.column:
+            raise ConfigError(f"{key}.column: missing; the name of a column of the prompts' source")
+
+    def check_table(self, schema: pa.Schema, key: str) -> None:
+        fields = {f.name: f.type for f in schema.field("source").type} if "source" in schema.names else {}
+        if self.column not in fields:
+            raise ConfigError(
+                f"{key}.column: the prompts' source has no column {self.column!r}{nearest(self.column, fields)}"
+            )
+        kind = fields[self.column]
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise ConfigError(f"{key}.column: {self.column!r} holds {kind}, not text")
+
+
+@ANSWERS.register("file")
+@dataclass
+class FileAnswers(AnswerSource):
+    """A JSONL, Parquet, CSV or TSV file with one answer per prompt, joined on the prompts' ids.
+
+    Attributes:
+        path: the file.
+        id: its column with the prompt's id.
+        text: where the answer's text is: a column, or a path into it such as ``messages.1.content``.
+    """
+
+    path: str = ""
+    id: str = "prompt_id"
+    text: str = "text"
+
+    def check(self, key: str) -> None:
+        if not self.path:
+            raise ConfigError(f"{key}.path: missing; a file with one answer per prompt")
+        if not Path(self.path).expanduser().is_file():
+            raise ConfigError(f"{key}.path: no such file: {self.path}")
+
+    def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
+        from pipeline.prompts import Given
+        from pipeline.reading.given import AnswerFile
+
+        return AnswerFile(Path(self.path).expanduser(), Given(text=self.text), self.id, key).pairs()
+
+
+@ANSWERS.register("run")
+@dataclass
+class RunAnswers(AnswerSource):
+    """A system of another run, joined on the prompts' ids.
+
+    Attributes:
+        path: the other run's folder (or URI).
+        system: one of its systems: ``plan/selector``, or an outside system.
+    """
+
+    path: str = ""
+    system: str = ""
+
+    def check(self, key: str) -> None:
+        for name in ("path", "system"):
+            if not getattr(self, name):
+                raise ConfigError(f"{key}.{name}: missing")
+
+    def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
+        from pipeline.stats.choices import column, nested
+
+        run = RunFolder(self.path)
+        table = "games" if run.marker("games") is not None else "selections"
+        leaves = {"selections": ("plan", "method", "text"), "answers": ("system", "text")}
+        known: set[str] = set()
+        for batch in run.leaves(table, lambda top, leaf: top == "prompt_id" or leaf in leaves.get(top, ())):
+            chosen = nested(batch, "selections", *leaves["selections"])
+            outside = nested(batch, "answers", *leaves["answers"])
+            for prompt_id, selections, answers in zip(column(batch, "prompt_id"), chosen, outside, strict=True):
+                texts = {f"{plan}/{method}": text for plan, method, text in selections} | dict(answers)
+                known.update(texts)
+                if self.system in texts:
+                    yield prompt_id, texts[self.system]
+        if self.system not in known:
+            raise InputError(f"{key}.system: {self.path} has no system {self.system!r}{nearest(self.system, known)}")
+
+
+@ANSWERS.register("engine")
+@dataclass
+class EngineAnswers(AnswerSource):
+    """Answers that a model of this config gives to the prompts, one each, before the games.
+
+    Attributes:
+        engine: name under ``engines``.
+        temperature: 0 = greedy.
+        top_p: nucleus.
+        max_tokens: limit of one answer.
+    """
+
+    engine: str | None = None  # type: ignore[misc]  # a field of this kind only
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 1024
+
+    def check(self, key: str) -> None:
+        if not self.engine:
+            raise ConfigError(f"{key}.engine: missing; a name under engines")
+        if self.temperature < 0 or self.max_tokens < 1:
+            raise ConfigError(f"{key}: temperature must be at least 0, and max_tokens at least 1")
+
+
+@dataclass
+class AnswersStage(Stage):
+    """Appends one outside system's answer; a prompt without one gets an answer without a text, which loses.
+
+    Args:
+        system: the outside system's name.
+        source: where its answers come from.
+        run: folder with the answers to look up (see :class:`~pipeline.judging.lookup.Lookup`).
+        run_seed: seeds sampled answers.
+        tasks: settings of the tasks that have any.
+    """
+
+    system: str
+    source: AnswerSource
+    run: str = ""
+    run_seed: int = 1
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+    reads: ClassVar[tuple[str, ...]] = (
+        "prompt_id",
+        "task",
+        "language",
+        "messages",
+        "reference",
+        "source",
+        "answers",
+        "errors",
+    )
+    writes: ClassVar[tuple[str, ...]] = ("answers",)
+
+    def __post_init__(self) -> None:
+        self._lookup: Lookup | None = None
+
+    @property
+    def name(self) -> str:
+        return f"answers:{self.system}"
+
+    async def __call__(self, row: Row, engine: Engine | None) -> Row:
+        if row.unreadable:
+            return row
+        kept = [a for a in row.answers if a.system != self.system]
+        row.answers = [*kept, Answer(self.system, await self._text(row, engine))]
+        return row
+
+    async def _text(self, row: Row, engine: Engine | None) -> str | None:
+        match self.source:
+            case ColumnAnswers(column=column):
+                return (row.source or {}).get(column)
+            case EngineAnswers() as asked:
+                assert engine is not None
+                task = task_for(row, self.tasks)
+                params = SamplingParams(
+                    temperature=asked.temperature,
+                    top_p=asked.top_p,
+                    max_tokens=asked.max_tokens,
+                    seed=derive_seed(self.run_seed, row.prompt_id, self.name) if asked.temperature else None,
+                    stop=task.stops(),
+                )
+                return (await engine.generate(task.instruct(row.messages, row), params)).completions[0].text
+            case _:
+                if self._lookup is None:  # in the worker, not where the stage was made
+                    self._lookup = Lookup(RunFolder(self.run), self.system)
+                return self._lookup.get(row.prompt_id)

@@ -1,0 +1,128 @@
+"""One row's games: what the judge is shown, what its verdicts mean, and which games need no judge."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.engines.base import Engine, SamplingParams
+from pipeline.errors import EngineRequestError
+from pipeline.judging.compare import Verdict, ask
+from pipeline.judging.templates import load_template
+from pipeline.judging.verdicts import pairwise_score
+from pipeline.records import Game, Row
+
+ORDERS = ("ab", "ba")
+"""``ab``: the system was shown first."""
+
+_REASON = (
+    "Before you choose: say in one or two sentences what decides between the two answers. Do not name your choice yet."
+)
+_CHOOSE = "Now choose one of the options above. Which answer is better?"
+_LONGEST_REASON = 2000  # characters kept of a reason
+
+
+@dataclass
+class Refereeing:
+    """How games are judged.
+
+    Attributes:
+        judge: the judge's name as recorded.
+        template: name or file of the template; its labels mean first, second, tie.
+        soft: probabilities instead of hard verdicts.
+        max_chars: longer answers are cut to this many characters in the judge's prompt (0 = never).
+        reason_tokens: the judge first writes a reason of at most so many tokens, and is shown it when it chooses; kept
+            in ``games.reason`` (0 = none: the verdict is read from one prefill).
+    """
+
+    judge: str
+    template: str = "pairwise"
+    soft: bool = False
+    max_chars: int = 0
+    reason_tokens: int = 0
+
+
+@dataclass
+class Referee:
+    """Plays games on one row; equal pairs of texts are judged once."""
+
+    rules: Refereeing
+    engine: Engine
+    row: Row
+    _asked: dict[tuple[str, str], asyncio.Task[tuple[Verdict, str | None]]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._template = load_template(self.rules.template, self.row.language)
+
+    async def play(
+        self, system: str, opponent: str, mine: str | None, theirs: str | None, order: str, ask_always: bool = False
+    ) -> Game:
+        """One game in one order.
+
+        Args:
+            mine, theirs: the two answers; a missing one loses without a call, and equal ones tie.
+            ask_always: put equal texts to the judge too.
+        """
+        rules = self.rules
+        base: dict[str, Any] = {
+            "system": system,
+            "opponent": opponent,
+            "judge": rules.judge,
+            "template": f"{self._template.name}@{self._template.hash}",
+            "order": order,
+        }
+        if mine is None or theirs is None or (mine == theirs and not ask_always):
+            score, why = _without_call(mine, theirs)
+            return Game(**base, score=score, mass=None, verdict=_word(score), reason=why)
+        said, reason = await (self._ask(mine, theirs) if order == "ab" else self._ask(theirs, mine))
+        if said.error is not None:
+            return Game(**base, score=None, mass=None, verdict="invalid", reason=f"judge failed: {said.error}"[:500])
+        scores = [self._score(said, soft, order) for soft in (rules.soft, False)]
+        mass = min(1.0, sum(said.probs.values()))
+        return Game(**base, score=scores[0], mass=mass, verdict=_word(scores[1]), reason=reason)
+
+    def _score(self, said: Verdict, soft: bool, order: str) -> float | None:
+        first, second, tie = self._template.labels
+        score = pairwise_score(said.probs, first, second, tie, soft)
+        return score if score is None or order == "ab" else 1.0 - score
+
+    def _ask(self, first: str, second: str) -> asyncio.Task[tuple[Verdict, str | None]]:
+        if (first, second) not in self._asked:
+            self._asked[first, second] = asyncio.ensure_future(self._call(first, second))
+        return self._asked[first, second]
+
+    async def _call(self, first: str, second: str) -> tuple[Verdict, str | None]:
+        template = self._template
+        turns = template.render(self.row.messages, answer_a=self._cut(first), answer_b=self._cut(second))
+        if not self.rules.reason_tokens:
+            return await ask(self.engine, turns, template.labels, template.prefill), None
+        turns = [*turns[:-1], {"role": "user", "content": f"{turns[-1]['content']}\n\n{_REASON}"}]
+        params = SamplingParams(temperature=0.0, max_tokens=self.rules.reason_tokens)
+        try:
+            reason = (await self.engine.generate(turns, params)).completions[0].text.strip()
+        except EngineRequestError as error:
+            return Verdict({}, str(error)), None
+        turns += [{"role": "assistant", "content": reason}, {"role": "user", "content": _CHOOSE}]
+        return await ask(self.engine, turns, template.labels, template.prefill), reason[:_LONGEST_REASON]
+
+    def _cut(self, text: str) -> str:
+        limit = self.rules.max_chars
+        return text[:limit] + " [cut]" if limit and len(text) > limit else text
+
+
+def _without_call(mine: str | None, theirs: str | None) -> tuple[float, str]:
+    """Score and reason of a game that needs no judge: a missing answer loses, identical texts tie."""
+    if mine is None and theirs is None:
+        return 0.5, "both answers are missing"
+    if mine is None:
+        return 0.0, "the system's answer is missing"
+    if theirs is None:
+        return 1.0, "the opponent's answer is missing"
+    return 0.5, "identical texts"
+
+
+def _word(score: float | None) -> str:
+    if score is None:
+        return "invalid"
+    return "win" if score > 0.5 else "loss" if score < 0.5 else "tie"

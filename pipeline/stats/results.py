@@ -1,0 +1,131 @@
+"""Every table of results that a run (or an outside table of games) allows, in one call: what ``winrate`` stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipeline.errors import InputError
+from pipeline.stats.audit import audit_table
+from pipeline.stats.bradley_terry import bradley_terry
+from pipeline.stats.games import Games, load_table_games
+from pipeline.stats.intervals import Bootstrap
+from pipeline.stats.length_control import length_controlled
+from pipeline.stats.prompt_scores import judge_rates
+from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table
+from pipeline.stats.run_games import AUDIT, NoGames, load_run_games
+from pipeline.stats.winrate import simultaneous_differences, winrates
+from pipeline.storage import RunFolder
+
+if TYPE_CHECKING:  # statistics read settings, and import no config
+    from pipeline.config import WinrateConfig
+
+
+MOST_SYSTEMS = 40
+"""Systems against one opponent up to which all pairs are compared: 780 pairs at 40, and each keeps its draws."""
+
+
+@dataclass
+class Results:
+    """What was computed.
+
+    Attributes:
+        games: the games between systems; ``None`` without any.
+        tables: name -> table with at least one row: ``winrates``, ``judge_rates`` (flips, ties, invalid verdicts),
+            ``differences`` (all pairs of systems against one opponent, simultaneous intervals), ``bradley_terry`` (with
+            several opponents), ``length_controlled``, ``audit`` (of the judge), ``scores``, ``curves``, ``hope_risk``
+            (metrics of the tasks, and candidates' games).
+        left_out: table -> why it was not computed, where that is worth knowing.
+    """
+
+    games: Games | None = None
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, make: Callable[[], pa.Table]) -> None:
+        """Compute one table; what the data does not allow is noted."""
+        try:
+            table = make()
+        except InputError as error:
+            self.left_out[name] = str(error)
+            return
+        if table.num_rows:
+            self.tables[name] = table
+
+
+def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = None) -> Results:
+    """The results of a run, of which at least ``selections`` is finished.
+
+    Args:
+        opponent: the system that Bradley-Terry strengths are relative to; default: the first opponent by name.
+
+    Raises:
+        UnfinishedTableError: neither ``games`` nor ``selections`` is finished.
+        InputError: a game is malformed.
+    """
+    results = Results()
+    bootstrap = _bootstrap(settings)
+    if run.marker("games") is not None:
+        try:
+            results.games = load_run_games(run)
+        except NoGames:
+            pass
+        else:
+            _game_tables(results, results.games, settings, opponent)
+        try:
+            audit = load_run_games(run, AUDIT)
+        except NoGames:
+            pass
+        else:
+            results.add("audit", lambda: audit_table(audit, bootstrap))
+    quality = load_quality(run)
+    results.add("scores", lambda: scores_table(quality, settings.base, bootstrap))
+    results.add("curves", lambda: curves_table(quality))
+    results.add("hope_risk", lambda: hope_risk_table(quality, bootstrap))
+    return results
+
+
+def outside_results(path: str, settings: WinrateConfig, opponent: str | None = None) -> Results:
+    """The results of a flat table of games that were judged elsewhere.
+
+    Raises:
+        InputError: the table cannot be used (:func:`~pipeline.stats.games.load_table_games`).
+    """
+    results = Results(load_table_games(path))
+    assert results.games is not None
+    _game_tables(results, results.games, settings, opponent)
+    return results
+
+
+def _bootstrap(settings: WinrateConfig) -> Bootstrap:
+    return Bootstrap(settings.draws, settings.confidence, settings.seed)
+
+
+def _game_tables(results: Results, games: Games, settings: WinrateConfig, opponent: str | None) -> None:
+    draws, confidence, seed = settings.draws, settings.confidence, settings.seed
+    results.add("winrates", lambda: winrates(games, draws, confidence, seed))
+    results.add("judge_rates", lambda: judge_rates(games))
+    for theirs, judge in sorted({(c.opponent, c.judge) for c in games.comparisons}):
+        part = Results()
+        systems = {c.system for c in games.comparisons if (c.opponent, c.judge) == (theirs, judge)}
+        if len(systems) > MOST_SYSTEMS:
+            part.left_out["differences"] = f"{len(systems)} systems make too many pairs (up to {MOST_SYSTEMS} systems)"
+        elif len(systems) > 1:
+            part.add(
+                "differences",
+                lambda o=theirs, j=judge: simultaneous_differences(  # type: ignore[misc]
+                    games, None, o, j, draws=draws, confidence=confidence, seed=seed
+                ),
+            )
+        for name, table in part.tables.items():
+            known = results.tables.get(name)
+            results.tables[name] = table if known is None else pa.concat_tables([known, table])
+        results.left_out |= part.left_out
+    opponents = {c.opponent for c in games.comparisons}
+    if len(opponents) > 1:  # with one opponent it is only logit(win-rate)
+        anchor = opponent if opponent in opponents else min(opponents)
+        results.add("bradley_terry", lambda: bradley_terry(games, str(anchor), confidence=confidence, seed=seed))
+    results.add("length_controlled", lambda: length_controlled(games, confidence))

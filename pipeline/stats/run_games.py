@@ -1,0 +1,107 @@
+"""A run's games: streamed, their nested lists flattened inside Arrow, with the answers' lengths beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import InputError
+from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE
+from pipeline.stats.games import Games, build_games, encode_names, prompt_columns
+from pipeline.storage import RunFolder
+
+SYSTEMS, CANDIDATES, AUDIT = "systems", "candidates", "audit"
+"""Kinds of games: between systems, of single candidates against the baseline, of the judge's audit."""
+
+_PLAIN = ("prompt_id", "cluster_id", "language")
+_LEAVES = {
+    "games": {"system", "opponent", "judge", "template", "order", "score", "mass", "verdict"},
+    "selections": {"plan", "method", "text"},
+    "answers": {"system", "text"},
+}
+_SEPARATOR = "\x1f"
+
+
+class NoGames(InputError):
+    """The run holds no game of the kind asked for."""
+
+
+def load_run_games(run: RunFolder, kind: str = SYSTEMS) -> Games:
+    """Games of a finished run.
+
+    Streams ids, names and verdicts, and of the systems' texts only the lengths (in characters) become numbers; memory
+    grows by about 100 bytes a game. Only for ``systems`` does a prompt without a game count as unjudged.
+
+    Args:
+        kind: ``systems``, ``candidates`` (``hedged#3`` as the system) or ``audit``.
+
+    Raises:
+        UnfinishedTableError: the judge pass has not finished.
+        NoGames: there is no game of that kind.
+        InputError: a game is malformed.
+    """
+    where = run.path("games")
+    flat: list[pa.Table] = []
+    without: list[pa.Table] = []
+    for batch in run.leaves("games", _wanted, batch_size=1024):
+        if "games" not in batch.schema.names:
+            raise NoGames(f"{where}: no column 'games': run the job `judge` first")
+        prompts = prompt_columns(batch)
+        parents, items = _flat(batch, "games")
+        mine = _of_kind(items.field("system"), kind)
+        parents, items = parents.filter(mine), items.filter(mine)
+        taken = {name: pc.take(pc.dictionary_encode(values), parents) for name, values in prompts.items()}
+        fields = {f.name: items.field(f.name) for f in items.type}
+        lengths = _lengths(batch, parents, items) if kind == SYSTEMS else {}
+        flat.append(encode_names(pa.table({**taken, **fields, **lengths})))
+        if kind == SYSTEMS:
+            empty = pc.invert(pc.is_in(pa.array(range(len(batch))), value_set=parents.cast(pa.int64())))
+            without.append(pa.table({name: pc.filter(values, empty) for name, values in prompts.items()}))
+    if not sum(len(t) for t in flat):
+        raise NoGames(f"{where}: holds no game" + ("" if kind == SYSTEMS else f" of {kind}"))
+    return build_games(pa.concat_tables(flat), where, pa.concat_tables(without) if without else None)
+
+
+def _wanted(top: str, leaf: str) -> bool:
+    return leaf in _LEAVES.get(top, ()) if leaf else top in _PLAIN
+
+
+def _flat(batch: pa.RecordBatch, name: str) -> tuple[pa.Array, pa.StructArray]:
+    """(row of every item, the items) of a nested column."""
+    lists = batch.column(name)
+    return pc.list_parent_indices(lists), pc.list_flatten(lists)
+
+
+def _of_kind(systems: pa.Array, kind: str) -> pa.Array:
+    audit = pc.match_substring_regex(systems, IS_AUDIT)
+    single = pc.match_substring_regex(systems, IS_CANDIDATE)
+    found = {AUDIT: audit, CANDIDATES: single}.get(kind)
+    return pc.fill_null(pc.invert(pc.or_(audit, single)) if found is None else found, kind == SYSTEMS)
+
+
+def _lengths(batch: pa.RecordBatch, parents: pa.Array, games: pa.StructArray) -> dict[str, Any]:
+    """Characters of both sides' answers in every game; null where an answer is missing or not of this run."""
+    keys: list[pa.Array] = []
+    lengths: list[pa.Array] = []
+    if "selections" in batch.schema.names:
+        rows, items = _flat(batch, "selections")
+        names = pc.binary_join_element_wise(items.field("plan"), items.field("method"), "/")
+        keys.append(_key(rows, names))
+        lengths.append(pc.utf8_length(items.field("text")))
+    if "answers" in batch.schema.names:
+        rows, items = _flat(batch, "answers")
+        keys.append(_key(rows, items.field("system")))
+        lengths.append(pc.utf8_length(items.field("text")))
+    if not keys:
+        return {}
+    known, values = pa.concat_arrays(keys), pa.concat_arrays(lengths)
+    return {
+        name: values.take(pc.index_in(_key(parents, games.field(side)), value_set=known)).cast(pa.float64())
+        for name, side in (("length", "system"), ("opponent_length", "opponent"))
+    }
+
+
+def _key(rows: pa.Array, names: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(rows.cast(pa.string()), names, _SEPARATOR)
