@@ -19,6 +19,7 @@ JOBS = {
     "judge": "selections -> games (pairwise, both orders)",
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
+    "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -40,6 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"pipeline.commands.{args.job}")
         if args.job == "doctor":
             return int(command.run())
+        if args.job == "errors":
+            if len(args.words) != 1:
+                raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
+            command.run(args.words[0], args.json)
+            return 0
+        if args.json:
+            raise ConfigError("--json: only errors prints JSON")
         if args.list:
             if args.job != "select":
                 raise ConfigError("--list: only select has a list")
@@ -79,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lemonpress {__version__}")
     parser.add_argument("job", metavar="JOB", help="one of the jobs below")
     parser.add_argument("--list", action="store_true", help="with select: show every selector, its cost and source")
+    parser.add_argument("--json", action="store_true", help="with errors: print JSON instead of a table")
     parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="presets, files and settings")
     return parser
 
