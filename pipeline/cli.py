@@ -20,6 +20,7 @@ JOBS = {
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
     "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
+    "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -45,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(args.words) != 1:
                 raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
             command.run(args.words[0], args.json)
+            return 0
+        if args.job == "retry":
+            if not args.words or "=" in args.words[0]:
+                raise ConfigError("retry takes a run's folder: lemonpress retry RUN [key=value ...]")
+            command.run(args.words[0], args.words[1:])
             return 0
         if args.json:
             raise ConfigError("--json: only errors prints JSON")

@@ -108,8 +108,7 @@ class DummyEngineConfig(EngineConfig):
 
     def identity(self) -> dict[str, Any]:
         judge = {"accuracy": self.accuracy, "best": self.best, "always": self.always, "seed": self.seed}
-        context = {"max_model_len": self.max_model_len, "truncate_prompt": self.truncate_prompt}
-        return {"kind": self.kind, "model": self.model, "words": self.words, **judge, **context}
+        return {"kind": self.kind, "model": self.model, "words": self.words, **judge, "context": self.max_model_len}
 
     def create(self) -> Engine:
         return DummyEngine(self)

@@ -114,8 +114,8 @@ class VLLMEngineConfig(EngineConfig):
     def identity(self) -> dict[str, Any]:
         names = ["model", "revision", "runner", "dtype", "max_model_len", "chat_template", "chat_template_kwargs"]
         names += ["thinking", "reasoning_tags", "lora", "add_bos", "engine_args"]
-        cut = {"truncate_prompt": True} if self.truncate_prompt else {}  # runs from before it existed can resume
-        return {"kind": self.kind, **{name: getattr(self, name) for name in names}, **cut}
+        # Not truncate_prompt: it changes nothing but rows that would fail, and may be set to retry these.
+        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
 
     def create(self) -> Engine:
         return VLLMEngine(self)
