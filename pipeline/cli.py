@@ -21,6 +21,8 @@ JOBS = {
     "report": "one self-contained HTML page",
     "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
     "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
+    "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
+    "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -47,6 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
             command.run(*args.words)
             return 0
+        if args.job == "errors":
+            if len(args.words) != 1:
+                raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
+            command.run(args.words[0], args.json)
+            return 0
+        if args.job == "retry":
+            if not args.words or "=" in args.words[0]:
+                raise ConfigError("retry takes a run's folder: lemonpress retry RUN [key=value ...]")
+            command.run(args.words[0], args.words[1:])
+            return 0
+        if args.json:
+            raise ConfigError("--json: only errors prints JSON")
         if args.list:
             if args.job != "select":
                 raise ConfigError("--list: only select has a list")
@@ -100,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lemonpress {__version__}")
     parser.add_argument("job", metavar="JOB", help="one of the jobs below")
     parser.add_argument("--list", action="store_true", help="with select: show every selector, its cost and source")
+    parser.add_argument("--json", action="store_true", help="with errors: print JSON instead of a table")
     parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="presets, files and settings")
     return parser
 

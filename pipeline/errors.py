@@ -59,6 +59,10 @@ class EngineRequestError(Exception):
         super().__init__(redact(message))
 
 
+class PromptTooLong(EngineRequestError):
+    """The request does not fit into the model's context; ``truncate_prompt`` would have cut it."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest valid name, or a list of what is valid.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import ResumeError
 from pipeline.hashing import digest
+from pipeline.languages import is_language_tag
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
@@ -28,7 +29,7 @@ class Columns:
         id: explicit prompt ids (repeats are refused); default ``prompt_id``, else derived from the content.
         cluster: prompts that are not independent share it; ``@row`` = the row's position in its file, so that
             parallel files of translations cluster by position; default ``cluster_id``, else the prompt's id.
-        language: BCP 47 tag.
+        language: BCP 47 tag; anything else is kept as it is, and the report of the reading warns.
         task: ``open``, ``math``, ``translation`` ...
         reference: the reference answer.
     """
@@ -199,6 +200,13 @@ class ReadReport:
         before = " (had been read before)" if self.skipped else ""
         lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
         lines.append("languages: " + ", ".join(f"{k} {n}" for k, n in self.languages.items()))
+        odd = [k for k in self.languages if not is_language_tag(k)]
+        if odd:
+            lines.append(
+                f"unknown languages: {', '.join(f'{k[:20]!r} ({self.languages[k]})' for k in odd[:5])}"
+                f"{', ...' if len(odd) > 5 else ''}: no BCP 47 codes; those prompts are kept and used as they are, but "
+                "whether an answer is in the right language cannot be told"
+            )
         if self.bad_rows:
             lines.append(f"bad prompts: {self.bad_rows} rows carry an error of kind BadPrompt and are kept")
         if self.n_duplicates:

@@ -26,7 +26,7 @@ from pipeline.engines.base import (
 )
 from pipeline.engines.chat import chat_messages
 from pipeline.engines.reasoning import split_reasoning
-from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
 from pipeline.safety import HIDDEN, redact
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ class OpenAIEngineConfig(EngineConfig):
         timeout: seconds to wait for an answer, per attempt.
         retries: further attempts, with exponential backoff, after a time-out, a lost connection or a
             status 408, 409, 429 or 5xx.
-        extra_body: further fields of every generation request, e.g. ``chat_template_kwargs`` or
-            ``reasoning_effort``; a field set to ``null`` is left out (``temperature: null`` for models that refuse it).
+        extra_body: further fields of every generation request, e.g. ``chat_template_kwargs``, ``reasoning_effort`` or a
+            vLLM server's ``truncate_prompt_tokens``; a field set to ``null`` is left out (``temperature: null`` for
+            models that refuse it).
         max_tokens_field: newer OpenAI models want ``max_completion_tokens``.
         logprobs: ask for log-probabilities; ``false`` for endpoints without them (then there are no label
             probabilities either).
@@ -264,7 +265,8 @@ class OpenAIEngine(PartialEngine):
                 # The raw response: the package's models drop or guess what they do not know, such as reasoning.
                 raw = await resource.with_raw_response.create(model=self.model, **arguments)
             except openai.OpenAIError as error:
-                raise EngineRequestError(self._scrub(self._explain(error))) from None
+                too_long = getattr(error, "code", None) == "context_length_exceeded"
+                raise (PromptTooLong if too_long else EngineRequestError)(self._scrub(self._explain(error))) from None
         try:
             return parse(json.loads(raw.http_response.content))
         except EngineRequestError as error:

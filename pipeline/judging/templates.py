@@ -24,7 +24,7 @@ from pipeline.records import Message
 
 FOLDER = Path(__file__).parent / "templates"
 _SECTIONS = ("system", "user", "prefill", "labels")
-_TAG = re.compile(r"<\s*/?\s*([A-Za-z]+)")
+_TAG = re.compile(r"<\s*(?:/\s*)?([A-Za-z]+)")
 _CONTROL = re.compile(r"<(?=[|｜]|/?(?:start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
 _LANGUAGE = re.compile("[a-z]{2,8}")
 _HARMLESS = {"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "[": "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}"}
@@ -138,9 +138,12 @@ def _family(path: Path) -> list[Path]:
 
 @functools.lru_cache(maxsize=256)
 def _own_tags(source: str) -> re.Pattern[str]:
-    """What opens or closes a tag of the template (``answer`` stands for ``answer_a`` too): own templates have own."""
+    """What opens or closes a tag of the template (``answer`` stands for ``answer_a`` too): own templates have own.
+
+    Two neighbouring ``\\s*`` would take time quadratic in the spaces behind a ``<``.
+    """
     names = "|".join(sorted({name.lower() for name in _TAG.findall(source)}))
-    return re.compile(rf"<(?=\s*/?\s*(?:{names}))" if names else "(?!)", re.IGNORECASE)
+    return re.compile(rf"<(?=\s*(?:/\s*)?(?:{names}))" if names else "(?!)", re.IGNORECASE)
 
 
 def _defuse(value: Any, tags: re.Pattern[str]) -> Any:

@@ -71,9 +71,14 @@ class GenerateStage(Stage):
         task = task_for(row, self.tasks)
         prompt = self.config.prompt(task.instruct(row.messages, row), row.language)
         drawn: list[tuple[Candidate, float | None]] = []
+        failures: list[EngineRequestError] = []
+
+        async def ask(request: PlannedRequest) -> list[tuple[Candidate, float | None]]:
+            return await self._request(row, engine, prompt, task, request, failures)
+
         for draw in range(1 + self.config.redraw_limit()):
             requests = self.config.requests(self.plan, row.prompt_id, self.run_seed, draw, len(drawn))
-            groups = await asyncio.gather(*(self._request(row, engine, prompt, task, request) for request in requests))
+            groups = await asyncio.gather(*(ask(request) for request in requests))
             drawn += [pair for group in groups for pair in group if self.config.accepts(pair[0])]
             if len(drawn) >= self.config.n:
                 break
@@ -82,7 +87,7 @@ class GenerateStage(Stage):
             self._keep_certainty(row, [value for _, value in drawn])
         row.candidates = [*row.candidates, *candidates]
         if candidates and all(c.error for c in candidates):
-            raise EngineRequestError(candidates[0].error or "no candidate")
+            raise failures[0]
         return row
 
     def _keep_certainty(self, row: Row, values: list[float | None]) -> None:
@@ -93,7 +98,13 @@ class GenerateStage(Stage):
         row.scores = [*others, Score(CERTAINTY, self.set_name, [*before, *values])]
 
     async def _request(
-        self, row: Row, engine: Engine, prompt: Prompt, task: Task, request: PlannedRequest
+        self,
+        row: Row,
+        engine: Engine,
+        prompt: Prompt,
+        task: Task,
+        request: PlannedRequest,
+        failures: list[EngineRequestError],
     ) -> list[tuple[Candidate, float | None]]:
         params = request.with_stop(task.stops())
         base: dict[str, Any] = {
@@ -109,6 +120,7 @@ class GenerateStage(Stage):
         try:
             generation = await engine.generate(prompt, params)
         except EngineRequestError as error:
+            failures.append(error)
             seeds = [None if params.seed is None else params.seed + k for k in range(params.n)]
             return [(Candidate(**base, seed=seed, error=str(error)), None) for seed in seeds]
         return [
