@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import __version__
-from pipeline.errors import ConfigError, LemonpressError, nearest
+from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
 from pipeline.safety import redact, visible
 
 JOBS = {
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; ``None`` takes the process's own.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 config or input wrong, 3 too many rows failed, 130 interrupted.
+        Exit code: see :mod:`pipeline.errors`.
     """
     args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(handlers=[_stderr()])
@@ -70,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LemonpressError as error:
         print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        print(f"lemonpress {args.job}: storage: {error}; the same command resumes", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
         return 130

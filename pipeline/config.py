@@ -127,11 +127,37 @@ class ExecutionConfig:
             the input's size (at most some thousand files).
         max_failed_rows: share of rows with errors above which the job ends with exit code 3.
         progress: show progress on standard error.
+        poison_attempts: a row that was alone in flight when its engine died so often is set aside, as an error row.
+        max_restarts: engine deaths in a row, without one finished row between, after which a pass fails.
+        row_seconds: longest time that one stage may take on one row; then it is an error row. ``null`` = for ever.
+        replace_seconds: how long workers that were lost with their machine may wait for room on another one, before
+            the pass fails (and the same command resumes with what is left of the cluster).
+        drain_seconds: what rows in flight get to finish in after SIGTERM, Ctrl-C or a limit.
     """
 
     rows_per_checkpoint: int | None = None
     max_failed_rows: float = 0.5
     progress: bool = True
+    poison_attempts: int = 2
+    max_restarts: int = 30
+    row_seconds: float | None = None
+    replace_seconds: float = 600.0
+    drain_seconds: float = 30.0
+
+
+@dataclass
+class LimitsConfig:
+    """Where to stop, resumably. Rows in flight still finish, so a little more is spent; ``null`` = no limit.
+
+    Attributes:
+        tokens: prompt and completion tokens of the whole run folder, all attempts together.
+        money: the same in the unit of ``engines.X.price``.
+        seconds: wall time of one command.
+    """
+
+    tokens: int | None = None
+    money: float | None = None
+    seconds: float | None = None
 
 
 @dataclass
@@ -183,6 +209,7 @@ class Config:
     report: ReportConfig = field(default_factory=ReportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def all_plans(self) -> dict[str, PlanConfig]:
@@ -273,7 +300,7 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "execution", "ray")
+_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "execution", "limits", "ray")
 _KIND_MAPS: dict[str, Registry[Any]] = {
     "engines": ENGINES,
     "plans": PLANS,
@@ -454,9 +481,21 @@ def _check(config: Config) -> None:
             raise ConfigError(f"judge.{field_name}: must be at least 0, not {getattr(config.judge, field_name)}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
-    rows = config.execution.rows_per_checkpoint
-    if rows is not None and rows < 1:
-        raise ConfigError(f"execution.rows_per_checkpoint: must be at least 1, not {rows}")
+    for name in ("rows_per_checkpoint", "poison_attempts", "max_restarts"):
+        count = getattr(config.execution, name)
+        if count is not None and count < 1:
+            raise ConfigError(f"execution.{name}: must be at least 1, not {count}")
+    if config.execution.row_seconds is not None and config.execution.row_seconds <= 0:
+        raise ConfigError(f"execution.row_seconds: must be more than 0, not {config.execution.row_seconds}")
+    _check_limits(config)
+
+
+def _check_limits(config: Config) -> None:
+    for name, limit in vars(config.limits).items():
+        if limit is not None and limit <= 0:
+            raise ConfigError(f"limits.{name}: must be more than 0, not {limit:g}")
+    if config.limits.money is not None and not any(e.price.charges for e in config.engines.values()):
+        raise ConfigError("limits.money: no engine has a price; set engines.X.price.prompt and .completion")
 
 
 def _check_answers(config: Config) -> None:

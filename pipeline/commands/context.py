@@ -16,6 +16,8 @@ from pipeline import __version__
 from pipeline.commands.record import recorded
 from pipeline.config import Config, to_yaml
 from pipeline.errors import TooManyFailedRows
+from pipeline.execution.control import Control
+from pipeline.lock import run_lock
 from pipeline.safety import visible
 from pipeline.storage import RunFolder
 
@@ -36,6 +38,7 @@ class Job:
         config: resolved config.
         run: the run's folder.
         passes: summaries of the passes that it ran or found finished.
+        control: what may stop it before its end.
         started: monotonic time of its start.
     """
 
@@ -43,6 +46,7 @@ class Job:
     config: Config
     run: RunFolder
     passes: list[PassSummary] = field(default_factory=list)
+    control: Control = field(default_factory=Control)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -51,20 +55,44 @@ def job(name: str, config: Config) -> Iterator[Job]:
     """Open a job: stores the resolved config first, keeps log and manifest, and prints the summary at its end.
 
     Raises:
+        RunBusy: another process works on the folder.
         TooManyFailedRows: at the end, when more rows failed than ``execution.max_failed_rows`` allows.
     """
     run = RunFolder(config.out)
-    run.write_text(to_yaml(config), "config.yaml")
-    current = Job(name, config, run)
-    with recorded(current):
-        yield current
-    print_passes(current)
+    with session(config, run) as control:
+        run.write_text(to_yaml(config), "config.yaml")
+        current = Job(name, config, run, control=control)
+        with recorded(current):
+            yield current
+        print_passes(current)
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
             raise TooManyFailedRows(
                 f"pass {summary.name}: {summary.failed} of {summary.rows} rows failed; the reasons are in the errors "
                 f"column of {run.root} (execution.max_failed_rows={config.execution.max_failed_rows})"
             )
+
+
+_sessions: dict[str, Control] = {}
+
+
+@contextmanager
+def session(config: Config, run: RunFolder) -> Iterator[Control]:
+    """Hold the run's folder and listen to signals and limits; a session within a session of the folder is the same one.
+
+    Raises:
+        RunBusy: another process works on the folder.
+    """
+    if run.root in _sessions:
+        yield _sessions[run.root]
+        return
+    control = Control(config.limits)
+    with run_lock(run), control.signals():
+        _sessions[run.root] = control
+        try:
+            yield control
+        finally:
+            del _sessions[run.root]
 
 
 def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
@@ -80,7 +108,7 @@ def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
     with cluster(current.config.ray):
         for spec in specs:
             logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
-            summary = run_pass(spec, current.run, current.config.execution)
+            summary = run_pass(spec, current.run, current.config.execution, current.control)
             logger.info("pass %s ended", spec.name, extra={"fields": {"pass": spec.name, **asdict(summary)}})
             current.passes.append(summary)
 
@@ -125,6 +153,9 @@ def print_passes(current: Job) -> None:
         numbers = (s.rows, s.failed, s.requests, s.prompt_tokens)
         table.add_row(s.name, *(f"{n:,}" for n in numbers), cached, f"{s.completion_tokens:,}", rate, wall)
     console(table)
+    for s in current.passes:
+        if s.restarts:
+            print(f"{s.name}: {s.restarts:,} workers died and were replaced; {s.poisoned:,} rows set aside as poison")
     resumed = sum(s.resumed for s in current.passes if not s.skipped)
     if resumed:
         Console(file=sys.stdout).print(f"resumed: {resumed:,} rows were done before this attempt")

@@ -236,18 +236,44 @@ class PoolConfig:
 
 
 @dataclass
+class PriceConfig:
+    """What a million tokens cost, in any one currency.
+
+    Attributes:
+        prompt, completion: per million tokens.
+        cached: per million prompt tokens that came from a prefix cache; ``null`` = as ``prompt``.
+    """
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    cached: float | None = None
+
+    @property
+    def charges(self) -> bool:
+        """Whether anything costs anything."""
+        return bool(self.prompt or self.completion or self.cached)
+
+    def of(self, prompt: int, cached: int, completion: int) -> float:
+        """Price of so many tokens; ``cached`` of the ``prompt`` ones came from a cache."""
+        hit = self.prompt if self.cached is None else self.cached
+        return ((prompt - cached) * self.prompt + cached * hit + completion * self.completion) / 1e6
+
+
+@dataclass
 class EngineConfig:
     """Base of every engine's config. ``kind`` picks the subclass.
 
     Attributes:
         model: name or path; ``cache:NAME`` is looked up in Lemonpress's cache folder.
         revision: model revision, recorded with every candidate.
+        price: what its tokens cost, for ``limits.money``.
     """
 
     kind: ClassVar[str] = ""
     model: str = ""
     revision: str | None = None
     pool: PoolConfig = field(default_factory=PoolConfig)
+    price: PriceConfig = field(default_factory=PriceConfig)
 
     def capabilities(self) -> frozenset[str]:
         """What the engine will be able to do, known before anything loads."""

@@ -72,6 +72,7 @@ class DummyEngineConfig(EngineConfig):
         fail: requests whose prompt matches this regular expression fail (an ordinary error).
         crash: requests whose prompt matches this regular expression kill the worker process.
         dead: requests whose prompt matches this regular expression make the engine report its death.
+        fuse: a file that the first crash or death leaves behind; while it exists there is no second one.
         log: a file to which every request appends a line when it begins and when it ends (its kind, a hash of its
             prompt, ``begin`` or ``end``).
         accuracy: makes it a judge of answers that are shown in tags ``<answer_X>``: it names the better one with this
@@ -89,6 +90,7 @@ class DummyEngineConfig(EngineConfig):
     fail: str | None = None
     crash: str | None = None
     dead: str | None = None
+    fuse: str | None = None
     log: str | None = None
     accuracy: float | None = None
     best: str = ""
@@ -217,9 +219,9 @@ class DummyEngine:
         if config.max_model_len is not None and len(text.split()) > config.max_model_len:
             text = " ".join(fit(text.split(), config.max_model_len, 0, config.truncate_prompt))
         self._log(kind, text, "begin")
-        if config.crash and re.search(config.crash, text):
+        if config.crash and re.search(config.crash, text) and self._burn():
             os._exit(1)
-        if config.dead and re.search(config.dead, text):
+        if config.dead and re.search(config.dead, text) and self._burn():
             raise EngineDead("the dummy engine was told to die")
         if config.latency:
             rng = hash_rng("latency", kind, text)
@@ -228,6 +230,15 @@ class DummyEngine:
             raise EngineRequestError("the dummy engine was told to fail this request")
         self._log(kind, text, "end")
         return text
+
+    def _burn(self) -> bool:
+        """Whether a fault may happen (again)."""
+        fuse = self.config.fuse
+        if fuse and Path(fuse).exists():
+            return False
+        if fuse:
+            Path(fuse).touch()
+        return True
 
     def _log(self, kind: str, text: str, event: str) -> None:
         if self.config.log:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LONGEST_WAIT = 60.0  # seconds before a retry that the openai package grants an endpoint's Retry-After
+
 _OWN_FIELDS = {"model", "messages", "prompt", "n", "seed", "stop", "stream", "temperature", "top_p", "max_tokens"}
 _OWN_FIELDS |= {"max_completion_tokens", "logprobs", "top_logprobs"}
 
@@ -53,7 +55,8 @@ class OpenAIEngineConfig(EngineConfig):
             engine; ``null`` = the endpoint wants none. A loopback ``base_url`` works without the variable.
         concurrency: requests at once, per actor.
         requests_per_minute: paced evenly, per actor; retries come on top. ``null`` = no limit.
-        timeout: seconds to wait for an answer, per attempt.
+        timeout: seconds to wait for an answer, per attempt (for its next byte; all attempts together end after
+            this times one more than their number, and the waits between them).
         retries: further attempts, with exponential backoff, after a time-out, a lost connection or a
             status 408, 409, 429 or 5xx.
         extra_body: further fields of every generation request, e.g. ``chat_template_kwargs``, ``reasoning_effort`` or a
@@ -262,8 +265,12 @@ class OpenAIEngine(PartialEngine):
             if self._pace is not None:
                 await self._pace.acquire()
             try:
-                # The raw response: the package's models drop or guess what they do not know, such as reasoning.
-                raw = await resource.with_raw_response.create(model=self.model, **arguments)
+                # The package's time-out restarts with every byte that arrives: an endpoint that trickles never ends.
+                async with asyncio.timeout(self._longest()):
+                    # The raw response: the package's models drop or guess what they do not know, such as reasoning.
+                    raw = await resource.with_raw_response.create(model=self.model, **arguments)
+            except TimeoutError:
+                raise EngineRequestError(f"no complete answer within {self._longest():g} s, retries included") from None
             except openai.OpenAIError as error:
                 too_long = getattr(error, "code", None) == "context_length_exceeded"
                 raise (PromptTooLong if too_long else EngineRequestError)(self._scrub(self._explain(error))) from None
@@ -271,9 +278,13 @@ class OpenAIEngine(PartialEngine):
             return parse(json.loads(raw.http_response.content))
         except EngineRequestError as error:
             raise EngineRequestError(self._scrub(str(error))) from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             message = f"unexpected response ({type(error).__name__}): {raw.http_response.text}"
             raise EngineRequestError(self._scrub(message)) from None
+
+    def _longest(self) -> float:
+        """Seconds that one request may take: every attempt's time-out and one more, and the waits between them."""
+        return self.config.timeout * (self.config.retries + 2) + _LONGEST_WAIT * self.config.retries
 
     def _explain(self, error: Exception) -> str:
         import openai
@@ -305,7 +316,11 @@ def match_label(token: str, labels: Sequence[str]) -> str | None:
 def _usage(data: Any) -> Tokens:
     usage = data.get("usage") or {}
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Tokens(1, usage.get("prompt_tokens") or 0, cached, usage.get("completion_tokens") or 0)
+    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    counts = [int(n) for n in (prompt, cached, completion)]
+    if not all(0 <= n < 2**31 for n in counts):
+        raise ValueError(f"usage {counts}")  # no table could hold it
+    return Tokens(1, *counts)
 
 
 def _completion(choice: Any, num_tokens: int) -> Completion:
@@ -314,11 +329,15 @@ def _completion(choice: Any, num_tokens: int) -> Completion:
     reasoning = message.get("reasoning") or message.get("reasoning_content")
     if not reasoning:  # the server has no parser for it
         reasoning, text = split_reasoning(text)
+    finish = choice.get("finish_reason")
+    for name, value in (("text", text), ("reasoning", reasoning), ("finish_reason", finish)):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{name} is no text: {value!r}")
     logprobs = choice.get("logprobs") or {}
     values = logprobs.get("token_logprobs") or [item["logprob"] for item in logprobs.get("content") or ()]
     return Completion(
         text=text,
-        finish_reason=choice.get("finish_reason"),
+        finish_reason=finish,
         num_tokens=len(values) or num_tokens,
         logprob=sum(values) if values else None,
         reasoning=reasoning,

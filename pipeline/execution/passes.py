@@ -25,10 +25,13 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pipeline import __version__
 from pipeline.config import ExecutionConfig
-from pipeline.engines.base import EngineConfig, PoolConfig
-from pipeline.errors import LemonpressError, ResumeError
+from pipeline.engines.base import EngineConfig, PoolConfig, PriceConfig
+from pipeline.errors import STORAGE_ERRORS, LemonpressError, ResumeError, StorageError
+from pipeline.execution.control import Control, Ledger
+from pipeline.execution.journal import JournalState, start_journal
 from pipeline.execution.observe import Histogram
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
+from pipeline.execution.watch import Watch
 from pipeline.execution.worker import Worker
 from pipeline.hashing import digest
 from pipeline.schema import COLUMNS, METADATA_KEY, with_columns, with_provenance
@@ -79,6 +82,8 @@ class PassSummary:
         mean_in_flight: mean rows in flight per busy actor, in the last attempt.
         row_seconds: p50, p90 and p99 of the seconds that a row was in flight, over all attempts that ended in order.
         row_tokens: p50, p90 and p99 of the completion tokens that a row cost.
+        restarts: worker processes that died and were replaced, over all attempts.
+        poisoned: rows set aside because they kill their engine.
         skipped: the pass had been finished before and nothing was run (not stored).
     """
 
@@ -94,6 +99,8 @@ class PassSummary:
     mean_in_flight: float = 0.0
     row_seconds: dict[str, float] = field(default_factory=dict)
     row_tokens: dict[str, float] = field(default_factory=dict)
+    restarts: int = 0
+    poisoned: int = 0
     skipped: bool = False
 
 
@@ -115,19 +122,24 @@ def calls_per_actor(k: int, requests_per_row: int, engine: EngineConfig | None, 
     return max(low, min(high, math.ceil(_FILL * engine.max_requests() / (k * max(1, requests_per_row)))))
 
 
-def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSummary:
+def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: Control | None = None) -> PassSummary:
     """Run one pass, or resume it, or return at once when it has been finished.
 
     Args:
         spec: what to do.
         run: the run's folder; ``spec.reads`` must be finished.
-        config: checkpoint interval and progress.
+        config: checkpoint interval, progress, and how to deal with faults.
+        control: what may stop the pass before its end.
 
     Raises:
         UnfinishedTableError: the input table is not finished.
         ResumeError: the folder holds work of this pass made with another config.
+        LimitReached, Interrupted: stopped; what is done is stored.
+        StorageError: the run's storage is full or read-only.
         LemonpressError: rows were lost or doubled, or Ray failed for good.
     """
+    control = control or Control()
+    control.check()
     upstream = run.dataset(spec.reads)
     fingerprint = {**spec.fingerprint, "input": (run.marker(spec.reads) or {}).get("fingerprint_hash")}
     finished = run.marker(spec.writes)
@@ -143,10 +155,10 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSum
     total = upstream.count_rows()
     started = time.monotonic()
     resumed = _durable_rows(run, spec)
-    counts = Counts()
+    counts, faults = Counts(), JournalState()
     try:
         if total:
-            counts = _execute(spec, run, config, upstream, total, resumed)
+            counts, faults = _execute(spec, run, config, control, upstream, total, resumed)
     finally:
         state["seconds"] += time.monotonic() - started
         latency = Histogram.from_json(state.get("latency"))
@@ -158,6 +170,7 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSum
     summary.resumed = resumed
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
     summary.row_seconds = latency.quantiles()
+    summary.restarts, summary.poisoned = faults.restarts, faults.poisoned
     run.write_json(
         {
             "pass": spec.name,
@@ -181,9 +194,18 @@ def run_schema(run: RunFolder, table: str) -> pa.Schema:
 
 
 def _execute(
-    spec: PassSpec, run: RunFolder, config: ExecutionConfig, upstream: pads.Dataset, total: int, resumed: int
-) -> Counts:
+    spec: PassSpec,
+    run: RunFolder,
+    config: ExecutionConfig,
+    control: Control,
+    upstream: pads.Dataset,
+    total: int,
+    resumed: int,
+) -> tuple[Counts, JournalState]:
     """Build the Ray Data plan and run it to its end."""
+    ledger = Ledger(run, spec.name, spec.engine.price if spec.engine else PriceConfig())
+    control.check_spent(*ledger.total())
+    control.check()
     pool = spec.engine.pool if spec.engine else PoolConfig()
     k = rows_per_block(total, config)
     c = calls_per_actor(k, spec.requests_per_row, spec.engine, pool)
@@ -191,6 +213,8 @@ def _execute(
     schema = with_provenance(with_columns(upstream.schema, [*writes, "usage", "errors"]), _provenance(spec))
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
+    journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
+    watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
     context.checkpoint_config = CheckpointConfig(
@@ -201,8 +225,11 @@ def _execute(
     )
     context.enable_progress_bars = False
     line.start()
+    watch.start()
     complete = False
+    faults = JournalState()
     try:
+        control.begin_pass()
         data = ray.data.read_parquet(run.data_files(spec.reads), filesystem=run.fs)
         data.repartition(target_num_rows_per_block=k).map_batches(
             Worker,
@@ -224,16 +251,33 @@ def _execute(
                 "progress": actor,
                 "metadata": {METADATA_KEY: schema.metadata[METADATA_KEY]},
                 "labels": {"run": (run.read_json("manifest.json") or {}).get("run_id", ""), "pass": spec.name},
+                "journal": journal,
+                "attempts": config.poison_attempts,
+                "row_seconds": config.row_seconds,
             },
         ).write_parquet(run.make(spec.writes), filesystem=run.fs, compression="zstd")
         complete = True
-    except ray.exceptions.RayError as error:
-        raise LemonpressError(f"pass {spec.name}: {_cause(error)}; run the same command again to resume") from error
+        faults = ray.get(journal.state.remote())
+    except (ray.exceptions.RayError, OSError) as error:
+        control.check()  # a pass that is told to stop ends with an error; the reason says more
+        raise _failure(spec, run, error) from error
     finally:
+        control.draining = False
+        watch.finish()
         counts = line.finish(complete)
         context.checkpoint_config, context.enable_progress_bars = saved
         ray.kill(actor)
-    return counts
+        ray.kill(journal)
+    return counts, faults
+
+
+def _failure(spec: PassSpec, run: RunFolder, error: Exception) -> LemonpressError:
+    """What a person can act on, from Ray's error."""
+    again = "run the same command again to resume"
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS:
+        return StorageError(f"pass {spec.name}: cannot write to {run.root}: {cause.strerror or cause}; {again}")
+    return LemonpressError(f"pass {spec.name}: {_cause(error)}; {again}")
 
 
 def _pool_size(pool: PoolConfig) -> dict[str, int]:
@@ -245,6 +289,10 @@ def _pool_size(pool: PoolConfig) -> dict[str, int]:
 
 def _provenance(spec: PassSpec) -> dict[str, Any]:
     return {"lemonpress": __version__, "pass": spec.name, "fingerprint": spec.fingerprint}
+
+
+def _durable_blocks(run: RunFolder, spec: PassSpec) -> int:
+    return len(run.data_files(f"work/{spec.name}/checkpoint"))
 
 
 def _durable_rows(run: RunFolder, spec: PassSpec) -> int:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ Event = dict[str, Any]
 """What a worker wants in the run's log: ``row_id``, ``prompt_id``, ``stage``, ``kind`` and ``error`` of a failure."""
 
 
-@ray.remote(num_cpus=0, max_concurrency=8)
+@ray.remote(num_cpus=0)
 class ProgressActor:
     """Adds up the workers' counts, and keeps their events until the driver fetches them."""
 
@@ -104,11 +104,15 @@ class Reporter:
 
     Args:
         progress: where to send them; ``None`` sends nothing.
+        flush: called every half second, too.
         labels: tags of the Ray metrics (``run``, ``pass``); ``None`` makes none.
     """
 
-    def __init__(self, progress: Progress | None, labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, progress: Progress | None, flush: Callable[[], None], labels: Mapping[str, str] | None = None
+    ) -> None:
         self._progress = progress
+        self._flush = flush
         self._worker = f"{time.time_ns():x}"
         self._metrics = RayMetrics({**labels, "worker": self._worker}) if labels is not None else None
         self._in_flight = 0
@@ -152,6 +156,7 @@ class Reporter:
         """Send what was counted, every half second, for ever."""
         while True:
             await asyncio.sleep(_INTERVAL)
+            self._flush()
             self._tick()
             self._send()
 
