@@ -14,6 +14,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pipeline.config import Config
+from pipeline.report.contests import role
 from pipeline.report.model import Report, SystemCost
 from pipeline.selection.base import SELECTABLE
 from pipeline.stats.choices import nested
@@ -23,8 +24,8 @@ HOW = (
     "unseen (sample, greedy, random) is charged with that one only. Selecting: tokens that its selector’s requests to "
     "a reward model or judge read and wrote; a selector that worked on several candidate sets of a prompt is "
     "charged an equal share for each. Reading the prompts for generation is shared by all systems and not charged, "
-    "nor is judging the games: that is the cost of the evaluation. Per point: what the system costs more than the one "
-    "that it is compared with, divided by the points gained; only where a gain is certain."
+    "nor is judging the games: that is the cost of the evaluation. Per point: what the system costs more than what it "
+    "is compared with, divided by the points gained; only where a gain is certain, and never for an upper bound."
 )
 
 _TAKES_ONE = ("sample", "greedy", "random")
@@ -105,7 +106,9 @@ def _game_gains(costs: dict[str, SystemCost], report: Report) -> dict[str, Syste
             ends = [None if end is None else 100 * (end - 0.5) for end in (rate.low, rate.high)]
             gained = (100 * (rate.win_rate - 0.5), ends[0], ends[1])
             sure = s.side == "above"
-            found[s.system] = _gain(costs[s.system], costs.get(contest.opponent), gained, "win-rate", sure)
+            found[s.system] = _gain(
+                costs[s.system], costs.get(contest.opponent), gained, "win-rate", sure, report.config
+            )
     if contest.opponent in costs:
         found[contest.opponent] = replace(costs[contest.opponent], gain=0.0, unit="win-rate", is_base=True)
     return found
@@ -126,7 +129,7 @@ def _score_gains(costs: dict[str, SystemCost], report: Report) -> dict[str, Syst
             ends = [None if end is None else 100 * end for end in (score.difference_low, score.difference_high)]
             gained = (100 * score.difference, ends[0], ends[1])
             base = costs.get(score.base or "")
-            found[system] = _gain(cost, base, gained, task.main, task.side(system) == "above")
+            found[system] = _gain(cost, base, gained, task.main, task.side(system) == "above", report.config)
     return found
 
 
@@ -136,8 +139,10 @@ def _gain(
     gained: tuple[float, float | None, float | None],
     unit: str,
     sure: bool,
+    config: Config,
 ) -> SystemCost:
     gain, low, high = gained
+    sure = sure and not role(cost.system, config)
     more = replace(cost, gain=gain, gain_low=low, gain_high=high, unit=unit)
     if not sure or base is None:
         return more

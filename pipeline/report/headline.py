@@ -8,6 +8,7 @@ from pipeline.report.model import POOLED, Audit, Contest, Report, TaskScores
 from pipeline.report.wording import (
     count,
     interval,
+    language_label,
     listing,
     metric_label,
     model_label,
@@ -42,6 +43,30 @@ def headline(report: Report) -> Headline:
     return Headline(
         "empty", "No games were judged", "There is nothing to compute a win-rate from, and no metric was measured."
     )
+
+
+def by_language(report: Report) -> str:
+    """In which languages the headline's system is ahead, behind, or cannot be told, each taken by itself."""
+    sides: dict[str, list[str]] = {"above": [], "below": [], "even": []}
+    if report.contests:
+        best = report.contests[0].best
+        if best is None or failed_audit(report, report.contests[0]) is not None:
+            return ""
+        found = [(rate.language, rate.side) for rate in best.languages]
+        name, against = best.system, report.contests[0].opponent
+    elif report.tasks and report.tasks[0].leader and report.tasks[0].base:
+        task = report.tasks[0]
+        name, against = str(task.leader), str(task.base)
+        found = [(language, task.side(name, language)) for language in task.languages()]
+    else:
+        return ""
+    if len(found) < 2:
+        return ""
+    for language, where in found:
+        sides["even" if where == "none" else where].append(language_label(language))
+    said = {"above": "ahead in", "below": "behind in", "even": "not to be told apart in"}
+    parts = [f"{said[where]} {listing(names)}" for where, names in sides.items() if names]
+    return f"{report.short(name)} against {report.short(against)}, each language by itself: {'; '.join(parts)}."
 
 
 def failed_audit(report: Report, contest: Contest) -> Audit | None:

@@ -167,12 +167,18 @@ class Match:
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One prompt, to be read: candidates, choices, games; ``why`` it was picked, empty when by position."""
+    """One prompt, to be read: candidates, choices, games.
+
+    Attributes:
+        why: it was picked; empty when by position.
+        text_scores: system -> (scorer, value) of its new text or outside answer.
+    """
 
     why: str
     row: Row
     candidates: list[CandidateView]
     new_texts: list[Selection]
+    text_scores: dict[str, list[tuple[str, float | None]]]
     without_choice: list[str]
     matches: list[Match]
 
@@ -254,10 +260,11 @@ class TaskScores:
 
     @property
     def part(self) -> list[str]:
-        """Systems that were measured on fewer prompts than the base."""
+        """Candidate sets whose systems were measured on fewer prompts than the base."""
         base = self.get(self.base or "")
-        found = [(s, self.get(s)) for s in self.systems]
-        return [s for s, score in found if base and score and score.n_prompts < base.n_prompts]
+        found = [(s.rpartition("/")[0], self.get(s)) for s in self.systems]
+        fewer = [name for name, score in found if base and score and name and score.n_prompts < base.n_prompts]
+        return list(dict.fromkeys(fewer))
 
     @property
     def far_below(self) -> list[str]:

@@ -13,7 +13,7 @@ from pipeline.judging.names import candidate_system, is_audit, is_candidate
 from pipeline.records import Game, Row, row_from_dict
 from pipeline.report.contests import role
 from pipeline.report.model import CandidateView, Match, SamplePrompt
-from pipeline.scoring.measure import METRIC
+from pipeline.scoring.measure import ANSWER, METRIC
 from pipeline.stats.choices import column, nested
 from pipeline.stats.games import UNDETERMINED
 from pipeline.storage import RunFolder
@@ -142,6 +142,10 @@ def _view(row: Row, why: str) -> SamplePrompt:
         row=row,
         candidates=candidates,
         new_texts=[s for s in row.selections if s.index == -1 and s.text is not None],
+        text_scores={
+            system: [(s.scorer, _item(s.values, 0)) for s in row.scores if s.plan == ANSWER + system]
+            for system in [*(s.system for s in row.selections if s.index == -1), *(a.system for a in row.answers)]
+        },
         without_choice=[s.system for s in row.selections if s.text is None],
         matches=[m for m in matches if not is_candidate(m.system)],
     )

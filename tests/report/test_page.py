@@ -1,264 +1,48 @@
-"""The report's content: numbers equal the statistics', untrusted text stays text, claims respect the intervals."""
+"""The report's content: numbers equal the statistics', untrusted text stays text, nothing is loaded from outside."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands import report as report_command
-from pipeline.config import Config, build_config
 from pipeline.errors import UnfinishedTableError
-from pipeline.report import plots, wording
-from pipeline.report.collect import CLUSTERS_TO_CLAIM, Report, collect, side
-from pipeline.report.render import build_report, escape_markdown, fence, render_html
-from pipeline.schema import COLUMNS, with_provenance
+from pipeline.report import wording
+from pipeline.report.collect import collect
+from pipeline.report.escaping import escape_markdown, fence
+from pipeline.report.headline import headline
+from pipeline.report.render import build_report, render_html
 from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.run_games import load_run_games
 from pipeline.stats.winrate import simultaneous_winrates, winrates
-from pipeline.storage import MARKER, RunFolder
-
-ATTACK = "</details></div></main><script>alert('x')</script><img src=x onerror=alert(1)> <b>no end \u202eevil\x00 | `x`"
-QUESTIONS = {
-    "en": "How can I keep basil fresh for a week?",
-    "de": "Wie bleibt Basilikum eine Woche lang frisch?",
-    "es": "¿Cómo mantengo fresca la albahaca durante una semana?",
-    "fr": "Comment garder du basilic frais pendant une semaine ?",
-    "ja": "バジルを一週間新鮮に保つにはどうすればいいですか？",
-    "ru": "Как сохранить базилик свежим в течение недели?",
-    "zh": "怎样让罗勒保鲜一周？",
-}
-ANSWERS = {
-    "en": "Trim the stems and stand the bunch in a glass of water, out of the sun.",
-    "de": "Stiele anschneiden und den Bund wie Blumen in ein Glas Wasser stellen.",
-    "es": "Recorta los tallos y pon el manojo en un vaso de agua, sin sol directo.",
-    "fr": "Coupez les tiges et placez le bouquet dans un verre d’eau, à l’abri du soleil.",
-    "ja": "茎を切りそろえ、水を入れたコップに立てて、直射日光を避けてください。骨・直・角の字形も確認。",
-    "ru": "Подрежьте стебли и поставьте пучок в стакан с водой, подальше от солнца.",
-    "zh": "剪去茎的末端，把罗勒插在水杯里，避免阳光直射。骨、直、角的字形也要看。",
-}
-METHODS = ("sample", "greedy", "mbr", "best_of_n", "judge")
-CONFIG: dict[str, Any] = {
-    "engines": {
-        "generator": {"kind": "dummy", "model": "small-writer"},
-        "reward": {"kind": "dummy", "model": "reward-model"},
-        "judge": {"kind": "dummy", "model": "big-judge"},
-    },
-    "sampling": {"kind": "hedged", "n": 3, "temperature": 0.7, "min_p": 0.1, "max_tokens": 64},
-    "selectors": {
-        "sample": {},
-        "greedy": {},
-        "mbr": {"utility": "chrf"},
-        "best_of_n": {"engine": "reward"},
-        "judge": {"engine": "judge"},
-    },
-    "judge": {"engine": "judge", "opponent": "sample"},
-    "winrate": {"draws": 200},
-    "report": {"title": "Keeping basil fresh", "samples": 40},
-}
+from pipeline.storage import RunFolder
+from tests.report.runs import (
+    CONFIG,
+    METHODS,
+    QUESTIONS,
+    Page,
+    config_with,
+    game,
+    pct,
+    rows_for,
+    special_rows,
+    write_run,
+)
 
 
-def candidate(text: str | None, origin: str, language: str, **more: Any) -> dict[str, Any]:
-    base = {f.name: None for f in COLUMNS["candidates"].value_type} | {"plan": "hedged", "model": "small-writer"}
-    base |= {"text": text, "origin": origin, "language": language, "finish_reason": "stop", "num_tokens": 12, "seed": 7}
-    return base | {"temperature": 0.0 if origin == "greedy" else 0.7, "logprob": -8.25} | more
-
-
-def game(system: str, order: str, verdict: str, **more: Any) -> dict[str, Any]:
-    score = {"win": 1.0, "tie": 0.5, "loss": 0.0, "invalid": None}[verdict]
-    base = {"system": f"hedged/{system}", "opponent": "hedged/sample", "judge": "big-judge", "mass": 0.91}
-    base |= {"template": "pairwise@abc123", "order": order, "score": score, "verdict": verdict, "reason": None}
-    return base | more
-
-
-def make_row(row_id: int, language: str, question: int, wins: bool = False) -> dict[str, Any]:
-    """A prompt with three candidates: mbr and the judge take the third, best_of_n the greedy one."""
-    texts = [f"{ANSWERS[language]} ({n}, {question})" for n in ("a", "b", "c")]
-    picks = {"sample": 1, "greedy": 0, "mbr": 2, "best_of_n": 0, "judge": 2}
-    verdicts = {
-        "greedy": ("loss", "win") if row_id % 3 else ("tie", "tie"),
-        "mbr": ("win", "win") if wins or row_id % 2 else ("loss", "tie"),
-        "best_of_n": ("win", "invalid") if row_id % 7 == 3 else ("win", "loss") if row_id % 4 else ("win", "win"),
-        "judge": ("win", "win") if row_id % 5 else ("tie", "win"),
-    }
-    spent = {"job": "select", "stage": "select:judge", "model": "big-judge", "requests": 3}
-    tokens = {"prompt_tokens": 300, "cached_tokens": 150, "completion_tokens": 6}
-    return {
-        "row_id": row_id,
-        "prompt_id": f"basil-{question}-{language}",
-        "cluster_id": f"basil-{question}",
-        "task": "open",
-        "language": language,
-        "messages": [{"role": "user", "content": QUESTIONS[language], "name": None, "tool_calls": None}],
-        "reference": None,
-        "candidates": [
-            candidate(text, "sample" if i else "greedy", language, finish_reason="length" if i == 2 else "stop")
-            for i, text in enumerate(texts)
-        ],
-        "scores": [
-            {"scorer": "mbr", "plan": "hedged", "values": [0.25, 0.5, 0.75]},
-            {"scorer": "best_of_n", "plan": "hedged", "values": [1.5, None, -0.125]},
-        ],
-        "selections": [
-            {
-                "plan": "hedged",
-                "method": method,
-                "index": index,
-                "text": texts[index],
-                "score": None,
-                "detail": json.dumps({"fallback": "no valid score"}) if method == "best_of_n" else None,
-            }
-            for method, index in picks.items()
-        ],
-        "answers": [],
-        "games": [
-            game(system, order, verdict)
-            for system, both in verdicts.items()
-            for order, verdict in zip(("ab", "ba"), both, strict=True)
-        ],
-        "usage": [
-            {"job": "generate", "stage": "generate:hedged", "model": "small-writer", "requests": 2}
-            | {"prompt_tokens": 80, "cached_tokens": 40, "completion_tokens": 36},
-            spent | tokens,
-            spent | tokens | {"job": "judge", "stage": "judge", "requests": 8},
-        ],
-        "errors": [],
-    }
-
-
-def special_rows(first: int) -> list[dict[str, Any]]:
-    """An Arabic row, a malicious one, and one that failed."""
-    arabic = make_row(first, "en", 90)
-    arabic |= {"prompt_id": "basil-ar", "cluster_id": "basil-ar", "language": "ar"}
-    arabic["messages"][0]["content"] = "كيف أحافظ على الريحان طازجًا لمدة أسبوع؟"
-    for i, c in enumerate(arabic["candidates"]):
-        c |= {"language": "ar", "text": f"اقطع أطراف السيقان وضع الحزمة في كوب ماء ({i}) بعيدًا عن الشمس."}
-    for s in arabic["selections"]:
-        s["text"] = arabic["candidates"][s["index"]]["text"]
-    arabic["games"] = [g | {"score": None, "verdict": "invalid", "mass": 0.2} for g in arabic["games"]]
-    evil = make_row(first + 1, "en", 91)
-    evil |= {"prompt_id": ATTACK, "cluster_id": "evil"}
-    evil["messages"] = [{"role": ATTACK, "content": ATTACK, "name": None, "tool_calls": None}]
-    evil["candidates"] = [
-        candidate(ATTACK, "greedy", 'en" onmouseover="alert(1)', reasoning=ATTACK),
-        candidate("W" * 400 + " " + ATTACK, "sample", "en"),
-        candidate(None, "sample", "en", error=ATTACK, finish_reason=None, num_tokens=None, logprob=None),
-    ]
-    evil["selections"] = [
-        {"plan": "hedged", "method": m, "index": 0, "text": ATTACK, "score": None, "detail": None} for m in METHODS[:4]
-    ] + [{"plan": "hedged", "method": "judge", "index": None, "text": None, "score": None, "detail": 'x "fallback"'}]
-    evil["games"] = [g | {"reason": ATTACK} for g in evil["games"]]
-    evil["errors"] = [{"job": "select", "stage": "select:judge", "kind": "ValueError", "message": ATTACK}]
-    return [arabic, evil]
-
-
-def write_run(folder: Path, rows: list[dict[str, Any]], parts: int = 2) -> RunFolder:
-    run = RunFolder(str(folder))
-    schema = with_provenance(pa.schema(list(COLUMNS.items())), {"lemonpress": "test"})
-    run.make("games")
-    size = -(-len(rows) // parts)
-    for i in range(parts):
-        table = pa.Table.from_pylist(rows[i * size : (i + 1) * size], schema=schema)
-        pq.write_table(table, run.path("games", f"part-{i}.parquet"))
-    summary = {"name": "judge-judge", "rows": len(rows), "failed": 1, "requests": 8 * len(rows), "prompt_tokens": 1000}
-    summary |= {"cached_tokens": 250, "completion_tokens": 77, "seconds": 12.5}
-    run.write_json({"rows": len(rows), "summary": summary}, "games", MARKER)
-    passes = {"generate-generator": summary | {"name": "generate-generator", "seconds": 61.25}}
-    versions = {"lemonpress": "9.8.7", "python": "3.11.0", "packages": {"pyarrow": "20"}}
-    run.write_json({**versions, "passes": passes}, "manifest.json")
-    return run
-
-
-def rows_for(questions: int, wins: bool = False) -> list[dict[str, Any]]:
-    keys = [(q, language) for q in range(questions) for language in QUESTIONS]
-    return [make_row(i, language, q, wins) for i, (q, language) in enumerate(keys)]
-
-
-def config_with(**changes: Any) -> Config:
-    return build_config({**CONFIG, **changes})
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     rows = rows_for(4)
-    return write_run(tmp_path / "run", rows + special_rows(len(rows)))
+    return write_run(tmp_path_factory.mktemp("page") / "run", rows + special_rows(len(rows)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(run: RunFolder) -> str:
     return Path(build_report(run, config_with())).read_text(encoding="utf-8")
-
-
-class Page(HTMLParser):
-    """Parses a page, checks that every tag is closed, and keeps what the tests look at."""
-
-    VOID = ("meta", "br", "img", "link", "input", "hr")
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.stack: list[tuple[str, dict[str, str | None]]] = []
-        self.ids: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.headings: list[int] = []
-        self.plain = ""
-        self.feed(html)
-        self.close()
-        assert not self.stack, f"left open: {self.stack}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        assert len(found) == len(attrs), f"repeated attribute in <{tag}>"
-        self.tags.append((tag, found))
-        if "id" in found:
-            self.ids.append(str(found["id"]))
-        if re.fullmatch("h[1-6]", tag):
-            self.headings.append(int(tag[1]))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if "text" in str(found.get("class", "")).split():
-            self.texts.append(("", found))
-        if tag not in self.VOID:
-            self.stack.append((tag, found))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack and self.stack[-1][0] == tag, f"</{tag}> closes {self.stack[-3:]}"
-        self.stack.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self.stack and self.stack[-1][0] in ("style", "script"):
-            return
-        self.plain += data
-        if self.stack and "text" in str(self.stack[-1][1].get("class", "")).split():
-            self.texts[-1] = (self.texts[-1][0] + data, self.texts[-1][1])
-        if any(tag in ("td", "th") for tag, _ in self.stack):
-            self.rows[-1][-1] += data
-
-    def row(self, *start: str) -> list[str]:
-        """The one table row whose first cells are these."""
-        cells = [[" ".join(c.split()) for c in row] for row in self.rows]
-        found = [row for row in cells if tuple(row[: len(start)]) == start]
-        assert found, f"no row starts with {start}"
-        return found[0]
-
-
-def pct(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}%"
 
 
 def test_win_rates_equal_the_statistics(run: RunFolder, page: str) -> None:
@@ -380,7 +164,7 @@ def test_page_is_self_contained_and_valid(page: str) -> None:
     for tag, a in parsed.tags:
         assert tag != "th" or a.get("scope")
         assert tag != "svg" or (a.get("role") == "img" and a.get("aria-labelledby"))
-    assert tags.count("svg") == tags.count("desc") == 5  # pooled, and a panel a system
+    assert tags.count("svg") == tags.count("desc") == 6  # pooled, a panel a system, gain against cost
 
 
 def test_banners(run: RunFolder) -> None:
@@ -397,47 +181,6 @@ def test_banners(run: RunFolder) -> None:
     assert collect(run, config_with(engines=same_model)).judge_selects == ["best_of_n", "judge"]
 
 
-def headline_of(tmp_path: Path, rows: list[dict[str, Any]]) -> tuple[Report, wording.Headline]:
-    report = collect(write_run(tmp_path / "run", rows), config_with())
-    return report, wording.headline(report)
-
-
-def with_verdicts(rows: list[dict[str, Any]], verdict: Callable[[int, str, str], str]) -> list[dict[str, Any]]:
-    for row in rows:
-        names = ("greedy", "mbr")
-        row["games"] = [game(s, o, verdict(row["row_id"], s, o)) for s in names for o in ("ab", "ba")]
-    return rows
-
-
-def test_headline_names_a_winner_only_when_certain(tmp_path: Path) -> None:
-    even = ("win", "loss")
-    rows = with_verdicts(rows_for(30), lambda i, s, o: "win" if s == "mbr" and (i // 7) % 6 else even[i % 2])
-    report, found = headline_of(tmp_path / "a", rows)
-    best = report.contests[0].standings[0]
-    assert best.system == "hedged/mbr" and best.joint_low is not None and best.joint_low > 0.5
-    assert found.kind == "won" and found.title == "mbr beats sample" and "ahead of every other system" in found.text
-    rows = with_verdicts(rows_for(3), lambda i, s, o: "win" if (i // 7) % 2 else "loss")
-    report, found = headline_of(tmp_path / "b", rows)
-    assert found.kind == "open" and found.title == "No system can be told from sample at n = 21 prompts"
-    rows = with_verdicts(rows_for(40), lambda i, s, o: "win" if (i // 7) % 9 == 0 else "loss")
-    report, found = headline_of(tmp_path / "c", rows)
-    assert found.kind == "lost" and found.title == "sample beats all 2 systems"
-
-
-def test_headline_without_numbers(tmp_path: Path) -> None:
-    report, found = headline_of(tmp_path / "a", with_verdicts(rows_for(1), lambda i, s, o: "win"))
-    assert found.kind == "open" and "no interval" in found.text  # one cluster
-    assert "fewer than 2 independent clusters: no interval" in render_html(report)
-    report, found = headline_of(tmp_path / "b", with_verdicts(rows_for(2), lambda i, s, o: "invalid"))
-    assert found.kind == "empty" and "No verdict could be used" in render_html(report)
-    Page(render_html(report))
-    rows = [row | {"games": [], "selections": [], "candidates": []} for row in rows_for(1)]
-    report, found = headline_of(tmp_path / "c", rows)
-    assert found.kind == "empty" and not report.contests
-    parsed = Page(render_html(report))
-    assert "No games were judged" in parsed.plain and not re.search(r"\b(None|nan)\b", parsed.plain)
-
-
 def test_systems_of_several_plans_keep_their_full_name(tmp_path: Path) -> None:
     rows = rows_for(2)
     for row in rows:
@@ -445,7 +188,7 @@ def test_systems_of_several_plans_keep_their_full_name(tmp_path: Path) -> None:
         row["selections"].append(fused)
     report = collect(write_run(tmp_path / "run", rows), config_with(plans={"hot": {"kind": "single", "n": 4}}))
     parsed = Page(render_html(report))
-    assert parsed.row("hedged/mbr") and parsed.row("hot/mbr")[3] == "14"
+    assert parsed.row("hedged/mbr") and parsed.row("hot/mbr", "14")[3] == "14"
     assert "written by hot/mbr" in parsed.plain and any(text == "fused <i>" for text, _ in parsed.texts)
 
 
@@ -469,7 +212,7 @@ def test_outside_games_take_the_place_of_the_runs(tmp_path: Path) -> None:
     (tmp_path / "games.csv").write_text("prompt_id,language,system,opponent,order,score\n" + "\n".join(lines))
     config = config_with(winrate={"games": str(tmp_path / "games.csv"), "draws": 200})
     report = collect(write_run(tmp_path / "run", rows_for(1)), config)
-    assert wording.headline(report).title == "theirs beats ours"
+    assert headline(report).title == "theirs beats ours"
     assert Page(render_html(report)).row("theirs")[1] == pct(110 / 120)
 
 
@@ -488,13 +231,6 @@ def test_markdown_says_the_same(run: RunFolder, page: str) -> None:
 def test_markdown_escapes() -> None:
     assert fence("a\n```\nb").splitlines()[0] == "````text"
     assert escape_markdown("a|b\n<c> *d* \u202e") == r"a\|b &lt;c&gt; \*d\* ⟦U\+202E⟧"
-
-
-def test_axis() -> None:
-    assert plots.axis_for([0.45, 0.58]).half == pytest.approx(0.1)
-    assert plots.axis_for([0.3, None]).half == pytest.approx(0.2)
-    assert plots.axis_for([0.0]).half == plots.axis_for([]).half == 0.5
-    assert plots.Axis(0.2).at(0.5) == 0.5 and plots.Axis(0.1).at(0.9) == 1.0
 
 
 def test_plan_sentences() -> None:
@@ -518,10 +254,3 @@ def test_unfinished_run_is_refused(tmp_path: Path) -> None:
 def test_needs_neither_ray_nor_vllm() -> None:
     code = "import sys, pipeline.report.render; sys.exit(any(m in sys.modules for m in ('ray', 'vllm', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_few_clusters_claim_nothing_however_short_the_interval() -> None:
-    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM - 1) == "even"
-    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM) == "above"
-    assert side(0.39, 0.41, n_clusters=CLUSTERS_TO_CLAIM) == "below"
-    assert side(None, None, n_clusters=100) == "none"

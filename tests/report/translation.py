@@ -1,4 +1,4 @@
-"""A run without games: translations in six languages, three temperatures, floors, and metrics as `judge` writes them."""
+"""A run without games: translations of six languages, three temperatures, floors, metrics as `judge` writes them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,14 @@ def config(**changes: Any) -> Config:
 
 def candidate(plan: str, origin: str, text: str, temperature: float, tokens: int) -> dict[str, Any]:
     base = {f.name: None for f in COLUMNS["candidates"].value_type} | {"plan": plan, "model": "gemma-3-270m"}
-    base |= {"origin": origin, "text": text, "language": "en", "temperature": temperature, "num_tokens": tokens, "min_p": 0.0}
+    base |= {
+        "origin": origin,
+        "text": text,
+        "language": "en",
+        "temperature": temperature,
+        "num_tokens": tokens,
+        "min_p": 0.0,
+    }
     return base | {"finish_reason": "stop", "logprob": -12.5, "seed": 1}
 
 

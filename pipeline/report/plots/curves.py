@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.report.contests import role
 from pipeline.report.model import Report, SystemCost
 from pipeline.report.plots.svg import WIDTH, Axis, clip, nice_axis, spread, svg, text
 from pipeline.report.wording import language_label, metric_label, signed, signed_interval
@@ -86,7 +87,8 @@ def curves_panel(rows: Sequence[dict[str, Any]], axis: Axis, ident: str) -> Mark
 
 def cost_plot(report: Report, costs: Sequence[SystemCost], ident: str) -> Markup:
     """Gain over the base (points, with interval) against tokens per prompt; the base is the point on the zero line."""
-    shown = [c for c in costs if c.gain is not None and c.tokens is not None]
+    most = max(c.n_prompts for c in costs)  # gains on other prompts do not compare
+    shown = [c for c in costs if c.gain is not None and c.tokens is not None and c.n_prompts == most]
     axis = nice_axis(
         (None if v is None else v / 100 for c in shown for v in (c.gain, c.gain_low, c.gain_high)), 0.0, signed=True
     )
@@ -97,22 +99,19 @@ def cost_plot(report: Report, costs: Sequence[SystemCost], ident: str) -> Markup
         parts.append(text("tick middle", f"{place(value):.1f}", _FLOOR + 16, label))
     parts.append(text("tick middle", f"{(_LEFT + _RIGHT) / 2:.1f}", _FLOOR + 32, "tokens per prompt"))
     points = [(place(t), _y(axis, (c.gain or 0.0) / 100)) for t, c in zip(tokens, shown, strict=True)]
-    labels = spread([y for _, y in points], 14, _TOP, _FLOOR)
     middle = (_LEFT + _RIGHT) / 2
-    for c, (x, y), label_y in zip(shown, points, labels, strict=True):
-        where = "even" if c.is_base or c.tokens_per_point is None else "above"
-        left = x > middle
-        parts.append(Markup('<g class="{}">').format(where))
+    label_y = spread([y for _, y in points], 14, _TOP, _FLOOR)
+    for i, (c, (x, y)) in enumerate(zip(shown, points, strict=True)):
+        sure = c.tokens_per_point is not None
+        parts.append(
+            Markup('<g class="{}">').format("above" if sure else "bound" if role(c.system, report.config) else "even")
+        )
         if c.gain_low is not None and c.gain_high is not None:
             parts.append(_bar(x, _y(axis, c.gain_low / 100), _y(axis, c.gain_high / 100)))
-        lead = x - 8 if left else x + 8
-        parts.append(
-            Markup('<line class="lead" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(x, lead, y, label_y)
-        )
+        step, kind = (-1, "name end") if x > middle else (1, "name")
+        parts.append(_lead(x, y, x + 8 * step, label_y[i]))
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(x, y))
-        parts.append(
-            text("name end" if left else "name", f"{lead + (-2 if left else 2):.1f}", label_y + 4, _system(report, c))
-        )
+        parts.append(text(kind, f"{x + 10 * step:.1f}", label_y[i] + 4, clip(report.short(c.system), 22)))
         parts.append(Markup("</g>"))
     unit = metric_label(shown[0].unit)
     title = f"Gain in points of {unit} against tokens per prompt"
@@ -125,8 +124,8 @@ def shared_axis(rows: Sequence[dict[str, Any]], names: Sequence[str], even: floa
     return nice_axis((r[name] for r in rows for name in names), even, signed=even is not None)
 
 
-def _system(report: Report, cost: SystemCost) -> str:
-    return clip(report.short(cost.system), 22)
+def _lead(x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="lead" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(x1, x2, y1, y2)
 
 
 def _token_axis(tokens: Sequence[float]) -> tuple[list[tuple[float, str]], Any]:
