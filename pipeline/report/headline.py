@@ -182,7 +182,7 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
     if low is None or high is None:
         text = f"{means}: {gap}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
         return Headline("open", told_apart, text)
-    kind = "simultaneous " if len(task.contenders) > 1 else ""
+    kind = "simultaneous " if len(task.joint) > 1 else ""
     span = f"{_level(report)} {kind}interval of the paired difference {signed_interval(low, high)}, {basis}"
     if task.n_clusters < CLUSTERS_TO_CLAIM:
         return Headline("open", told_apart, f"{means}: {gap} ({span}). So few independent clusters decide nothing.")

@@ -220,7 +220,8 @@ class TaskScores:
         base: the system that the others are compared with; ``None`` where there is none.
         contenders: the run's systems that were measured on all prompts of the base, best first; never the oracle, the
             base or an outside answer.
-        joint: contender -> interval of its paired difference to the base that holds for all contenders together.
+        joint: system -> interval of its paired difference to its base that holds for all of the run's systems together;
+            none for oracles and outside answers.
         behind: contenders (and the base) that the leader beats in paired comparison, simultaneous intervals.
         oracles, outside: systems that choose by the reference; answers that were brought along.
         circular: metric -> systems that choose by it.
@@ -249,7 +250,7 @@ class TaskScores:
         return sorted({name for m, _, name in self.scores if m == (metric or self.main)} - {POOLED, MACRO})
 
     def side(self, system: str, language: str = POOLED) -> str:
-        """Where the difference to the base lies; over all prompts a contender's simultaneous interval decides."""
+        """Where the difference to the base lies; over all prompts by the simultaneous interval, where there is one."""
         score = self.get(system, language)
         if score is None:
             return "none"

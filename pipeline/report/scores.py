@@ -55,7 +55,8 @@ def _one_task(
         contenders = [s for s in systems if s != base and not roles[s] and pooled[s].n_prompts >= whole]
     settings = config.winrate
     bootstrap = Bootstrap(settings.draws, settings.confidence, settings.seed)
-    gaps = simultaneous_gaps(quality, main, [(s, str(base)) for s in contenders], bootstrap)
+    pairs = [(s, str(pooled[s].base)) for s in systems if not roles[s] and pooled[s].difference is not None]
+    gaps = simultaneous_gaps(quality, main, pairs, bootstrap)
     found = TaskScores(
         task=quality.task,
         main=main,
@@ -65,7 +66,7 @@ def _one_task(
         scores=scores,
         base=base,
         contenders=contenders,
-        joint={s: (gap.low, gap.high) for s, gap in zip(contenders, gaps, strict=True)},
+        joint={s: (gap.low, gap.high) for (s, _), gap in zip(pairs, gaps, strict=True)},
         behind=frozenset(),
         oracles=frozenset(s for s in systems if roles[s] == "oracle"),
         outside=frozenset(s for s in systems if roles[s] == "outside"),

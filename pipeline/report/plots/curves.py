@@ -73,7 +73,7 @@ def curves_panel(rows: Sequence[dict[str, Any]], axis: Axis, ident: str) -> Mark
             points = [(_x_of(r["m"], longest), _y(axis, r[value])) for r in mine]
             parts.append(_path(points, "thin" if value == "mean" else f"l{i % 4}"))
             if value != "mean" and len(mine) > 1:
-                ends.append((name, points[-1][1]))
+                ends.append((value if len(plans) == 1 else name, points[-1][1]))
         parts.append(Markup("</g>"))
         last = mine[-1]
         numbers = [f"{value} {100 * last[value]:.1f}" for value in ("best", "mean", "worst")]
