@@ -37,7 +37,7 @@ def build_report(run: RunFolder, config: Config) -> str:
         Path of the page.
 
     Raises:
-        UnfinishedTableError: ``judge`` has not finished.
+        UnfinishedTableError: ``judge`` has not finished (without a judge and outside answers: ``select``).
         InputError: a table cannot be used.
     """
     report = collect(run, config)

@@ -70,7 +70,7 @@ class Picker:
             best = self._best[why]
             best.append((-amount, row_id))
             best.sort()
-            del best[_PICKED:]
+            del best[_PICKED + self._config.report.samples :]  # some may be shown by position already
 
     def picked(self) -> list[tuple[int, str]]:
         """(row id, why): rows by position, with an empty reason, then remarkable ones that are not among them."""
@@ -78,8 +78,8 @@ class Picker:
         found = dict.fromkeys(_spread(self._first, n), "")
         if n:
             for why in (LOST, DISAGREED, FAILED):
-                for _, row_id in self._best[why]:
-                    found.setdefault(row_id, why)
+                rest = [row_id for _, row_id in self._best[why] if row_id not in found]
+                found |= dict.fromkeys(rest[:_PICKED], why)
         return list(found.items())
 
 
@@ -147,7 +147,7 @@ def _view(row: Row, why: str) -> SamplePrompt:
             for system in [*(s.system for s in row.selections if s.index == -1), *(a.system for a in row.answers)]
         },
         without_choice=[s.system for s in row.selections if s.text is None],
-        matches=[m for m in matches if not is_candidate(m.system)],
+        matches=sorted((m for m in matches if not is_candidate(m.system)), key=lambda m: is_audit(m.system)),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.commands import winrate
 from pipeline.errors import UnfinishedTableError
 from pipeline.report.collect import collect
-from pipeline.report.headline import by_language, score_headline
+from pipeline.report.headline import by_language, headline, score_headline
 from pipeline.report.model import Report
 from pipeline.report.render import build_report, render_html, render_markdown
 from pipeline.stats.intervals import Bootstrap
@@ -162,10 +162,18 @@ def test_remarkable_prompts_are_labelled(tmp_path: Path) -> None:
     assert [i for i, reason in why.items() if not reason] == [0, 1, 2, 3, 4, 5]
     assert why[40] == "the systems do worst against the base" and why[44] == "something failed"
     parsed = Page(render_html(report))
+    assert any(text == "something failed" for text in links_to_prompts(parsed, report))
     assert "6 prompts of 48" in parsed.plain and "chosen for what happened there" in parsed.plain
     assert "[something failed]" in render_markdown(report)
     none = collect(RunFolder(str(tmp_path)), config(report={"samples": 0}))
     assert not none.sample
+
+
+def links_to_prompts(parsed: Page, report: Report) -> list[str]:
+    """Reasons of the prompts that "where it failed" links to."""
+    targets = [str(a["href"]) for tag, a in parsed.tags if tag == "a" and str(a.get("href")).startswith("#prompt-")]
+    assert set(targets) <= {f"#{i}" for i in parsed.ids}
+    return [report.sample[int(t.removeprefix("#prompt-")) - 1].why for t in targets]
 
 
 def test_texts_carry_their_language(parsed: Page) -> None:
@@ -229,3 +237,27 @@ def test_two_tasks_are_two_results(tmp_path: Path) -> None:
     assert [(t.task, t.main) for t in report.tasks] == [("translation", "chrf"), ("math", "accuracy")]
     parsed = Page(render_html(report))
     assert len(parsed.ids) == len(set(parsed.ids)) and "points of accuracy" in parsed.plain.lower()
+
+
+def test_with_games_the_scores_come_second_and_say_their_own(tmp_path: Path) -> None:
+    rows = rows_for(10)
+    for row in rows:
+        shared = {"system": "hedged/likelihood", "opponent": "hedged/sample", "judge": "big", "template": "pairwise@1"}
+        row["games"] = [
+            shared | {"order": order, "score": 1.0, "mass": 0.9, "verdict": "win", "reason": None}
+            for order in ("ab", "ba")
+        ]
+    report = collect(write_run(tmp_path, rows), config())
+    assert headline(report).title == "hedged/likelihood beats hedged/sample"
+    parsed = Page(render_html(report))
+    start = parsed.plain.index("Task scores")
+    assert parsed.plain.index("wins 100.0% against") < start < parsed.plain.index("points of chrF, the metric that it")
+    assert {c.unit for c in report.costs if c.unit} == {"win-rate"}
+
+
+def test_a_message_without_content_is_shown_all_the_same(tmp_path: Path) -> None:
+    rows = rows_for(6)
+    call = {"role": "assistant", "content": None, "name": None, "tool_calls": '[{"name": "look_up"}]'}
+    rows[0]["messages"].append(call)
+    parsed = Page(render_html(collect(write_run(tmp_path, rows), config())))
+    assert "look_up" in parsed.plain

@@ -34,7 +34,8 @@ def language_axis(contest: Contest) -> Axis:
 
 def language_panel(report: Report, contest: Contest, standing: Standing, axis: Axis, ident: str) -> Markup:
     """One system: pooled, macro and every language, one line each."""
-    totals = [replace(_mark(language_label(r.language), r), kind="total") for r in (standing.pooled, standing.macro)]
+    pooled, macro = (_mark(language_label(r.language), r) for r in (standing.pooled, standing.macro))
+    totals = [replace(pooled, kind="total", side=standing.side), replace(macro, kind="total")]
     marks = [*totals, *(_mark(language_label(r.language), r) for r in standing.languages)]
     opponent = report.short(contest.opponent)
     title = f"{report.short(standing.system)}: win-rate against {opponent} by language"
