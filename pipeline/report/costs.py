@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.config import Config
 from pipeline.report.contests import role
+from pipeline.report.headline import failed_audit
 from pipeline.report.model import Report, SystemCost
 from pipeline.selection.base import SELECTABLE
 from pipeline.stats.choices import nested
@@ -93,19 +94,25 @@ class CostTally:
             )
             for system, n in self._prompts.items()
         }
-        with_gains = _game_gains(found, report) if report.contests else _score_gains(found, report)
+        with_gains = _game_gains(found, report) if judged(report) else _score_gains(found, report)
         return sorted(with_gains.values(), key=lambda c: (c.unit == "", c.tokens is None, c.tokens or 0, c.system))
+
+
+def judged(report: Report) -> bool:
+    """Whether gains are counted in win-rates: there are games, and the judge passed its audit or nothing else is known."""
+    return bool(report.contests) and (not report.tasks or failed_audit(report, report.contests[0]) is None)
 
 
 def _game_gains(costs: dict[str, SystemCost], report: Report) -> dict[str, SystemCost]:
     contest = report.contests[0]
+    trusted = failed_audit(report, contest) is None
     found = dict(costs)
     for s in contest.standings:
         rate = s.pooled
         if s.system in costs and rate.win_rate is not None:
             ends = [None if end is None else 100 * (end - 0.5) for end in (rate.low, rate.high)]
             gained = (100 * (rate.win_rate - 0.5), ends[0], ends[1])
-            sure = s.side == "above"
+            sure = s.side == "above" and trusted
             found[s.system] = _gain(
                 costs[s.system], costs.get(contest.opponent), gained, "win-rate", sure, report.config
             )

@@ -50,7 +50,7 @@ class WinRate:
     @property
     def side(self) -> str:
         """Where the interval lies: ``above`` or ``below`` an even match, ``even`` around it, ``none`` without one."""
-        return side(self.low, self.high, self.n_clusters)
+        return side(self.low, self.high, min(self.n_clusters, self.n_prompts))
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class TaskScores:
         low, high = score.difference_low, score.difference_high
         if language == POOLED and system in self.joint:
             low, high = self.joint[system]
-        return side(low, high, self.n_clusters, even=0.0)
+        return side(low, high, min(self.n_clusters, score.n_prompts), even=0.0)
 
     @property
     def part(self) -> list[str]:

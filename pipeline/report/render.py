@@ -20,7 +20,7 @@ from pipeline.report.banners import warnings
 from pipeline.report.collect import collect
 from pipeline.report.costs import HOW
 from pipeline.report.escaping import clean, escape_line, escape_markdown, fence, visible
-from pipeline.report.headline import by_language, headline, score_headline
+from pipeline.report.headline import by_language, failed_audit, headline, score_headline
 from pipeline.report.model import POOLED, Contest, Report, Standing, TaskScores, WinRate
 from pipeline.report.panels import audits, sampling_panels
 from pipeline.scoring.measure import LANGUAGE
@@ -95,6 +95,7 @@ def _context(report: Report) -> dict[str, Any]:
         "config": report.config,
         "headline": headline(report),
         "score_headline": partial(score_headline, report),
+        "distrusted": partial(failed_audit, report),
         "by_language": by_language(report),
         "banners": warnings(report),
         "asked": wording.asked(report),

@@ -74,6 +74,16 @@ def test_few_clusters_claim_nothing_however_short_the_interval() -> None:
     assert side(None, None, n_clusters=100) == "none"
 
 
+def test_a_language_of_few_prompts_claims_nothing(tmp_path: Path) -> None:
+    rows = sure_win(10)
+    for row in rows:
+        if row["language"] == "fr" and row["row_id"] > 7 * 5:
+            row["language"] = "it"
+    report, _ = headline_of(tmp_path, with_verdicts(rows, lambda i, s, o: "win" if i % 9 or o == "ab" else "tie"))
+    sides = {r.language: r.side for r in report.contests[0].standings[0].languages}
+    assert sides["de"] == "above" and sides["fr"] == sides["it"] == "even"
+
+
 def sure_win(questions: int) -> list[dict[str, Any]]:
     return with_verdicts(rows_for(questions), lambda i, s, o: "win" if s == "mbr" and (i // 7) % 6 else "loss")
 
@@ -87,6 +97,7 @@ def test_no_winner_is_named_by_a_judge_who_guesses(tmp_path: Path) -> None:
     parsed = Page(html)
     assert "The judge failed its audit" in html and 'class="headline judge"' in html
     assert parsed.row("cut in half") and "cannot be told from chance" in parsed.plain
+    assert "no difference is claimed" in html and not [c for c in report.costs if c.tokens_per_point is not None]
     assert "mbr beats sample" not in html and "ahead in" not in html
     text = render_markdown(report)
     assert "No winner" in text and "| cut in half | 210 | 0 | 50.0% |" in text

@@ -18,7 +18,7 @@ from pipeline.stats.intervals import Bootstrap
 from pipeline.stats.quality import load_quality, scores_table
 from pipeline.stats.score_gaps import simultaneous_gaps
 from pipeline.storage import RunFolder
-from tests.report.runs import Page
+from tests.report.runs import ATTACK, Page
 from tests.report.translation import SOURCES, config, rows_for, write_run
 
 
@@ -261,3 +261,20 @@ def test_a_message_without_content_is_shown_all_the_same(tmp_path: Path) -> None
     rows[0]["messages"].append(call)
     parsed = Page(render_html(collect(write_run(tmp_path, rows), config())))
     assert "look_up" in parsed.plain
+
+
+def test_names_from_the_data_cannot_break_out(tmp_path: Path) -> None:
+    rows = rows_for(6)
+    for row in rows:
+        row["task"] = ATTACK
+        row["language"] = '"><img src=x onerror=alert(1)>' if row["language"] == "de" else row["language"]
+        for score in row["scores"]:
+            score["scorer"] = score["scorer"].replace("chrf", "<script>chrf\x00")
+        row["answers"] = [{"system": "copy_source", "text": ATTACK}]
+    report = collect(write_run(tmp_path, rows), config())
+    html, text = render_html(report), render_markdown(report)
+    parsed = Page(html)
+    assert not [tag for tag, _ in parsed.tags if tag in ("img", "b")] and html.count("<script>") == 1
+    assert "\x00" not in html and "<script>chrf" in parsed.plain.replace("␀", "")
+    outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", text, flags=re.S | re.M)
+    assert "<script" not in outside and "<img" not in outside
