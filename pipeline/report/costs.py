@@ -99,7 +99,7 @@ class CostTally:
 
 
 def judged(report: Report) -> bool:
-    """Whether gains are counted in win-rates: there are games, and the judge passed its audit or nothing else is known."""
+    """Whether gains are counted in win-rates: there are games, and a judge who failed the audit only without scores."""
     return bool(report.contests) and (not report.tasks or failed_audit(report, report.contests[0]) is None)
 
 

@@ -60,8 +60,14 @@ class Counts:
 
     def fill(self, report: Report) -> None:
         """Write what was counted into the report."""
-        for name, count in self._numbers.items():
-            setattr(report, f"n_{name}", count)
+        report.n_prompts = self._numbers["prompts"]
+        report.n_candidates = self._numbers["candidates"]
+        report.n_truncated = self._numbers["truncated"]
+        report.n_games = self._numbers["games"]
+        report.n_invalid_games = self._numbers["invalid_games"]
+        report.n_candidate_games = self._numbers["candidate_games"]
+        report.n_audit_games = self._numbers["audit_games"]
+        report.n_failed_rows = self._numbers["failed_rows"]
         report.n_clusters = len(self._clusters)
         report.languages = dict(sorted(self._languages.items()))
         report.models = sorted(self._models - {""})

@@ -104,6 +104,7 @@ def test_table_of_scores(run: RunFolder, parsed: Page) -> None:
     assert parsed.row("hedged/mbr")[6] == f"{100 * table['hedged/mbr', 'chrf']['recovered']:.0f}%"
     wrong = 1 - table["hedged/oracle", "language"]["mean"]
     assert parsed.row("hedged/oracle upper bound")[9] == f"{100 * wrong:.1f}%"
+    assert "Not drawn, far below: shuffled_reference" in parsed.plain and "the systems of cool and hot" in parsed.plain
     assert "choose by chrF, the metric that then scores the choice" in parsed.plain
     assert not re.search(r"\b(None|nan|NaN)\b", parsed.plain)
 
