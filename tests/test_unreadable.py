@@ -17,7 +17,7 @@ from pipeline.stats.choices import Choices, count_choices
 from pipeline.stats.games import games_from_table
 from pipeline.stats.winrate import winrates
 from pipeline.storage import MARKER, RunFolder
-from tests.test_report import Page, config_with, pct, rows_for, write_run
+from tests.report.runs import Page, config_with, pct, rows_for, write_run
 
 DETAILS: dict[int, dict[str, Any]] = {
     0: {"verdicts": 4, "invalid": 4, "failure": "refused", "fallback": "no valid verdict"},

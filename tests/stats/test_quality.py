@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.schema import COLUMNS, with_provenance
 from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table, split_clusters
+from pipeline.stats.score_gaps import simultaneous_gaps
 from pipeline.storage import MARKER, RunFolder
 
 
@@ -226,3 +227,17 @@ def test_candidates_games_score_selectors_and_stay_out_of_task_scores(tmp_path: 
     found = quality.tasks["translation"].systems
     assert found["win", "hedged/mbr"].tolist() == [1.0] and found["win", "hedged/sample"].tolist() == [0.875]
     assert scores_table(quality).num_rows == 0
+
+
+def test_gaps_of_several_systems_hold_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = [hedged([0.5, *rng.uniform(0.2, 0.8, 3)]) for _ in range(60)]
+    task = load_quality(write(tmp_path, rows)).tasks["translation"]
+    pairs = [("hedged/mbr", "hedged/sample"), ("hedged/greedy", "hedged/sample"), ("hedged/mbr", "hedged/greedy")]
+    found = simultaneous_gaps(task, "chrf", pairs)
+    alone = simultaneous_gaps(task, "chrf", pairs[:1])[0]
+    values = [r["scores"][0]["values"] for r in rows]
+    assert found[0].value == pytest.approx(np.mean([v[2] - np.mean(v[1:]) for v in values]))
+    assert found[2].value == pytest.approx(np.mean([v[2] - v[0] for v in values]))
+    assert found[0].low is not None and alone.low is not None and found[0].low < alone.low  # wider: three at once
+    assert simultaneous_gaps(task, "chrf", []) == []
