@@ -142,6 +142,8 @@ class Config:
         out: the run's folder.
         seed: the run's seed; every random choice derives from it by hash.
         modules: Python modules of the user's own to import: they may register selectors.
+        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``force`` keeps them
+            as if this config had made them, and records that they are mixed. It holds for one command.
         sampling: the sampling plan, named after its kind; ``null`` when the candidates are given.
         plans: further sampling plans by name.
         tasks: settings of tasks by name; a prompt's task without settings takes the defaults.
@@ -151,6 +153,7 @@ class Config:
     out: str = "runs/lemonpress"
     seed: int = 1
     modules: list[str] = field(default_factory=list)
+    resume: str = "check"
     prompts: SourceConfig = field(default_factory=SourceConfig)
     engines: dict[str, EngineConfig] = field(default_factory=dict)
     sampling: PlanConfig | None = None
@@ -327,7 +330,7 @@ def build_config(data: dict[str, Any]) -> Config:
     return config
 
 
-_TOP = ("out", "seed", "modules")
+_TOP = ("out", "seed", "modules", "resume")
 
 
 @dataclass
@@ -337,11 +340,12 @@ class _Plain:
     out: str = ""
     seed: int = 0
     modules: list[str] = field(default_factory=list)
+    resume: str = ""
 
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML, with every ``kind`` written out; reading it back gives the same config."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(dataclasses.replace(config, resume="check"))))
 
 
 def to_dict(value: Any) -> Any:
@@ -403,6 +407,8 @@ def _check(config: Config) -> None:
         raise ConfigError(f"judge.scores: must be hard or soft, not {config.judge.scores!r}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
+    if config.resume not in ("check", "force"):
+        raise ConfigError(f"resume: must be check or force, not {config.resume!r}")
     rows = config.execution.rows_per_checkpoint
     if rows is not None and rows < 1:
         raise ConfigError(f"execution.rows_per_checkpoint: must be at least 1, not {rows}")

@@ -286,7 +286,7 @@ def test_lost_rows_are_noticed(tmp_path: Path) -> None:
     file = run.data_files("candidates")[0]
     pq.write_table(pq.read_table(file).slice(1), file)
     with pytest.raises(LemonpressError, match="8 rows went in, 7 came out"):
-        passes._summarise(target, run, 8)
+        passes._summarise(target, run, run.data_files("candidates"), 8)
     assert isinstance(PassSummary("x", 1), PassSummary)
 
 

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -44,13 +44,17 @@ class Job:
 
 @contextmanager
 def job(name: str, config: Config) -> Iterator[Job]:
-    """Open a job: stores the resolved config first, updates the manifest and prints the summary at its end.
+    """Open a job: updates the manifest and prints the summary at its end.
+
+    The resolved config is stored as soon as it is known not to be refused: the folder keeps the one that it was made
+    with.
 
     Raises:
         TooManyFailedRows: at the end, when more rows failed than ``execution.max_failed_rows`` allows.
     """
     run = RunFolder(config.out)
-    run.write_text(to_yaml(config), "config.yaml")
+    if not run.exists("config.yaml"):
+        run.write_text(to_yaml(config), "config.yaml")
     current = Job(name, config, run)
     yield current
     update_manifest(run, {"passes": {s.name: asdict(s) for s in current.passes if not s.skipped}})
@@ -66,14 +70,17 @@ def job(name: str, config: Config) -> Iterator[Job]:
 def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
     """Run the job's passes in order on the configured cluster."""
     from pipeline.execution.cluster import cluster, ship_modules
-    from pipeline.execution.passes import run_pass
+    from pipeline.execution.passes import check_unfinished, run_pass
 
     ship_modules(current.config.modules)
 
-    for spec in specs:
-        if spec.engine is not None and current.run.marker(spec.writes) is None:
+    busy = [spec for spec in specs if not spec.skip]
+    for spec in busy:
+        check_unfinished(spec, current.run)
+        if spec.engine is not None and (spec.extends or current.run.marker(spec.writes) is None):
             spec.engine.ready(f"engines (pass {spec.name})")
-    with cluster(current.config.ray):
+    current.run.write_text(to_yaml(current.config), "config.yaml")
+    with cluster(current.config.ray) if busy else nullcontext():
         for spec in specs:
             logging.getLogger("lemonpress").info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes)
             current.passes.append(run_pass(spec, current.run, current.config.execution))

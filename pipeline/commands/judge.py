@@ -8,6 +8,7 @@ from pipeline.commands.chain import Step, chain
 from pipeline.commands.context import job, run_passes
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.extend import Made
 from pipeline.judging.pairwise import JudgeStage
 from pipeline.judging.templates import load_template
 
@@ -51,5 +52,8 @@ def run(config: Config) -> None:
             "scores": judge.scores,
         }
         settings["max_chars"] = judge.max_chars
-        step = Step(judge.engine, stage, settings, 2 * len(names))
+        answers = Made.read(current.run, "selections")
+        units = {f"{s} vs {opponent}": [answers.system_id(s), answers.system_id(opponent)] for s in names}
+        fixed = {k: v for k, v in settings.items() if k not in ("systems", "opponent")}
+        step = Step(judge.engine, stage, settings, 2 * len(names), settings=fixed, units=units)
         run_passes(current, chain("judge", config, [step], "selections", "games", {}))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine, LabelProbs
@@ -47,6 +47,9 @@ class JudgeStage(Stage):
     @property
     def name(self) -> str:
         return "judge"
+
+    def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> JudgeStage:
+        return replace(self, systems=tuple(s for s in self.systems if f"{s} vs {self.opponent}" in units))
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert engine is not None

@@ -100,16 +100,16 @@ def _errors(prompt: Prompt) -> list[dict[str, str]]:
     return [{"job": "prompts", "stage": "read", "kind": "BadPrompt", "message": message}]
 
 
-def write_shards(run: RunFolder, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """One Parquet file per ``_SHARD`` rows, in row groups of ``_ROW_GROUP``."""
-    run.make("prompts")
+def write_shards(run: RunFolder, schema: pa.Schema, tables: Iterable[pa.Table], folder: str = "") -> None:
+    """One Parquet file per ``_SHARD`` rows, in row groups of ``_ROW_GROUP``; in a ``folder`` below ``prompts/``."""
+    target = run.make(*filter(None, ("prompts", folder)))
     groups = _regroup(tables, _ROW_GROUP)
     for number in itertools.count():
         shard = list(itertools.islice(groups, 1))
         if not shard:
             return
         with pq.ParquetWriter(
-            run.path("prompts", f"part-{number:05d}.parquet"), schema, filesystem=run.fs, compression="zstd"
+            f"{target}/part-{number:05d}.parquet", schema, filesystem=run.fs, compression="zstd"
         ) as writer:
             for group in itertools.chain(shard, itertools.islice(groups, _SHARD // _ROW_GROUP - 1)):
                 writer.write_table(group)
