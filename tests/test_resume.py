@@ -47,12 +47,27 @@ class Requests:
         return dict(found)
 
 
-SELECTORS = ["selectors.random=null", "selectors.greedy=null", "selectors.best_of_n=null", "selectors.judge=null"]
+SELECTORS = ["selectors.random=null", "selectors.greedy=null", "selectors.judge=null"]
 
 
 def run_jobs(config: Config) -> None:
     for job in (generate, select, judge):
         job.run(config)
+
+
+def texts_of(rows: list[dict[str, Any]], plan: str) -> int:
+    """Different texts per row, summed: what a reward model scores."""
+    return sum(len({c["text"] for c in r["candidates"] if c["plan"] == plan}) for r in rows)
+
+
+def assert_values_fit(rows: list[dict[str, Any]]) -> None:
+    """Every candidate of every set has a value of every scorer, metrics included."""
+    for r in rows:
+        sizes = Counter(c["plan"] for c in r["candidates"])
+        scorers = {s["scorer"] for s in r["scores"] if s["plan"] == "hedged"}
+        assert {"metric:language", "self_certainty", "best_of_n"} <= scorers
+        assert all(len(s["values"]) == sizes[s["plan"]] for s in r["scores"] if s["plan"] in sizes)
+        assert {s["plan"] for s in r["scores"] if s["scorer"] == "metric:language"} == set(sizes)
 
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -63,26 +78,29 @@ def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_an_extended_run_equals_a_fresh_one_and_redoes_nothing(tmp_path: Path) -> None:
     """N, then a plan and a selector, then prompts are added; requests are counted at every step."""
-    requests = Requests(tmp_path, "generator", "judge")
+    requests = Requests(tmp_path, "generator", "reward", "judge")
     prompts = tmp_path / "prompts.jsonl"
     texts = [{"prompt": f"question {i}", "language": "en"} for i in range(12)]
     jsonl(prompts, *texts[:9])
     words = ["dummy", "execution.progress=false", "prompts.kind=file", f"prompts.path={prompts}", *SELECTORS]
     words += [*requests.words(), "selectors.chops=null", "judge.systems=[hedged/mbr,hedged/likelihood]"]
-    words += ["judge.opponent=hedged/sample"]
+    words += ["judge.opponent=hedged/sample", "sampling.confidence_tokens=5"]
     out, run = [f"out={tmp_path / 'run'}"], RunFolder(str(tmp_path / "run"))
 
     run_jobs(load_config([*words, *out, "sampling.n=3"]))
     first = rows_of(run, "games", "candidates", "selections")
     counted = requests.new()
     assert counted["generator", "generate"] == 9 * 2
+    assert counted["reward", "reward"] == texts_of(first, "hedged")
     run_jobs(load_config([*words, *out, "sampling.n=3"]))
     assert requests.new() == {}
 
     run_jobs(load_config([*words, *out, "sampling.n=5"]))
     counted = requests.new()
     assert counted["generator", "generate"] == 9  # one request for the two candidates more
-    grown = rows_of(run, "games", "candidates")
+    grown = rows_of(run, "games", "candidates", "scores")
+    assert_values_fit(grown)
+    assert counted["reward", "reward"] == texts_of(grown, "hedged")  # a set that grew is selected from again
     for before, now in zip(first, grown, strict=True):
         assert now["candidates"][:3] == before["candidates"]
         assert len(now["candidates"]) == 5
@@ -96,7 +114,9 @@ def test_an_extended_run_equals_a_fresh_one_and_redoes_nothing(tmp_path: Path) -
     run_jobs(load_config([*words, *out]))
     counted = requests.new()
     assert counted["generator", "generate"] == 9  # the new plan's
-    rows = rows_of(run, "games", "games", "selections", "usage")
+    rows = rows_of(run, "games", "games", "candidates", "scores", "usage")
+    assert_values_fit(rows)
+    assert counted["reward", "reward"] == texts_of(rows, "hot")  # the new set's, and no other's
     new_games = {i: [g for g in r["games"] if g not in before_games[i]] for i, r in enumerate(rows)}
     assert {g["system"] for games in new_games.values() for g in games} == {"hedged/chops"}
     chops = sum(u["requests"] for r in rows for u in r["usage"] if u["stage"] == "select:chops")
@@ -107,6 +127,10 @@ def test_an_extended_run_equals_a_fresh_one_and_redoes_nothing(tmp_path: Path) -
     run_jobs(load_config([*words, *out]))
     counted = requests.new()
     assert counted["generator", "generate"] == 3 * 3
+    rows = rows_of(run, "games", "candidates", "usage")
+    paid = [sum(u["requests"] for u in r["usage"] if u["job"] == "generate") for r in rows]
+    assert paid == [2 + 1 + 1] * 9 + [2 + 1] * 3  # what was paid in all, once
+    assert counted["reward", "reward"] == texts_of(rows[9:], "hedged") + texts_of(rows[9:], "hot")
     seen = requests.logs["generator"].read_text().splitlines()
     assert {line.split()[1] for line in seen[-2 * 9 :]}.isdisjoint({line.split()[1] for line in seen[: -2 * 9]})
 

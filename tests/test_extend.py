@@ -1,0 +1,178 @@
+"""What is carried over from a table's version before, and what an extension has to do: no Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.engines.base import Engine
+from pipeline.errors import ResumeError
+from pipeline.execution.carry import Carry
+from pipeline.extend import Extension, Made, Wanted, plan
+from pipeline.records import Row
+from pipeline.schema import COLUMNS
+from pipeline.stage import Stage
+from pipeline.storage import MARKER, RunFolder
+
+
+def candidate(text: str, plan_name: str) -> dict[str, Any]:
+    return dict.fromkeys(COLUMNS["candidates"].value_type.names) | {"text": text, "plan": plan_name}
+
+
+def score(scorer: str, plan_name: str, *values: float) -> dict[str, Any]:
+    return {"scorer": scorer, "plan": plan_name, "values": list(values)}
+
+
+def selection(plan_name: str, method: str, index: int) -> dict[str, Any]:
+    return {"plan": plan_name, "method": method, "index": index, "text": "t", "score": None, "detail": None}
+
+
+def used(job: str, stage: str) -> dict[str, Any]:
+    return {"job": job, "stage": stage, "model": "m", "requests": 1} | dict.fromkeys(
+        ("prompt_tokens", "cached_tokens", "completion_tokens"), 0
+    )
+
+
+def error(job: str, stage: str) -> dict[str, Any]:
+    return {"job": job, "stage": stage, "kind": "K", "message": "m"}
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    names = list(rows[0])
+    return pa.table({n: pa.array([r[n] for r in rows], COLUMNS[n]) for n in names})
+
+
+def carried(
+    tmp_path: Path, before: dict[str, Any], now: list[dict[str, Any]], job: str, columns: list[str], **more: Any
+) -> list[dict[str, Any]]:
+    """``before`` is row 0 of the earlier version, ``now`` what the input holds for rows 0, 1 ..."""
+    path = str(tmp_path / "before.parquet")
+    pq.write_table(table([{"row_id": 0, **before}]), path)
+    carry = Carry(Extension("t", 1, job, rows=1, **more), [path], RunFolder(str(tmp_path)).fs, columns)
+    found: list[dict[str, Any]] = carry.onto(table([{"row_id": i, **r} for i, r in enumerate(now)])).to_pylist()
+    return found
+
+
+def test_candidates_given_and_sampled_into_one_set_are_kept(tmp_path: Path) -> None:
+    both = [candidate("a", "given"), candidate("b", "given")]
+    before = {"candidates": both, "usage": [used("generate", "generate:x")], "errors": []}
+    now = {"candidates": both[:1], "usage": [], "errors": [error("prompts", "read")]}
+    first, second = carried(tmp_path, before, [now, now], "generate", ["candidates"])
+    assert [c["text"] for c in first["candidates"]] == ["a", "b"]
+    assert [u["stage"] for u in first["usage"]] == ["generate:x"]
+    assert [e["job"] for e in first["errors"]] == ["prompts"]
+    assert [c["text"] for c in second["candidates"]] == ["a"] and second["usage"] == []
+
+
+def test_selections_of_sets_that_grew_are_left_and_the_inputs_scores_are_newer(tmp_path: Path) -> None:
+    before = {
+        "scores": [
+            score("self_certainty", "grew", 1.0),
+            score("mbr", "grew", 1.0),
+            score("metric:chrf", "grew", 1.0),
+            score("metric:chrf", "answer:grew/fusion", 1.0),
+            score("mbr", "same", 1.0),
+            score("metric:chrf", "same", 1.0),
+        ],
+        "selections": [selection("grew", "mbr", 0), selection("same", "mbr", 0), selection("policy", "policy", 0)],
+        "usage": [used("generate", "generate:grew"), used("select", "select:mbr")],
+        "errors": [error("select", "select:mbr"), error("select", "select:fusion"), error("generate", "generate:grew")],
+    }
+    now = {
+        "scores": [score("self_certainty", "grew", 1.0, 2.0)],
+        "usage": [used("generate", "generate:grew")],
+        "errors": [],
+    }
+    stale, redone = frozenset({"grew", "grew/mbr"}), frozenset({"select:fusion"})
+    (row,) = carried(
+        tmp_path, before, [now], "select", ["scores", "selections"], stale=stale, redone=redone
+    )  # fmt: skip
+    assert [(s["scorer"], s["plan"], len(s["values"])) for s in row["scores"]] == [
+        ("self_certainty", "grew", 2),
+        ("mbr", "same", 1),
+        ("metric:chrf", "same", 1),
+    ]
+    assert [s["plan"] for s in row["selections"]] == ["same"]
+    assert [u["job"] for u in row["usage"]] == ["generate", "select"]
+    assert [e["stage"] for e in row["errors"]] == ["select:mbr"]
+
+
+class Named(Stage):
+    """A stage that remembers which units are asked of it."""
+
+    def __init__(self, name: str, units: list[str] | None = None) -> None:
+        self._name, self.units = name, units
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def rest(self, units: Any, before: Any) -> Named:
+        return Named(self._name, list(units))
+
+    async def __call__(self, row: Row, engine: Engine | None) -> Row:
+        return row
+
+
+def finished(run: RunFolder, rows: int, *wanted: Wanted) -> None:
+    """The table ``t`` as a job that wanted this has left it; its input has as many rows."""
+    made = plan(run, "select", wanted, "s", "t").made.as_json()
+    run.write_json({"rows": rows, "fingerprint_hash": "s1", "root": "p"}, "s", MARKER)
+    run.write_json({"rows": rows, "made": made, "source": "s1", "root": "p", "version": 3}, "t", MARKER)
+
+
+def test_what_is_left_to_do(run: RunFolder) -> None:
+    """Same, new and redone units, unconfigured ones, settings that changed, more rows, other prompts."""
+
+    def mbr(settings: int = 1, **units: Any) -> Wanted:
+        return Wanted(Named("select:mbr"), {"s": settings}, units)
+
+    def vote(**units: Any) -> Wanted:
+        return Wanted(Named("select:vote"), {}, units)
+
+    metrics = Wanted(Named("measure"), {}, {"": None}, follows=True)
+    finished(run, 5, mbr(a="a1", b="b1"), vote(a="a1", b="b1"), metrics)
+
+    same = plan(run, "select", [mbr(a="a1", b="b1"), metrics], "s", "t")
+    assert same.finished and set(same.made.units) == {"select:mbr", "select:vote", "measure"}
+
+    more = plan(run, "select", [mbr(a="a2", b="b1", c="c1"), metrics], "s", "t")
+    assert more.needed == {"select:mbr", "measure"} and not more.finished
+    extension = more.extension
+    assert extension is not None
+    left = extension.rest["select:mbr"]
+    assert isinstance(left, Named) and left.units == ["a", "c"]
+    assert extension.stale == {"a", "a/mbr", "a/vote"}  # nobody asks for the vote any more, and its set changed
+    assert extension.redone == {"measure"}  # mbr's earlier errors may be about set b
+    assert set(more.made.units["select:vote"]) == {"b"}
+    assert more.made.units["select:mbr"]["b"] == same.made.units["select:mbr"]["b"]
+    assert more.made.set_id("a") != same.made.set_id("a") and more.made.set_id("b") == same.made.set_id("b")
+
+    with pytest.raises(ResumeError, match=r'select:mbr a: in the folder(.|\n)*-\s+"s": 1\n\+\s+"s": 2(.|\n)*force'):
+        plan(run, "select", [mbr(2, a="a1", b="b1"), metrics], "s", "t")
+    forced = plan(run, "select", [mbr(2, a="a1", b="b1"), metrics], "s", "t", force=True)
+    assert forced.finished and len(forced.mixed) == 2
+    assert forced.made.set_id("a") == same.made.set_id("a")  # what was selected from it stays
+
+    run.write_json({"rows": 7, "fingerprint_hash": "s2", "root": "p"}, "s", MARKER)
+    rows = plan(run, "select", [mbr(a="a1", b="b1"), metrics], "s", "t")
+    assert rows.needed == {"select:mbr", "measure"}
+    assert rows.extension and rows.extension.rest["select:mbr"] is None and rows.extension.rows == 5
+
+    run.write_json({"rows": 5, "fingerprint_hash": "s3", "root": "p"}, "s", MARKER)
+    other = plan(run, "select", [mbr(a="a1", b="b1"), metrics], "s", "t")
+    assert not other.finished and other.needed == {"measure"}  # the input's new columns must come in
+    run.write_json({"rows": 5, "fingerprint_hash": "s3", "root": "q"}, "s", MARKER)
+    with pytest.raises(ResumeError, match="other prompts"):
+        plan(run, "select", [mbr(a="a1", b="b1")], "s", "t")
+
+
+def test_tables_that_do_not_tell_what_they_hold_are_refused(run: RunFolder) -> None:
+    run.write_json({"rows": 5, "fingerprint": {"stages": {"select:mbr": {}}}}, "t", MARKER)
+    assert Made.read(run, "t").units == {}
+    with pytest.raises(ResumeError, match="earlier Lemonpress"):
+        plan(run, "select", [Wanted(Named("select:mbr"), {}, {"a": 1})], "s", "t")
