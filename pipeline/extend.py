@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ResumeError
@@ -67,7 +67,11 @@ class Made:
         marker = run.marker(table) or {}
         if "made" not in marker:
             return cls(dict(_before_units(run, marker)))
-        return cls({stage: {name: Unit(**u) for name, u in found.items()} for stage, found in marker["made"].items()})
+        settings, stages = marker["made"]["settings"], marker["made"]["stages"]
+        return cls(
+            {stage: {n: Unit(settings[u["settings"]], u["inputs"], u["id"]) for n, u in units.items()}
+             for stage, units in stages.items()}
+        )  # fmt: skip
 
     def set_id(self, name: str) -> str:
         """Stands for the contents of one candidate set; given candidates never change."""
@@ -84,7 +88,15 @@ class Made:
         return digest(self.as_json())  # the policy's answer may be any selector's
 
     def as_json(self) -> dict[str, Any]:
-        return {stage: {name: asdict(unit) for name, unit in units.items()} for stage, units in self.units.items()}
+        """For the marker; settings, which hold whole prompts, are written once."""
+        settings: dict[str, Any] = {}
+        stages: dict[str, dict[str, Any]] = {}
+        for stage, units in self.units.items():
+            for name, unit in units.items():
+                key = digest(unit.settings, size=8)
+                settings[key] = unit.settings
+                stages.setdefault(stage, {})[name] = {"settings": key, "inputs": unit.inputs, "id": unit.id}
+        return {"settings": settings, "stages": stages}
 
 
 def _before_units(run: RunFolder, marker: dict[str, Any]) -> Iterator[tuple[str, dict[str, Unit]]]:

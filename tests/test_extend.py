@@ -176,3 +176,17 @@ def test_tables_that_do_not_tell_what_they_hold_are_refused(run: RunFolder) -> N
     assert Made.read(run, "t").units == {}
     with pytest.raises(ResumeError, match="earlier Lemonpress"):
         plan(run, "select", [Wanted(Named("select:mbr"), {}, {"a": 1})], "s", "t")
+
+
+def test_tidying_leaves_the_current_version_and_the_blocks_of_the_next(run: RunFolder) -> None:
+    """Half-done work towards a larger table outlives a run of the old config."""
+    for folder in ("", "v1", "blocks-2", "v2", "blocks-3", "v3"):
+        run.write_text("x", *filter(None, ("t", folder)), "part.parquet")
+    run.switch("t", {"version": 2, "folder": "v2"})
+    assert run.subfolders("t") == ["blocks-3", "v2", "v3"]
+    assert run.data_files("t") == [run.path("t", "v2", "part.parquet")]
+    assert run.block_files("t") == [run.path("t", "blocks-3", "part.parquet")] and not run.parquet_files("t")
+    run.write_text("x", "old", "part.parquet")
+    run.write_json({}, "old", MARKER)
+    run.tidy("old")
+    assert run.data_files("old") == [run.path("old", "part.parquet")]

@@ -108,10 +108,9 @@ def chain(
 
 def _skipped(run: RunFolder, job: str, reads: str, writes: str, names: Sequence[str]) -> list[PassSpec]:
     """The passes that filled the table and are not among ``names``: they have nothing to do."""
-    from pipeline.execution.spec import PassSpec
+    from pipeline.execution.spec import PassSpec, summaries
 
-    marker = run.marker(writes) or {}
-    done = marker.get("passes") or ({marker["pass"]: None} if "pass" in marker else {})
+    done = summaries(run.marker(writes) or {})
     return [PassSpec(name, job, reads, writes, [], skip=True) for name in done if name not in names]
 
 

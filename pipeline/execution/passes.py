@@ -29,7 +29,7 @@ from pipeline.errors import LemonpressError
 from pipeline.execution.carry import Carry, ExtendingWorker
 from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
-from pipeline.execution.spec import PassSpec, PassSummary
+from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.execution.summary import earlier_summaries, summarise, summary_before
 from pipeline.execution.unfinished import STATE, check_same, checkpoint_files, fingerprint, open_state
 from pipeline.execution.worker import Worker
@@ -78,9 +78,9 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSum
         ResumeError: the folder holds work of this pass made with another config.
         LemonpressError: rows were lost or doubled, or Ray failed for good.
     """
-    marker = run.marker(spec.writes)
     if spec.skip:
-        return summary_before(spec, run, marker or {})
+        return summary_before(spec, run)
+    marker = run.marker(spec.writes)
     upstream = run.dataset(spec.reads)
     source = run.marker(spec.reads) or {}
     now = fingerprint(spec, source)
@@ -122,7 +122,7 @@ def _finish(spec: PassSpec, run: RunFolder, state: dict[str, Any], files: list[s
         written = compact(files, run.make(spec.writes, folder), run.fs)
         if written != summary.rows:
             raise LemonpressError(f"pass {spec.name}: {summary.rows} rows went into compaction, {written} came out")
-    passes = {**before.get("passes", {}), **earlier_summaries(spec, run)}
+    passes = {**summaries(before), **earlier_summaries(spec, run)}
     if spec.name in passes:
         summary.seconds = round(summary.seconds + passes[spec.name]["seconds"], 3)
     passes[spec.name] = asdict(summary)

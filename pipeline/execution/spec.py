@@ -81,3 +81,9 @@ class PassSummary:
     resumed: int = 0
     mean_in_flight: float = 0.0
     skipped: bool = False
+
+
+def summaries(marker: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> summary of the passes that made a finished table."""
+    found: dict[str, dict[str, Any]] | None = marker.get("passes")
+    return found or ({marker["pass"]: marker["summary"]} if "summary" in marker else {})

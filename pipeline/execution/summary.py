@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from pipeline.errors import LemonpressError
-from pipeline.execution.spec import PassSpec, PassSummary
+from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.storage import RunFolder
 
 _BATCH = 4096
@@ -47,12 +47,14 @@ def _of_pass(column: pa.ListArray, job: str, stages: pa.Array) -> tuple[pa.Struc
     return items.filter(ours), pc.list_parent_indices(column).filter(ours)
 
 
-def summary_before(spec: PassSpec, run: RunFolder, marker: dict[str, Any]) -> PassSummary:
+def summary_before(spec: PassSpec, run: RunFolder) -> PassSummary:
     """The summary of a pass whose work is in a finished table."""
-    found = marker.get("passes", {}).get(spec.name) or (run.marker(f"work/{spec.name}/table") or {}).get("summary")
-    return PassSummary(**{**(found or {"name": spec.name, "rows": marker.get("rows", 0)}), "skipped": True})
+    marker = run.marker(spec.writes) or {}
+    found = summaries(marker).get(spec.name) or {"name": spec.name, "rows": marker.get("rows", 0)}
+    return PassSummary(**{**found, "skipped": True})
 
 
 def earlier_summaries(spec: PassSpec, run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Of the job's passes before this one, by name."""
     markers = {name: run.marker(f"work/{name}/table") for name in spec.earlier}
     return {name: marker["summary"] for name, marker in markers.items() if marker}
