@@ -240,6 +240,7 @@ def test_other_configs_are_refused_or_kept_by_force_and_recorded(
     select.run(load_config([*words, *SELECTORS, "selectors.chops=null", "sampling.temperature=0.9", "seed=5"]))
     after = run.marker("selections")
     assert after and after["mixed"] == marker["mixed"]  # later tables are made of mixed ones
+    assert run.read_json("manifest.json")["mixed"] == dict.fromkeys(("candidates", "selections"), marker["mixed"])
 
 
 def test_a_table_and_a_half_done_pass_of_earlier_versions_go_on(

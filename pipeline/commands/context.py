@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.config import Config, to_yaml
 from pipeline.errors import TooManyFailedRows
-from pipeline.storage import RunFolder
+from pipeline.storage import TABLES, RunFolder
 
 if TYPE_CHECKING:
     from pipeline.execution.spec import PassSpec, PassSummary
@@ -59,6 +59,10 @@ def job(name: str, config: Config) -> Iterator[Job]:
     yield current
     update_manifest(run, {"passes": {s.name: asdict(s) for s in current.passes if not s.skipped}})
     print_passes(current)
+    for table in TABLES:
+        if mixed := (run.marker(table) or {}).get("mixed"):
+            update_manifest(run, {"mixed": {table: mixed}})
+            print(f"mixed: {run.path(table)} holds results of more than one config (resume=force); see manifest.json")
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
             raise TooManyFailedRows(
