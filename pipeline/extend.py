@@ -36,7 +36,7 @@ class Unit:
 
     Attributes:
         settings: what may not change; JSON.
-        inputs: what it is made from; JSON.
+        inputs: what it is made from: names of candidate sets or systems of the table before -> their ids; or N.
         id: stands for its results in the ``inputs`` of what is made from them.
     """
 
@@ -86,6 +86,10 @@ class Made:
         if unit is not None or name != "policy":
             return unit.id if unit else ""
         return digest(self.as_json())  # the policy's answer may be any selector's
+
+    def ids(self, *names: str) -> dict[str, str]:
+        """Names of candidate sets, or of systems ``set/method``, with what stands for their contents."""
+        return {name: self.system_id(name) if "/" in name else self.set_id(name) for name in names}
 
     def as_json(self) -> dict[str, Any]:
         """For the marker; settings, which hold whole prompts, are written once."""
@@ -205,7 +209,7 @@ def plan(run: RunFolder, job: str, wanted: Sequence[Wanted], reads: str, writes:
     changed = "source" in marker and marker["source"] != source.get("fingerprint_hash")
     columns = frozenset(name for w in wanted for name in w.stage.writes)
     extension = Extension(writes, marker.get("version", 1), job, rows, columns=columns, source_changed=changed)
-    found = _Difference(before, fresh)
+    found = _Difference(before, fresh, Made.read(run, reads))
     for each in wanted:
         extension.rest[each.stage.name] = found.rest(each)
     if found.conflicts and not force:
@@ -237,8 +241,8 @@ ADVICE = (
 class _Difference:
     """Compares units, and collects what follows."""
 
-    def __init__(self, before: Made, fresh: Made) -> None:
-        self._before, self._fresh = before.units, fresh.units
+    def __init__(self, before: Made, fresh: Made, source: Made) -> None:
+        self._before, self._fresh, self._source = before.units, fresh.units, source
         self._made = Made(fresh.units)
         self.conflicts: list[str] = []
         self.stale: set[str] = set()
@@ -264,20 +268,24 @@ class _Difference:
         return wanted.stage.rest(todo, {u: before[u].inputs for u in todo if u in before}) if todo else None
 
     def kept(self) -> tuple[Made, set[str]]:
-        """What the next version holds, and what is dropped besides: results that nobody asks for any more, of a
-        candidate set that changed.
+        """What the next version holds, and what is dropped besides: results that nobody asks for any more, of inputs
+        that changed.
         """
         dropped: set[str] = set()
         for stage, units in self._before.items():
             for unit, old in units.items():
                 if unit in self._made.units.setdefault(stage, {}):
                     continue
-                if unit in self.stale:
+                if self._is_outdated(old):
                     dropped |= tokens(stage, unit)
                 else:
                     self._made.units[stage][unit] = old
         self._made.units = {stage: units for stage, units in self._made.units.items() if units}
         return self._made, dropped
+
+    def _is_outdated(self, unit: Unit) -> bool:
+        inputs = {k: v for k, v in (unit.inputs or {}).items() if isinstance(v, str)}
+        return inputs != self._source.ids(*inputs)
 
 
 def tokens(stage: str, unit: str) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.engines.base import Engine
 from pipeline.errors import ResumeError
 from pipeline.execution.carry import Carry
-from pipeline.extend import Extension, Made, Wanted, plan
+from pipeline.extend import Extension, Made, Unit, Wanted, plan
 from pipeline.records import Row
 from pipeline.schema import COLUMNS
 from pipeline.stage import Stage
@@ -118,29 +118,46 @@ class Named(Stage):
         return row
 
 
-def finished(run: RunFolder, rows: int, *wanted: Wanted) -> None:
-    """The table ``t`` as a job that wanted this has left it; its input has as many rows."""
-    made = plan(run, "select", wanted, "s", "t").made.as_json()
-    run.write_json({"rows": rows, "fingerprint_hash": "s1", "root": "p"}, "s", MARKER)
-    run.write_json({"rows": rows, "made": made, "source": "s1", "root": "p", "version": 3}, "t", MARKER)
+def source(run: RunFolder, rows: int = 5, version: str = "s1", root: str = "p", **sets: int) -> Made:
+    """The finished table ``s``: what holds these candidate sets of so many candidates."""
+    made = Made({f"generate:{name}": {name: Unit.of({}, {"n": n})} for name, n in sets.items()})
+    marker = {"rows": rows, "fingerprint_hash": version, "root": root, "made": made.as_json()}
+    run.write_json(marker, "s", MARKER)
+    return made
 
 
 def test_what_is_left_to_do(run: RunFolder) -> None:
     """Same, new and redone units, unconfigured ones, settings that changed, more rows, other prompts."""
+    sets = source(run, a=1, b=1)
 
-    def mbr(settings: int = 1, **units: Any) -> Wanted:
-        return Wanted(Named("select:mbr"), {"s": settings}, units)
+    def mbr(names: str, settings: int = 1) -> Wanted:
+        return Wanted(Named("select:mbr"), {"s": settings}, {name: sets.ids(name) for name in names})
 
-    def vote(**units: Any) -> Wanted:
-        return Wanted(Named("select:vote"), {}, units)
-
+    vote = Wanted(Named("select:vote"), {}, {name: sets.ids(name) for name in "ab"})
     metrics = Wanted(Named("measure"), {}, {"": None}, follows=True)
-    finished(run, 5, mbr(a="a1", b="b1"), vote(a="a1", b="b1"), metrics)
+    made = plan(run, "select", [mbr("ab"), vote, metrics], "s", "t").made.as_json()
+    run.write_json({"rows": 5, "made": made, "source": "s1", "root": "p", "version": 3}, "t", MARKER)
 
-    same = plan(run, "select", [mbr(a="a1", b="b1"), metrics], "s", "t")
+    same = plan(run, "select", [mbr("ab"), metrics], "s", "t")
     assert same.finished and set(same.made.units) == {"select:mbr", "select:vote", "measure"}
 
-    more = plan(run, "select", [mbr(a="a2", b="b1", c="c1"), metrics], "s", "t")
+    with pytest.raises(ResumeError, match=r'select:mbr a: in the folder(.|\n)*-\s+"s": 1\n\+\s+"s": 2(.|\n)*force'):
+        plan(run, "select", [mbr("ab", 2), metrics], "s", "t")
+    forced = plan(run, "select", [mbr("ab", 2), metrics], "s", "t", force=True)
+    assert forced.finished and len(forced.mixed) == 2
+    assert forced.made.ids("a/mbr") == same.made.ids("a/mbr")  # its games stay
+
+    source(run, rows=7, version="s2", a=1, b=1)
+    rows = plan(run, "select", [mbr("ab"), metrics], "s", "t")
+    assert rows.needed == {"select:mbr", "measure"}
+    assert rows.extension and rows.extension.rest["select:mbr"] is None and rows.extension.rows == 5
+
+    source(run, version="s2", a=1, b=1, unused=1)
+    other = plan(run, "select", [mbr("ab"), metrics], "s", "t")
+    assert not other.finished and other.needed == {"measure"}  # the input's new columns must come in
+
+    sets = source(run, version="s2", a=2, b=1, c=1)
+    more = plan(run, "select", [mbr("abc"), metrics], "s", "t")
     assert more.needed == {"select:mbr", "measure"} and not more.finished
     extension = more.extension
     assert extension is not None
@@ -149,26 +166,29 @@ def test_what_is_left_to_do(run: RunFolder) -> None:
     assert extension.stale == {"a", "a/mbr", "a/vote"}  # nobody asks for the vote any more, and its set changed
     assert extension.redone == {"measure"}  # mbr's earlier errors may be about set b
     assert set(more.made.units["select:vote"]) == {"b"}
-    assert more.made.units["select:mbr"]["b"] == same.made.units["select:mbr"]["b"]
-    assert more.made.set_id("a") != same.made.set_id("a") and more.made.set_id("b") == same.made.set_id("b")
+    assert more.made.ids("b/mbr") == same.made.ids("b/mbr") and more.made.ids("a/mbr") != same.made.ids("a/mbr")
 
-    with pytest.raises(ResumeError, match=r'select:mbr a: in the folder(.|\n)*-\s+"s": 1\n\+\s+"s": 2(.|\n)*force'):
-        plan(run, "select", [mbr(2, a="a1", b="b1"), metrics], "s", "t")
-    forced = plan(run, "select", [mbr(2, a="a1", b="b1"), metrics], "s", "t", force=True)
-    assert forced.finished and len(forced.mixed) == 2
-    assert forced.made.set_id("a") == same.made.set_id("a")  # what was selected from it stays
-
-    run.write_json({"rows": 7, "fingerprint_hash": "s2", "root": "p"}, "s", MARKER)
-    rows = plan(run, "select", [mbr(a="a1", b="b1"), metrics], "s", "t")
-    assert rows.needed == {"select:mbr", "measure"}
-    assert rows.extension and rows.extension.rest["select:mbr"] is None and rows.extension.rows == 5
-
-    run.write_json({"rows": 5, "fingerprint_hash": "s3", "root": "p"}, "s", MARKER)
-    other = plan(run, "select", [mbr(a="a1", b="b1"), metrics], "s", "t")
-    assert not other.finished and other.needed == {"measure"}  # the input's new columns must come in
-    run.write_json({"rows": 5, "fingerprint_hash": "s3", "root": "q"}, "s", MARKER)
+    source(run, root="q", a=1)
     with pytest.raises(ResumeError, match="other prompts"):
-        plan(run, "select", [mbr(a="a1", b="b1")], "s", "t")
+        plan(run, "select", [mbr("ab")], "s", "t")
+
+
+def test_games_against_an_opponent_that_is_not_asked_for_go_when_an_answer_changes(run: RunFolder) -> None:
+    def selections(mbr: int) -> Made:
+        units = {f"select:{m}": {"a": Unit.of({}, {"n": n})} for m, n in (("mbr", mbr), ("one", 1), ("two", 1))}
+        made = Made(units)
+        run.write_json({"rows": 5, "fingerprint_hash": str(mbr), "made": made.as_json()}, "s", MARKER)
+        return made
+
+    def games(made: Made, opponent: str, *systems: str) -> Wanted:
+        return Wanted(Named("judge"), {}, {f"{s} vs {opponent}": made.ids(s, opponent) for s in systems})
+
+    first = games(selections(1), "a/one", "a/mbr", "a/two")
+    made = plan(run, "judge", [first], "s", "t").made.as_json()
+    run.write_json({"rows": 5, "made": made, "source": "1"}, "t", MARKER)
+    found = plan(run, "judge", [games(selections(2), "a/two", "a/mbr")], "s", "t")
+    assert found.extension and found.extension.stale == {"a/mbr vs a/one"}
+    assert set(found.made.units["judge"]) == {"a/two vs a/one", "a/mbr vs a/two"}
 
 
 def test_tables_that_do_not_tell_what_they_hold_are_refused(run: RunFolder) -> None:

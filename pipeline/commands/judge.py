@@ -53,7 +53,7 @@ def run(config: Config) -> None:
         }
         settings["max_chars"] = judge.max_chars
         answers = Made.read(current.run, "selections")
-        units = {f"{s} vs {opponent}": [answers.system_id(s), answers.system_id(opponent)] for s in names}
+        units = {f"{s} vs {opponent}": answers.ids(s, opponent) for s in names}
         fixed = {k: v for k, v in settings.items() if k not in ("systems", "opponent")}
         step = Step(judge.engine, stage, settings, 2 * len(names), settings=fixed, units=units)
         run_passes(current, chain("judge", config, [step], "selections", "games", {}))

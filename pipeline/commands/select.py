@@ -53,8 +53,7 @@ def _run(config: Config) -> None:
         for name, chosen in config.selectors.items():
             plans = tuple(config.sets_of(name))
             fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
-            evidence = chosen.evidence_plan()
-            units = {p: [pools.set_id(p), *([pools.set_id(evidence)] if evidence else [])] for p in plans}
+            units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
             stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars)
             settings = fixed | {"plans": list(plans)}
             steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
