@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -32,9 +33,12 @@ def words(prompts: Path, out: Path, more: Sequence[str] = ()) -> list[str]:
 def start(config: Sequence[str]) -> subprocess.Popen[bytes]:
     """``generate`` in a process with a Ray cluster of its own."""
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "generate", *config], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
     )
+    atexit.register(process.kill)  # a benchmark that is stopped leaves no run behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return process
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

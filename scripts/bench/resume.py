@@ -1,6 +1,6 @@
 """A large run is killed three times at random moments and resumed: every row once, and how many were done twice.
 
-    python scripts/bench/resume.py [--rows 300000] [--kills 3] [--seed 1]
+    python scripts/bench/resume.py [--rows 300000] [--kills 3] [--seed 1] [key=value ...]
 
 Promised: a kill costs at most the blocks that an actor was given (2c blocks of k rows) and as many again that wait to
 be written. Rows done twice are counted in the dummy engine's log of requests.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from driving import durable, kill, start, words, write_prompts
 
-from pipeline.config import ExecutionConfig, load_config
+from pipeline.config import load_config
 from pipeline.execution.passes import calls_per_actor, rows_per_block
 from pipeline.storage import RunFolder
 
@@ -31,16 +31,17 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="more of the config")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return bench(Path(folder), args.rows, args.kills, args.seed)
+        return bench(Path(folder), args.rows, args.kills, args.seed, args.words)
 
 
-def bench(folder: Path, rows: int, kills: int, seed: int) -> int:
+def bench(folder: Path, rows: int, kills: int, seed: int, more: list[str]) -> int:
     """One run with its kills."""
     prompts, out, log = folder / "prompts.jsonl", folder / "run", folder / "requests.log"
     write_prompts(prompts, rows)
-    config = words(prompts, out, [f"engines.generator.log={log}"])
+    config = words(prompts, out, [f"engines.generator.log={log}", *more])
     rng = random.Random(seed)
     moments = sorted(rng.uniform(0.05, 0.95) for _ in range(kills))
     begun = time.monotonic()
@@ -64,8 +65,9 @@ def report(run: RunFolder, log: Path, rows: int, kills: int, seconds: float) -> 
     with log.open() as lines:
         begins = Counter(line.split()[1] for line in lines if line.endswith("begin\n"))
     twice = sum(count > _REQUESTS for count in begins.values())
-    engine = load_config([run.path("config.yaml")]).engines["generator"]
-    k = rows_per_block(rows, ExecutionConfig())
+    config = load_config([run.path("config.yaml")])
+    engine = config.engines["generator"]
+    k = rows_per_block(rows, config.execution)
     c = calls_per_actor(k, 5, engine, engine.pool)
     bound = kills * 2 * 2 * c * k
     marker = run.marker("candidates") or {}
