@@ -183,6 +183,8 @@ class Config:
         out: the run's folder.
         seed: the run's seed; every random choice derives from it by hash.
         modules: Python modules of the user's own to import: they may register selectors.
+        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``force`` keeps them
+            as if this config had made them, and records that they are mixed. It holds for one command.
         sampling: the sampling plan, named after its kind; ``null`` when the candidates are given.
         plans: further sampling plans by name.
         tasks: settings of tasks by name; a prompt's task without settings takes the defaults.
@@ -194,6 +196,7 @@ class Config:
     out: str = "runs/lemonpress"
     seed: int = 1
     modules: list[str] = field(default_factory=list)
+    resume: str = "check"
     prompts: SourceConfig = field(default_factory=SourceConfig)
     engines: dict[str, EngineConfig] = field(default_factory=dict)
     sampling: PlanConfig | None = None
@@ -400,7 +403,7 @@ def _build_config(data: dict[str, Any]) -> Config:
     return config
 
 
-_TOP = ("out", "seed", "modules")
+_TOP = ("out", "seed", "modules", "resume")
 
 
 @dataclass
@@ -410,11 +413,12 @@ class _Plain:
     out: str = ""
     seed: int = 0
     modules: list[str] = field(default_factory=list)
+    resume: str = ""
 
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML, with every ``kind`` written out; reading it back gives the same config."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(dataclasses.replace(config, resume="check"))))
 
 
 def to_dict(value: Any) -> Any:
@@ -481,6 +485,8 @@ def _check(config: Config) -> None:
             raise ConfigError(f"judge.{field_name}: must be at least 0, not {getattr(config.judge, field_name)}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
+    if config.resume not in ("check", "force"):
+        raise ConfigError(f"resume: must be check or force, not {config.resume!r}")
     for name in ("rows_per_checkpoint", "poison_attempts", "max_restarts"):
         count = getattr(config.execution, name)
         if count is not None and count < 1:

@@ -22,6 +22,7 @@ from pipeline.engines.base import Engine, PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.errors import LemonpressError, ResumeError, TooManyFailedRows
 from pipeline.execution.passes import PassSpec, PassSummary, calls_per_actor, rows_per_block, run_pass
+from pipeline.execution.summary import summarise
 from pipeline.hashing import derive_seed
 from pipeline.records import Row
 from pipeline.sampling.plans import Hedged
@@ -295,15 +296,13 @@ def test_block_and_pool_sizes() -> None:
 
 
 def test_lost_rows_are_noticed(tmp_path: Path) -> None:
-    from pipeline.execution import passes
-
     run = run_with_prompts(tmp_path, 8)
     target = spec(DummyEngineConfig(model="d"))
     run_pass(target, run, quiet())
     file = run.data_files("candidates")[0]
     pq.write_table(pq.read_table(file).slice(1), file)
     with pytest.raises(LemonpressError, match="8 rows went in, 7 came out"):
-        passes._summarise(target, run, 8)
+        summarise(target, run, run.data_files("candidates"), 8)
     assert isinstance(PassSummary("x", 1), PassSummary)
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.schema import with_columns, with_provenance
 from pipeline.storage import MARKER, RunFolder
 from tests.conftest import run_with_prompts
-from tests.test_report import candidate, game
+from tests.report.runs import candidate, game
 
 
 def append(run: RunFolder, source: str, table: str, row_id: int, finished: bool = False, **columns: Any) -> None:

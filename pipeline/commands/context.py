@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ from pipeline.errors import TooManyFailedRows
 from pipeline.execution.control import Control
 from pipeline.lock import run_lock
 from pipeline.safety import visible
-from pipeline.storage import RunFolder
+from pipeline.storage import TABLES, RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec, PassSummary
+    from pipeline.execution.spec import PassSpec, PassSummary
 
 logger = logging.getLogger("lemonpress")
 
@@ -52,7 +52,10 @@ class Job:
 
 @contextmanager
 def job(name: str, config: Config) -> Iterator[Job]:
-    """Open a job: stores the resolved config first, keeps log and manifest, and prints the summary at its end.
+    """Open a job: keeps log and manifest, and prints the summary at its end.
+
+    The resolved config is stored as soon as it is known not to be refused: the folder keeps the one that it was made
+    with.
 
     Raises:
         RunBusy: another process works on the folder.
@@ -60,11 +63,16 @@ def job(name: str, config: Config) -> Iterator[Job]:
     """
     run = RunFolder(config.out)
     with session(config, run) as control:
-        run.write_text(to_yaml(config), "config.yaml")
+        if not run.exists("config.yaml"):
+            run.write_text(to_yaml(config), "config.yaml")
         current = Job(name, config, run, control=control)
         with recorded(current):
             yield current
         print_passes(current)
+        for table in TABLES:
+            if mixed := (run.marker(table) or {}).get("mixed"):
+                update_manifest(run, {"mixed": {table: mixed}})
+                print(f"mixed: {run.path(table)} has results of more than one config (resume=force); see manifest.json")
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
             raise TooManyFailedRows(
@@ -99,13 +107,17 @@ def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
     """Run the job's passes in order on the configured cluster."""
     from pipeline.execution.cluster import cluster, ship_modules
     from pipeline.execution.passes import run_pass
+    from pipeline.execution.unfinished import check_unfinished
 
     ship_modules(current.config.modules)
 
-    for spec in specs:
-        if spec.engine is not None and current.run.marker(spec.writes) is None:
+    busy = [spec for spec in specs if not spec.skip]
+    for spec in busy:
+        check_unfinished(spec, current.run)
+        if spec.engine is not None and (spec.extends or current.run.marker(spec.writes) is None):
             spec.engine.ready(f"engines (pass {spec.name})")
-    with cluster(current.config.ray):
+    current.run.write_text(to_yaml(current.config), "config.yaml")
+    with cluster(current.config.ray) if busy else nullcontext():
         for spec in specs:
             logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
             summary = run_pass(spec, current.run, current.config.execution, current.control)

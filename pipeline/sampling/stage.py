@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine, Prompt
-from pipeline.errors import EngineRequestError
+from pipeline.errors import EngineRequestError, ResumeError
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, Score
 from pipeline.sampling.plans import PlanConfig, PlannedRequest
@@ -31,6 +32,7 @@ class GenerateStage(Stage):
         run_seed: the run's seed.
         tasks: settings of the tasks that have any; the row's task says how to prompt.
         policy: restricts the plan to the rows whose rule names it.
+        have: candidates of the plan that the rows have already; only those beyond them are sampled.
     """
 
     plan: str
@@ -38,6 +40,7 @@ class GenerateStage(Stage):
     run_seed: int
     tasks: dict[str, Task] = field(default_factory=dict)
     policy: Policy | None = None
+    have: int = 0
 
     reads: ClassVar[tuple[str, ...]] = (
         "prompt_id",
@@ -60,6 +63,17 @@ class GenerateStage(Stage):
         """The candidate set that this plan adds to."""
         return self.config.candidate_set or self.plan
 
+    def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> GenerateStage:
+        have = int(before.get(self.set_name, {}).get("n", 0))
+        if have > self.config.n:
+            raise ResumeError(
+                f"plan {self.plan}: the run has {have} candidates per prompt, more than n={self.config.n}; use another "
+                "folder (out=...), or the larger n"
+            )
+        if have and not self.config.grows:
+            raise ResumeError(f"plan {self.plan}: n was {have}; a finished {self.config.kind} set cannot be extended")
+        return replace(self, have=have)
+
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert engine is not None
         if row.unreadable:
@@ -77,10 +91,13 @@ class GenerateStage(Stage):
             return await self._request(row, engine, prompt, task, request, failures)
 
         for draw in range(1 + self.config.redraw_limit()):
-            requests = self.config.requests(self.plan, row.prompt_id, self.run_seed, draw, len(drawn))
+            if self.have:
+                requests = self.config.further(self.plan, row.prompt_id, self.run_seed, self.have)
+            else:
+                requests = self.config.requests(self.plan, row.prompt_id, self.run_seed, draw, len(drawn))
             groups = await asyncio.gather(*(ask(request) for request in requests))
             drawn += [pair for group in groups for pair in group if self.config.accepts(pair[0])]
-            if len(drawn) >= self.config.n:
+            if self.have + len(drawn) >= self.config.n:
                 break
         candidates = [candidate for candidate, _ in drawn]
         if self.config.confidence_tokens:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.errors import EngineDead
@@ -58,6 +59,9 @@ class SelectStage(Stage):
     @property
     def name(self) -> str:
         return f"select:{self.method}"
+
+    def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> SelectStage:
+        return replace(self, plans=tuple(units))
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         if self.policy is not None and not self.policy.wants_selector(self.method, row):

@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from pipeline.report.render import build_report
-from tests.test_report import ATTACK, CONFIG, Page, config_with, make_row, rows_for, special_rows, write_run
+from tests.report.runs import ATTACK, CONFIG, Page, config_with, make_row, rows_for, special_rows, write_run
 
 LINKS = (
     "![x](http://evil.example/pixel.png) [click](javascript:alert(1)) <http://evil.example> http://evil.example "
