@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands import generate, judge, report, select, winrate
-from pipeline.commands.context import update_manifest
+from pipeline.commands.context import session, update_manifest
 from pipeline.config import Config, load_config, to_dict
 from pipeline.errors import ConfigError, ResumeError, UnfinishedTableError
 from pipeline.prompts import RunSource
@@ -38,20 +38,25 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
         ConfigError: there is no such run, or a setting is wrong.
         ResumeError: a setting would make the retried rows differ from the others, or a job is half done.
         UnfinishedTableError: no job of the run is finished.
+        RunBusy: another process works on the run.
     """
+    run_folder = RunFolder(folder)
+    config = _config(run_folder, words)
+    steps = _finished(run_folder, config)
+    with session(config, run_folder):
+        _retry(run_folder, config, steps, words)
+
+
+def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[str]) -> None:
     from pipeline.execution.cluster import cluster
 
-    folder_ = RunFolder(folder)
-    config = _config(folder_, words)
-    steps = _finished(folder_, config)
-    retry = Retry(folder_, steps)
-    if not retry.rows:
+    retry = Retry(run, steps)
+    rows = retry.rows
+    if not rows:
         print("no row failed in a way that another try could mend")
         return
-    print(
-        f"{retry.rows:,} rows: "
-        + ", ".join(f"{len(ids):,} from {job}" for job, ids in retry.starts.items() if len(ids))
-    )
+    begin = ", ".join(f"{len(ids):,} from {job}" for job, ids in retry.starts.items() if len(ids))
+    print(f"{rows:,} rows to do again: {begin}")
     source = RunSource(path=retry.begin().name, table="prompts", sets=config.prompts.given_sets())
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # rows that fail again are counted below
     again = dataclasses.replace(config, out=retry.work.name, prompts=source, execution=execution)
@@ -59,13 +64,12 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
         for step in steps:
             if retry.join(step):
                 _JOBS[step.job](again)
-    rows = retry.rows
     retry.finish()
-    left = len(np.unique(np.concatenate([failed_rows(folder_, step) for step in steps])))
+    left = len(np.unique(np.concatenate([failed_rows(run, step) for step in steps])))
     done = {"rows": rows, "failed_again": left, "settings": list(words)}
-    update_manifest(folder_, {"retries": {datetime.now(UTC).isoformat(timespec="seconds"): done}})
+    update_manifest(run, {"retries": {datetime.now(UTC).isoformat(timespec="seconds"): done}})
     for job, output in ((winrate, "winrates.parquet"), (report, "report")):
-        if folder_.exists(output):
+        if run.exists(output):
             job.run(config)
     print(f"retried {rows:,} rows: {rows - left:,} are mended, {left:,} failed again")
 

@@ -53,7 +53,7 @@ def engine(truncate: bool = False) -> Engine:
 
 GENERATE = GenerateStage("new", Hedged(n=3, max_tokens=8), 1)
 SELECT = SelectStage("best", best_of_n.BestOfN(engine="reward"), ("hedged",), 1)
-JUDGE = JudgeStage(("hedged/b",), "hedged/a", "judge", "pairwise")
+JUDGE = JudgeStage("judge", "pairwise", systems=("hedged/b",), opponent="hedged/a")
 
 
 def test_too_long_for_generate_is_an_error_of_its_own_kind_and_keeps_the_row() -> None:
