@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,7 +97,8 @@ class Carry:
             case "scores":
                 return f"{item['plan']}/{item['scorer']}" in stale
             case "games":
-                return f"{item['system']} vs {item['opponent']}" in stale
+                system = re.sub(r"#\d+$", "#", item["system"])  # the games of a set's single candidates are one unit
+                return f"{system} vs {item['opponent']}" in stale
             case "errors":
                 return item["stage"] in self.extension.redone
         return False
@@ -119,8 +121,8 @@ class ExtendingWorker(Worker):
     def __call__(self, table: pa.Table) -> pa.Table:
         return super().__call__(self._carry.onto(table) if self._carry else table)
 
-    async def _stage(self, stage: Stage, row: Row) -> Row:
+    async def _stage(self, stage: Stage, row: Row, *more: Any) -> Row:
         if row.row_id >= self._extension.rows:
-            return await super()._stage(stage, row)
+            return await super()._stage(stage, row, *more)
         rest = self._extension.rest.get(stage.name)
-        return row if rest is None else await super()._stage(rest, row)
+        return row if rest is None else await super()._stage(rest, row, *more)
