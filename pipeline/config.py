@@ -207,6 +207,20 @@ class Config:
         """Whether the ``judge`` job has anything to do: games to play, or outside answers to bring in."""
         return self.judge.engine is not None or bool(self.answers)
 
+    def judge_conflicts(self) -> tuple[list[str], list[str]]:
+        """(selectors, plans) that use the win-rate judge: the same engine, or the same model under another name."""
+        name = self.judge.engine
+        judge = self.engines.get(name or "")
+
+        def same(other_name: str | None) -> bool:
+            other = self.engines.get(other_name or "")
+            return judge is not None and (
+                other_name == name or bool(other and judge.model and judge.model == other.model)
+            )
+
+        selectors = [key for key, chosen in self.selectors.items() if same(chosen.engine)]
+        return selectors, [key for key, plan in self.all_plans().items() if same(plan.engine)]
+
     def plan_key(self, name: str, field: str) -> str:
         """The config key of one field of the plan called ``name``, for messages."""
         return f"sampling.{field}" if name not in self.plans else f"plans.{name}.{field}"

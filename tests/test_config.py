@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from pipeline.commands.judge import independence
 from pipeline.config import build_config, load_config, presets, to_yaml
 from pipeline.errors import ConfigError
 from pipeline.sampling.plans import Greedy, Hedged
@@ -86,3 +87,16 @@ def test_numbers_as_text_become_numbers() -> None:
 def test_capabilities_are_checked_before_anything_loads() -> None:
     with pytest.raises(ConfigError, match=r"selectors.chops.engine: engine 'reward' cannot generate"):
         load_config(["demo", "selectors.chops.engine=reward"])
+
+
+def test_a_judge_that_selected_or_wrote_is_named() -> None:
+    words = ["dummy", "selectors.other={kind: judge, engine: second}"]
+    config = load_config([*words, "engines.second={kind: dummy, model: dummy-judge}"])
+    assert config.judge_conflicts() == (["judge", "chops", "other"], [])  # the same engine, or the same model
+    assert [line.partition(" selected with ")[0] for line in independence(config)] == ["judge, chops, other"]
+    config = load_config([*words, "engines.second={kind: dummy, model: x}", "judge.engine=generator"])
+    assert config.judge_conflicts() == ([], ["hedged"])
+    assert "models favour their own" in independence(config)[0]
+    config = load_config([*words, "engines.second={kind: dummy, model: x}", "judge.engine=second"])
+    assert config.judge_conflicts() == (["other"], [])
+    assert independence(load_config(["dummy", "judge.engine=null"])) == []

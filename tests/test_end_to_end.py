@@ -45,7 +45,9 @@ def test_a_small_real_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     for row in games:
         assert {s["method"] for s in row["selections"]} == METHODS
         assert {s["scorer"] for s in row["scores"]} >= {"likelihood", "mbr", "best_of_n"}
-        orders = Counter((g["system"], g["order"]) for g in row["games"])
+        audited = {g["opponent"] for g in row["games"] if g["system"] == "audit:original"}
+        assert {"audit:identical", "audit:truncated", "audit:shuffled", "audit:language"} <= audited
+        orders = Counter((g["system"], g["order"]) for g in row["games"] if g["system"] != "audit:original")
         assert orders == {(f"hedged/{m}", o): 1 for m in METHODS - {"sample"} for o in ("ab", "ba")}
         judged = [g for g in row["games"] if g["mass"] is not None]
         assert all(0 <= g["mass"] <= 1.001 for g in judged)
@@ -60,6 +62,9 @@ def test_a_small_real_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     names = "system opponent language n_prompts n_games n_invalid win_rate se ci_low ci_high signature"
     assert " ".join(rates.column_names) == names
     assert {"all", "macro", "en", "ja"} == set(rates["language"].to_pylist())
+
+    graded = pq.read_table(out / "audit.parquet").to_pylist()
+    assert {r["grade"] for r in graded if r["language"] == "all"} == {"unknown"}  # two clusters decide nothing
 
     page = (out / "report" / "index.html").read_text()
     for row in candidates:

@@ -28,7 +28,7 @@ from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
 from pipeline.stage import Stage
 from pipeline.storage import RunFolder
-from tests.conftest import ROOT, rows_of, run_with_prompts
+from tests.conftest import ROOT, jsonl, rows_of, run_with_prompts
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -236,21 +236,38 @@ def small(tmp_path: Path, *words: str) -> Config:
 
 
 def test_the_jobs_fill_the_tables(tmp_path: Path) -> None:
-    config = small(tmp_path, "sampling.n=3")
+    """Candidates, selections, answers of an opponent model and of a file, audit and games, all in one row."""
+    given = jsonl(
+        tmp_path / "given.jsonl", {"prompt_id": "tea-en", "text": "Boil water, then pour it over the leaves."}
+    )
+    words = ["sampling.n=3", "judge.candidates=true", "judge.opponent=other", "judge.audit=1", "judge.reason_tokens=5"]
+    words += ["answers.other={kind: engine, engine: judge, max_tokens: 20}"]
+    config = small(tmp_path, *words, f"answers.filed={{kind: file, path: {given}}}")
     generate.run(config)
     select.run(config)
     judge.run(config)
     run = RunFolder(config.out)
-    rows = rows_of(run, "games", "candidates", "scores", "selections", "games", "usage", "errors")
+    columns = ("prompt_id", "cluster_id", "candidates", "scores", "selections", "answers", "games", "errors")
+    rows = rows_of(run, "games", *columns)
     assert len(rows) == 14
     for r in rows:
         assert len(r["candidates"]) == 3
         assert sorted(s["method"] for s in r["selections"]) == sorted(config.selectors)
         assert all(s["text"] for s in r["selections"])
-        assert all(len(s["values"]) == 3 for s in r["scores"])
-        pairs = Counter((g["system"], g["opponent"]) for g in r["games"])
-        assert pairs == {(f"hedged/{m}", "hedged/sample"): 2 for m in config.selectors if m != "sample"}
+        assert all(len(s["values"]) == 3 for s in r["scores"] if s["plan"] == "hedged")
+        played = Counter(g["system"] for g in r["games"] if g["opponent"] == "other")
+        systems = [f"hedged/{m}" for m in config.selectors]
+        assert played == {s: 2 for s in (*systems, *(f"hedged#{i}" for i in range(3)), "filed")}
+        answers = {a["system"]: a["text"] for a in r["answers"]}
+        assert sorted(answers) == ["filed", "other"] and answers["other"]
+        assert all(g["reason"] for g in r["games"])  # a judge's words, or why it was not asked
         assert r["errors"] == []
+    filed = [next(a["text"] for a in r["answers"] if a["system"] == "filed") for r in rows]
+    assert [t is not None for t in filed] == [r["prompt_id"] == "tea-en" for r in rows]
+    audited = [r for r in rows if any(g["opponent"] == "audit:identical" for g in r["games"])]
+    assert len(audited) == 7 and len({r["cluster_id"] for r in audited}) == 1  # one prompt a language, one question
+    measured = {s["plan"] for r in rows for s in r["scores"] if s["scorer"] == "metric:language"}
+    assert measured == {"hedged", "answer:other", "answer:filed"}
     chops = [s for r in rows for s in r["selections"] if s["method"] == "chops"]
     assert {s["index"] for s in chops} == {0, 1, 2}
 
@@ -316,7 +333,7 @@ def test_teachers_evidence_and_policy_in_one_run(tmp_path: Path) -> None:
         ours = {s["method"]: s for s in r["selections"] if s["plan"] == "policy"}
         assert {"policy", "sample", "xmbr", "chops"} <= set(ours)
         assert ours["policy"]["text"]
-        assert {g["opponent"] for g in r["games"]} == {"policy/sample"}
+        assert {g["opponent"] for g in r["games"] if g["system"].startswith("policy/")} == {"policy/sample"}
         assert r["errors"] == []
     marker = run.marker("candidates")
     assert marker is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipeline.judging.templates import load_template
 from pipeline.records import row_from_dict
 from pipeline.scoring.measure import MeasureStage
 from pipeline.storage import RunFolder
+
+logger = logging.getLogger(__name__)
 
 _VERSIONS = 5  # of an answer in the audit
 _AUDIT_COLUMNS = ("row_id", "prompt_id", "cluster_id", "task", "language", "messages", "reference", "selections")
@@ -61,6 +64,8 @@ def run(config: Config) -> None:
         UnfinishedTableError: ``select`` has not finished.
     """
     check(config)
+    for line in independence(config):
+        logger.warning(line)
     with job("judge", config) as current:
         steps = list(_answer_steps(config, current))
         if config.judge.engine is not None:
@@ -69,6 +74,24 @@ def run(config: Config) -> None:
             measure = {"tasks": to_dict(config.tasks), "systems": list(config.answers)}
             steps.append(Step(None, MeasureStage(config.tasks), measure, last=True))
         run_passes(current, chain("judge", config, steps, "selections", "games", {}))
+
+
+def independence(config: Config) -> list[str]:
+    """Why the win-rates of this judge are no independent verdict; nothing when they are one."""
+    selectors, plans = config.judge_conflicts()
+    model = config.engines[config.judge.engine].model if config.judge.engine else ""
+    found = []
+    if selectors:
+        found.append(
+            f"{', '.join(selectors)} selected with {model or config.judge.engine}, which is also the win-rate judge: "
+            "their win-rates show agreement with the judge, not quality; set judge.engine to another model"
+        )
+    if plans:
+        found.append(
+            f"{model or config.judge.engine} wrote the answers ({', '.join(plans)}) and judges them: models favour "
+            "their own answers; set judge.engine to another model"
+        )
+    return found
 
 
 def _needs(config: Config) -> frozenset[str]:

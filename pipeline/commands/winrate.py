@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from pipeline.commands import judge
 from pipeline.commands.context import console
 from pipeline.config import Config, WinrateConfig
 from pipeline.errors import InputError
@@ -40,6 +41,9 @@ def run(config: Config) -> None:
     for name, table in results.tables.items():
         _write(folder, name, table)
     print_results(results, settings)
+    if results.games is not None and not settings.games:
+        for line in judge.independence(config):
+            print(f"WARNING: {line}")
 
 
 def _write(folder: RunFolder, name: str, table: pa.Table) -> None:
@@ -96,30 +100,27 @@ def print_audit(table: pa.Table, confidence: float) -> None:
 
 
 def print_scores(table: pa.Table, settings: WinrateConfig) -> None:
-    """Print every system's pooled scores, and its difference to the base."""
+    """Print every system's pooled scores and its difference to the base, a table per task and metric."""
     from rich.table import Table
 
     rows = [r for r in table.to_pylist() if r["language"] == "all"]
-    if not rows:
-        return
-    shown = Table(title=f"task scores ({settings.confidence:.0%} intervals, clusters)", title_justify="left")
-    for name in ("task", "metric", "system"):
-        shown.add_column(name)
-    for name in ("prompts", "mean", "interval", f"minus {settings.base}", "interval", "of the oracle's gain"):
-        shown.add_column(name, justify="right")
-    for r in sorted(rows, key=lambda r: (r["task"], r["metric"], -(r["mean"] or 0))):
-        shown.add_row(
-            r["task"],
-            r["metric"],
-            r["system"],
-            str(r["n_prompts"]),
-            _percent(r["mean"]),
-            _interval(r["ci_low"], r["ci_high"]),
-            "-" if r["difference"] is None else f"{100 * r['difference']:+.1f}",
-            _points(r["difference_low"], r["difference_high"]),
-            "-" if r["recovered"] is None else f"{r['recovered']:.0%}",
-        )
-    console(shown)
+    for task, metric in dict.fromkeys((r["task"], r["metric"]) for r in rows):
+        shown = Table(title=f"{task}: {metric} ({settings.confidence:.0%} intervals, clusters)", title_justify="left")
+        shown.add_column("system", overflow="fold")
+        for name in ("prompts", "mean", "interval", f"minus {settings.base}", "interval", "of the oracle's gain"):
+            shown.add_column(name, justify="right", no_wrap=True)
+        mine = [r for r in rows if (r["task"], r["metric"]) == (task, metric)]
+        for r in sorted(mine, key=lambda r: (-(r["mean"] or 0), r["system"])):
+            shown.add_row(
+                r["system"],
+                str(r["n_prompts"]),
+                _percent(r["mean"]),
+                _interval(r["ci_low"], r["ci_high"]),
+                "-" if r["difference"] is None else f"{100 * r['difference']:+.1f}",
+                _points(r["difference_low"], r["difference_high"]),
+                "-" if r["recovered"] is None else f"{r['recovered']:.0%}",
+            )
+        console(shown)
 
 
 def print_winrates(games: Games, table: pa.Table, confidence: float) -> None:

@@ -31,7 +31,7 @@ def collect(run: RunFolder, config: Config) -> Report:
         InputError: a table cannot be used.
     """
     report = Report(config, manifest=run.read_json("manifest.json") or {})
-    report.judge_selects, report.judge_generates = _judge_conflicts(config)
+    report.judge_selects, report.judge_generates = config.judge_conflicts()
     table = "games" if config.judges() or run.marker("games") is not None else "selections"
     counts, tally, picker = Counts(), CostTally(config), Picker(config)
     data = run.dataset(table)
@@ -69,17 +69,3 @@ def _fill_results(report: Report, results: Results) -> None:
     rows = {name: table.to_pylist() for name, table in results.tables.items()}
     report.audit = [Audit(**row) for row in rows.get("audit", [])]
     report.curves, report.hope_risk = rows.get("curves", []), rows.get("hope_risk", [])
-
-
-def _judge_conflicts(config: Config) -> tuple[list[str], list[str]]:
-    """(selectors, plans) that use the win-rate judge: the same engine, or the same model under another name."""
-    judge = config.engines.get(config.judge.engine or "")
-
-    def same(name: str | None) -> bool:
-        other = config.engines.get(name or "")
-        return (name is not None and name == config.judge.engine) or bool(
-            judge and other and judge.model and judge.model == other.model
-        )
-
-    selectors = [name for name, chosen in config.selectors.items() if same(chosen.engine)]
-    return selectors, [name for name, plan in config.all_plans().items() if same(plan.engine)]

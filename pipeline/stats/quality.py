@@ -71,8 +71,9 @@ HOPE_RISK_SCHEMA = pa.schema(
 def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | None = None) -> pa.Table:
     """Every system's mean by every metric, per language, pooled (``all``) and ``macro``.
 
-    Beside it the paired difference to the base (``PLAN/base``; for systems without a plan that of the first plan that
-    has one) and, where the base's plan has an oracle, the share of the oracle's gain that the system recovered.
+    Beside it the paired difference to the base (``PLAN/base``; for systems without a plan that of the plan that was
+    sampled for the most prompts) and, where the base's plan has an oracle, the share of the oracle's gain that the
+    system recovered.
 
     Returns:
         ``SCORES_SCHEMA``. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them
@@ -89,6 +90,7 @@ def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | 
 def _metric_rows(task: TaskQuality, metric: str, base: str, bootstrap: Bootstrap) -> Iterator[dict[str, Any]]:
     systems = [system for name, system in task.systems if name == metric]
     plans = [s.rpartition("/")[0] for s in systems if s.endswith(f"/{base}")]
+    plans.sort(key=lambda plan: -int((~np.isnan(task.systems[metric, f"{plan}/{base}"])).sum()))
     bases = {s: _base_of(s, base, plans) for s in systems}
     values = {s: task.systems[metric, s] for s in systems}
     differences = {s: values[s] - values[b] for s, b in bases.items() if b in values and b != s}

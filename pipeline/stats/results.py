@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # statistics read settings, and import no config
     from pipeline.config import WinrateConfig
 
 
+MOST_SYSTEMS = 40
+"""Systems against one opponent up to which all pairs are compared: 780 pairs at 40, and each keeps its draws."""
+
+
 @dataclass
 class Results:
     """What was computed.
@@ -108,7 +112,10 @@ def _game_tables(results: Results, games: Games, settings: WinrateConfig, oppone
     results.add("judge_rates", lambda: judge_rates(games))
     for theirs, judge in sorted({(c.opponent, c.judge) for c in games.comparisons}):
         part = Results()
-        if len({c.system for c in games.comparisons if (c.opponent, c.judge) == (theirs, judge)}) > 1:
+        systems = {c.system for c in games.comparisons if (c.opponent, c.judge) == (theirs, judge)}
+        if len(systems) > MOST_SYSTEMS:
+            part.left_out["differences"] = f"{len(systems)} systems make too many pairs (up to {MOST_SYSTEMS} systems)"
+        elif len(systems) > 1:
             part.add(
                 "differences",
                 lambda o=theirs, j=judge: simultaneous_differences(  # type: ignore[misc]

@@ -121,6 +121,23 @@ def test_new_texts_and_outside_answers(tmp_path: Path) -> None:
     assert only(table, system="none", language="all")["mean"] == 0.0
 
 
+def test_outside_answers_are_compared_on_the_plan_with_the_most_prompts(tmp_path: Path) -> None:
+    """A plan of some languages only ("cool" comes first by name) must not leave the others out."""
+    rows = []
+    for i, language in enumerate(("es", "fr") * 6):
+        row = hedged([0.5, 0.2, 0.6, 0.4], language=language, answers=[{"system": "floor", "text": "t"}])
+        row["scores"].append(score("metric:chrf", "answer:floor", [0.1]))
+        if language == "es":
+            row["candidates"] += [candidate("cool", "sample")] * 2
+            row["scores"].append(score("metric:chrf", "cool", [0.3, 0.3]))
+            row["selections"].append(choice("cool", "sample", 0))
+        rows.append(row | {"cluster_id": f"c{i}"})
+    table = scores_table(load_quality(write(tmp_path, rows)))
+    floor = only(table, system="floor", language="fr", metric="chrf")
+    assert floor["base"] == "hedged/sample" and floor["difference"] == pytest.approx(0.1 - 0.4)
+    assert only(table, system="cool/sample", language="es")["mean"] == pytest.approx(0.3)
+
+
 def test_curves_equal_every_subset_of_eight(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     pools = rng.uniform(size=(3, 8))

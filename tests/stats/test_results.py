@@ -1,0 +1,170 @@
+"""Every table of a run: games between systems apart from candidates' and the audit's, lengths, what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.commands import winrate
+from pipeline.config import WinrateConfig, load_config
+from pipeline.errors import InputError, UnfinishedTableError
+from pipeline.schema import COLUMNS, with_provenance
+from pipeline.stats.results import outside_results, run_results
+from pipeline.stats.run_games import AUDIT, CANDIDATES, NoGames, load_run_games
+from pipeline.stats.winrate import winrates
+from pipeline.storage import MARKER, RunFolder
+from tests.stats.tables import both_orders, flat, rows_of
+
+LANGUAGES = ("es", "fr", "ja")
+
+
+def game(system: str, opponent: str, order: str, score: float | None) -> dict[str, Any]:
+    verdict = "invalid" if score is None else {1.0: "win", 0.5: "tie", 0.0: "loss"}[score]
+    names = {"system": system, "opponent": opponent, "judge": "j", "template": "t"}
+    return {**names, "order": order, "score": score, "mass": 0.9, "verdict": verdict}
+
+
+def both(system: str, opponent: str, score: float) -> list[dict[str, Any]]:
+    return [game(system, opponent, order, score) for order in ("ab", "ba")]
+
+
+def row(i: int, rng: np.random.Generator) -> dict[str, Any]:
+    """One translated question: a hedged set, two selectors, an outside system, games of all kinds, a metric."""
+    won = [float(rng.integers(0, 3)) / 2 for _ in range(3)]
+    games = [*both("h/mbr", "h/sample", won[0]), *both("gpt", "h/sample", won[1])]
+    games += [g for k in range(3) for g in both(f"h#{k}", "h/sample", float(rng.integers(0, 3)) / 2)]
+    games += [*both("audit:original", "audit:truncated", 1.0), *both("audit:original", "audit:identical", 0.5)]
+    metric = [float(v) for v in rng.uniform(0.2, 0.9, 3)]
+    return {
+        "row_id": i,
+        "prompt_id": f"p{i}",
+        "cluster_id": f"c{i // len(LANGUAGES)}",
+        "task": "translation",
+        "language": LANGUAGES[i % len(LANGUAGES)],
+        "reference": "reference",
+        "candidates": [
+            {
+                "plan": "h",
+                "origin": "greedy" if k == 0 else "sample",
+                "text": "x" * (k + 1),
+                "temperature": 0.7 * (k > 0),
+            }
+            for k in range(3)
+        ],
+        "scores": [
+            {"scorer": "metric:chrf", "plan": "h", "values": metric},
+            {"scorer": "metric:chrf", "plan": "answer:gpt", "values": [0.5]},
+        ],
+        "selections": [
+            {"plan": "h", "method": "mbr", "index": 2, "text": "xxx"},
+            {"plan": "h", "method": "sample", "index": 1, "text": "xx"},
+        ],
+        "answers": [{"system": "gpt", "text": "y" * (10 + i) if i else None}],
+        "games": games,
+    }
+
+
+def write(tmp_path: Path, rows: list[dict[str, Any]], table: str = "games") -> RunFolder:
+    run = RunFolder(str(tmp_path / "run"))
+    run.make(table)
+    schema = with_provenance(pa.schema(list(COLUMNS.items())), {})
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), run.path(table, "part.parquet"))
+    run.write_json({"rows": len(rows)}, table, MARKER)
+    return run
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> RunFolder:
+    rng = np.random.default_rng(3)
+    return write(tmp_path, [row(i, rng) for i in range(36)])
+
+
+def test_games_of_each_kind_stay_apart(whole: RunFolder) -> None:
+    assert sorted({c.system for c in load_run_games(whole).comparisons}) == ["gpt", "h/mbr"]
+    assert sorted({c.system for c in load_run_games(whole, CANDIDATES).comparisons}) == ["h#0", "h#1", "h#2"]
+    assert {c.system for c in load_run_games(whole, AUDIT).comparisons} == {"audit:original"}
+    assert not load_run_games(whole, AUDIT).unjudged.any()
+
+
+def test_rows_with_other_games_only_are_unjudged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    rows = [row(i, rng) for i in range(7)]
+    rows[1]["games"] = [g for g in rows[1]["games"] if g["system"].startswith("audit")]
+    rows[2]["games"] = None
+    games = load_run_games(write(tmp_path, rows))
+    assert games.unjudged.sum() == 2
+    assert rows_of(winrates(games), "system", "language")["gpt", "all"]["n_invalid"] == 2
+    rows = [{**r, "games": [g for g in r["games"] or [] if "#" in g["system"]]} for r in rows]
+    with pytest.raises(NoGames, match=r"holds no game$"):
+        load_run_games(write(tmp_path, rows))
+    with pytest.raises(NoGames, match="holds no game of audit"):
+        load_run_games(write(tmp_path, rows), AUDIT)
+
+
+def test_lengths_are_those_of_the_texts_that_played(whole: RunFolder) -> None:
+    games = load_run_games(whole)
+    named = [games.comparisons[k].system for k in games.comparison]
+    ids = [games.prompt_id[p].as_py() for p in games.prompt]
+    for system, prompt_id, difference in zip(named, ids, games.length_difference, strict=True):
+        i = int(prompt_id[1:])
+        expected = 1.0 if system == "h/mbr" else 8.0 + i if i else np.nan  # gpt has no answer to prompt 0
+        assert difference == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_run_gives_every_table(whole: RunFolder) -> None:
+    results = run_results(whole, WinrateConfig(draws=200))
+    assert set(results.tables) == {
+        *("winrates", "judge_rates", "differences", "length_controlled", "audit"),
+        *("scores", "curves", "hope_risk"),
+    }
+    (pair,) = results.tables["differences"].to_pylist()
+    assert (pair["system_a"], pair["system_b"], pair["n_prompts"]) == ("gpt", "h/mbr", 36)
+    audit = rows_of(results.tables["audit"], "version", "language")
+    assert audit["altered", "all"]["sensitivity"] == 1.0 and audit["altered", "all"]["grade"] == "able"
+    assert set(results.tables["curves"]["metric"].to_pylist()) == {"chrf", "win"}
+    scores = rows_of(results.tables["scores"], "system", "language")
+    assert set(s for s, _ in scores) == {"gpt", "h/mbr", "h/sample"}
+
+
+def test_several_opponents_get_strengths_and_what_cannot_be_had_is_said(tmp_path: Path) -> None:
+    rows = [*both_orders({"en": [1.0, 0.5, 0.0] * 4}), *both_orders({"en": [0.0, 0.5, 1.0] * 4}, opponent="p")]
+    path = tmp_path / "games.parquet"
+    pq.write_table(flat(rows), path)
+    results = outside_results(str(path), WinrateConfig(draws=50), opponent="p")
+    strengths = rows_of(results.tables["bradley_terry"], "system")
+    assert strengths["p"]["strength"] == 0.0
+    assert results.left_out == {"length_controlled": "length control needs the columns length and opponent_length"}
+    pq.write_table(flat([*rows[:24], *both_orders({"en": [1.0] * 4}, opponent="p")]), path)
+    assert "bradley_terry" in outside_results(str(path), WinrateConfig(draws=50)).left_out
+
+
+def test_the_job_writes_what_it_computes(whole: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(["dummy", f"out={whole.root}", "winrate.draws=100"])
+    winrate.run(config)
+    for name in ("winrates", "differences", "audit", "scores", "curves", "hope_risk", "length_controlled"):
+        table = pq.read_table(whole.path(f"{name}.parquet"))
+        assert table.num_rows == pacsv.read_csv(whole.path(f"{name}.csv")).num_rows > 0
+    printed = capsys.readouterr().out
+    assert "audit of the judge" in printed and "able" in printed
+    assert "translation: chrf" in printed and "win-rates" in printed
+
+
+def test_without_a_judge_the_selections_are_scored(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = [{**row(i, rng), "games": None, "answers": None} for i in range(6)]
+    config = load_config(["dummy", "judge.engine=null", f"out={tmp_path / 'run'}", "winrate.draws=50"])
+    run = write(tmp_path, rows, "selections")
+    winrate.run(config)
+    assert pq.read_table(run.path("scores.parquet")).num_rows
+    assert not run.exists("winrates.parquet")
+    with pytest.raises(UnfinishedTableError):  # a judge that has not finished is not a run without games
+        winrate.run(load_config(["dummy", f"out={tmp_path / 'run'}"]))
+    write(tmp_path, [{**r, "scores": None} for r in rows], "selections")
+    with pytest.raises(InputError, match="neither games nor metrics"):
+        winrate.run(config)
