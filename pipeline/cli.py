@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pipeline import __version__
 from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
+from pipeline.safety import redact, visible
 
 JOBS = {
     "run": "all of the below, from prompts to report; resumes where it was interrupted",
@@ -18,6 +19,10 @@ JOBS = {
     "judge": "selections -> games (pairwise, both orders)",
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
+    "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
+    "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
+    "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
+    "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
     "estimate": "what a run will cost in tokens, time and money, from a few of its prompts; runs nothing else",
     "doctor": "what this machine can run, and what is missing",
 }
@@ -33,13 +38,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: see :mod:`pipeline.errors`.
     """
     args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(handlers=[_stderr()])
     try:
         if args.job not in JOBS:
             raise ConfigError(f"no job is called {args.job!r}{nearest(args.job, JOBS)}")
         command = importlib.import_module(f"pipeline.commands.{args.job}")
         if args.job == "doctor":
             return int(command.run())
+        if args.job == "show":
+            if len(args.words) != 2:
+                raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
+            command.run(*args.words)
+            return 0
+        if args.job == "errors":
+            if len(args.words) != 1:
+                raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
+            command.run(args.words[0], args.json)
+            return 0
+        if args.job == "retry":
+            if not args.words or "=" in args.words[0]:
+                raise ConfigError("retry takes a run's folder: lemonpress retry RUN [key=value ...]")
+            command.run(args.words[0], args.words[1:])
+            return 0
+        if args.json:
+            raise ConfigError("--json: only errors prints JSON")
         if args.list:
             if args.job != "select":
                 raise ConfigError("--list: only select has a list")
@@ -47,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         command.run(_config(args.job, args.words))
     except LemonpressError as error:
-        print(f"lemonpress {args.job}: {error}", file=sys.stderr)
+        print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in STORAGE_ERRORS:
@@ -58,6 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
         return 130
     return 0
+
+
+class _ForPeople(logging.Formatter):
+    """Log lines on a terminal: no secrets, and no control characters of models' or endpoints' texts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(redact(super().format(record)))
+
+
+def _stderr() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)  # the run's log has more
+    handler.setFormatter(_ForPeople("%(levelname)s %(name)s: %(message)s"))
+    return handler
 
 
 def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # Config is heavy to import for --help
@@ -85,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lemonpress {__version__}")
     parser.add_argument("job", metavar="JOB", help="one of the jobs below")
     parser.add_argument("--list", action="store_true", help="with select: show every selector, its cost and source")
+    parser.add_argument("--json", action="store_true", help="with errors: print JSON instead of a table")
     parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="presets, files and settings")
     return parser
 

@@ -11,6 +11,8 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+from pipeline.safety import redact
+
 
 class LemonpressError(Exception):
     """Base class: the message says what is wrong and what to do about it."""
@@ -85,7 +87,18 @@ class EngineDead(Exception):
 
 
 class EngineRequestError(Exception):
-    """One request failed for good; other requests on the same engine are not affected."""
+    """One request failed for good; other requests on the same engine are not affected.
+
+    Stages store the message in candidates, games, details and errors, so it holds no secret from the start: an
+    endpoint's error body may well echo the request's headers.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
+
+
+class PromptTooLong(EngineRequestError):
+    """The request does not fit into the model's context; ``truncate_prompt`` would have cut it."""
 
 
 class PoisonRow(EngineRequestError):

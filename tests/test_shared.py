@@ -49,10 +49,8 @@ def test_only_passes_on_one_engine_run_together(tmp_path: Path) -> None:
     assert names(config(tmp_path, "selectors.best_of_n=null", "engines.judge={kind: dummy, model: x}"), run) == [
         "generate-generator"
     ]
-    run.write_json({}, "candidates", "_complete.json")
-    assert names(config(tmp_path, "selectors.best_of_n=null"), run) == [
-        "generate-generator"
-    ]  # finished: nothing to share
+    run.write_json({}, "work", "generate-generator", "state.json")  # begun by itself: nothing to share
+    assert names(config(tmp_path, "selectors.best_of_n=null"), run) == ["generate-generator"]
 
 
 def test_a_shared_pass_is_made_of_its_parts(tmp_path: Path) -> None:

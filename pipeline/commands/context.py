@@ -7,20 +7,25 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.commands.record import recorded
 from pipeline.config import Config, to_yaml
 from pipeline.errors import TooManyFailedRows
 from pipeline.execution.control import Control
 from pipeline.lock import run_lock
-from pipeline.storage import RunFolder
+from pipeline.safety import visible
+from pipeline.storage import TABLES, RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec, PassSummary
+    from pipeline.execution.spec import PassSpec, PassSummary
+
+logger = logging.getLogger("lemonpress")
 
 Plan = Callable[[Config], "list[PassSpec]"]
 """Plans a job's passes, before the table that they read is finished; empty where it has to be."""
@@ -51,7 +56,10 @@ class Job:
 
 @contextmanager
 def job(name: str, config: Config) -> Iterator[Job]:
-    """Open a job: stores the resolved config first, updates the manifest and prints the summary at its end.
+    """Open a job: keeps log and manifest, and prints the summary at its end.
+
+    The resolved config is stored as soon as it is known not to be refused: the folder keeps the one that it was made
+    with.
 
     Raises:
         RunBusy: another process works on the folder.
@@ -59,11 +67,16 @@ def job(name: str, config: Config) -> Iterator[Job]:
     """
     run = RunFolder(config.out)
     with session(config, run) as control:
-        run.write_text(to_yaml(config), "config.yaml")
+        if not run.exists("config.yaml"):
+            run.write_text(to_yaml(config), "config.yaml")
         current = Job(name, config, run, control=control)
-        yield current
-        update_manifest(run, {"passes": {s.name: asdict(s) for s in current.passes if not s.skipped}})
+        with recorded(current):
+            yield current
         print_passes(current)
+        for table in TABLES:
+            if mixed := (run.marker(table) or {}).get("mixed"):
+                update_manifest(run, {"mixed": {table: mixed}})
+                print(f"mixed: {run.path(table)} has results of more than one config (resume=force); see manifest.json")
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
             raise TooManyFailedRows(
@@ -101,23 +114,25 @@ def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = 
         later: the jobs after this one, whose first passes may share its last one.
     """
     from pipeline.execution.cluster import cluster, ship_modules
-    from pipeline.execution.passes import run_pass
-    from pipeline.execution.shared import companions, run_shared
+    from pipeline.execution.shared import run_with_companions
+    from pipeline.execution.unfinished import check_unfinished
 
     ship_modules(current.config.modules)
 
-    for spec in specs:
-        if spec.engine is not None and current.run.marker(spec.writes) is None:
+    busy = [spec for spec in specs if not spec.skip]
+    for spec in busy:
+        check_unfinished(spec, current.run)
+        if spec.engine is not None and (spec.extends or current.run.marker(spec.writes) is None):
             spec.engine.ready(f"engines (pass {spec.name})")
-    with cluster(current.config.ray):
+    current.run.write_text(to_yaml(current.config), "config.yaml")
+    with cluster(current.config.ray) if busy else nullcontext():
         for i, spec in enumerate(specs):
-            logging.getLogger("lemonpress").info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes)
-            plans = [lambda plan=plan: plan(current.config) for plan in later] if i == len(specs) - 1 else []
-            shared = companions(spec, plans, current.run)
-            if shared:
-                current.passes += run_shared(spec, shared, current.run, current.config.execution, current.control)
-            else:
-                current.passes.append(run_pass(spec, current.run, current.config.execution, current.control))
+            logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
+            plans = [partial(plan, current.config) for plan in later] if i == len(specs) - 1 else []
+            options = (current.run, current.config.execution, current.control)
+            for summary in run_with_companions(spec, plans, *options):
+                logger.info("pass %s ended", summary.name, extra={"fields": {"pass": summary.name, **asdict(summary)}})
+                current.passes.append(summary)
 
 
 def update_manifest(run: RunFolder, values: dict[str, Any]) -> None:
@@ -170,8 +185,16 @@ def print_passes(current: Job) -> None:
 
 
 def console(*items: Any) -> None:
-    """Print tables and text to standard output, as wide as they need where it is no terminal."""
+    """Print tables and text to standard output, as wide as they need where it is no terminal.
+
+    Names come from data (an outside table's systems): no markup is read in them, control characters become signs.
+    """
     from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
 
     width = None if sys.stdout.isatty() else 120
-    Console(file=sys.stdout, width=width, highlight=False).print(*items)
+    Plain(file=sys.stdout, width=width, highlight=False).print(*items)

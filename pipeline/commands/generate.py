@@ -14,7 +14,7 @@ from pipeline.prompts import read_prompts
 from pipeline.sampling.stage import GenerateStage
 
 if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec
+    from pipeline.execution.spec import PassSpec
 
 
 def run(config: Config, later: Sequence[Plan] = ()) -> None:
@@ -43,13 +43,11 @@ def passes(config: Config) -> list[PassSpec]:
     """The job's passes: one a generator."""
     policy = Policy(config.policy) if config.policy else None
     common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy)}
-    steps = [
-        Step(
-            plan.engine,
-            GenerateStage(name, plan, config.seed, config.tasks, policy),
-            {"plan": to_dict(plan)},
-            plan.n,
-        )
-        for name, plan in config.all_plans().items()
-    ]
+    steps = []
+    for name, plan in config.all_plans().items():
+        settings = to_dict(plan)
+        stage = GenerateStage(name, plan, config.seed, config.tasks, policy)
+        fixed = {k: v for k, v in settings.items() if k != "n"}  # a larger n extends the set
+        units = {stage.set_name: {"n": plan.n}}
+        steps.append(Step(plan.engine, stage, {"plan": settings}, plan.n, settings={"plan": fixed}, units=units))
     return chain("generate", config, steps, "prompts", "candidates", common)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.commands.chain import Step, chain
+from pipeline.commands.chain import Step, chain, measure_steps
 from pipeline.commands.context import Plan, console, job, run_passes
 from pipeline.config import Config, to_dict
 from pipeline.engines.base import spell_needs
 from pipeline.errors import ConfigError, TooManyFailedRows
+from pipeline.extend import Made
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
-from pipeline.scoring.measure import MeasureStage
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy import PolicyStage
 from pipeline.selection.stage import SelectStage
@@ -20,7 +20,7 @@ from pipeline.stats.choices import count_choices
 from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec
+    from pipeline.execution.spec import PassSpec
 
 
 def run(config: Config, later: Sequence[Plan] = ()) -> None:
@@ -59,16 +59,19 @@ def passes(config: Config) -> list[PassSpec]:
     bars = (config.selection.bar_truncated, config.selection.bar_wrong_language)
     common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy), "bars": bars}
     only = config.only_languages()
+    reads = "candidates" if config.all_plans() else "prompts"
     steps = []
+    pools = Made.read(RunFolder(config.out), reads)
     for name, chosen in config.selectors.items():
         plans = tuple(config.sets_of(name))
-        settings = to_dict(chosen) | {"plans": list(plans), "templates": chosen.templates()}
+        fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
+        units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
         stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars)
-        steps.append(Step(chosen.engine, stage, settings, 4))
-    steps.append(Step(None, MeasureStage(config.tasks), {}, last=True))
+        settings = fixed | {"plans": list(plans)}
+        steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
     if policy is not None:
         steps.append(Step(None, PolicyStage(policy), {}, last=True))
-    reads = "candidates" if config.all_plans() else "prompts"
+    steps += measure_steps(config, "select")
     return chain("select", config, steps, reads, "selections", common)
 
 

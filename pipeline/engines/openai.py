@@ -19,15 +19,15 @@ from pipeline.engines.base import (
     EngineConfig,
     Generation,
     LabelProbs,
-    LogLikelihood,
+    PartialEngine,
     Prompt,
-    Reward,
     SamplingParams,
     Tokens,
 )
 from pipeline.engines.chat import chat_messages
 from pipeline.engines.reasoning import split_reasoning
-from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
+from pipeline.safety import HIDDEN, redact
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -59,8 +59,9 @@ class OpenAIEngineConfig(EngineConfig):
             this times one more than their number, and the waits between them).
         retries: further attempts, with exponential backoff, after a time-out, a lost connection or a
             status 408, 409, 429 or 5xx.
-        extra_body: further fields of every generation request, e.g. ``chat_template_kwargs`` or
-            ``reasoning_effort``; a field set to ``null`` is left out (``temperature: null`` for models that refuse it).
+        extra_body: further fields of every generation request, e.g. ``chat_template_kwargs``, ``reasoning_effort`` or a
+            vLLM server's ``truncate_prompt_tokens``; a field set to ``null`` is left out (``temperature: null`` for
+            models that refuse it).
         max_tokens_field: newer OpenAI models want ``max_completion_tokens``.
         logprobs: ask for log-probabilities; ``false`` for endpoints without them (then there are no label
             probabilities either).
@@ -124,7 +125,7 @@ class OpenAIEngineConfig(EngineConfig):
         return OpenAIEngine(self)
 
 
-class OpenAIEngine:
+class OpenAIEngine(PartialEngine):
     """See :class:`OpenAIEngineConfig`. Nothing it raises, logs or returns holds the API key."""
 
     def __init__(self, config: OpenAIEngineConfig) -> None:
@@ -242,15 +243,6 @@ class OpenAIEngine:
 
         return await self._request("embeddings", {"input": text, "encoding_format": "float"}, parse)
 
-    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
-        raise NotImplementedError("endpoints do not score a given text")
-
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
-        raise NotImplementedError("endpoints do not offer rewards")
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        raise NotImplementedError("endpoints do not count tokens")
-
     async def _sample(self, prompt: Prompt, fields: dict[str, Any], top: int, parse: Callable[[Any], T]) -> T:
         arguments: dict[str, Any]
         if isinstance(prompt, str):
@@ -280,7 +272,8 @@ class OpenAIEngine:
             except TimeoutError:
                 raise EngineRequestError(f"no complete answer within {self._longest():g} s, retries included") from None
             except openai.OpenAIError as error:
-                raise EngineRequestError(self._scrub(self._explain(error))) from None
+                too_long = getattr(error, "code", None) == "context_length_exceeded"
+                raise (PromptTooLong if too_long else EngineRequestError)(self._scrub(self._explain(error))) from None
         try:
             return parse(json.loads(raw.http_response.content))
         except EngineRequestError as error:
@@ -308,7 +301,7 @@ class OpenAIEngine:
         return f"the endpoint cannot be reached: {error.__cause__ or error}"
 
     def _scrub(self, message: str) -> str:
-        return (message.replace(self._key, "***") if self._key else message)[:400]
+        return redact(message.replace(self._key, HIDDEN) if self._key else message)[:400]
 
 
 def match_label(token: str, labels: Sequence[str]) -> str | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -19,20 +18,38 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ExecutionConfig
 from pipeline.execution.control import Control
-from pipeline.execution.passes import PassSpec, PassSummary, finish, input_of, provenance, run_pass, summarise
+from pipeline.execution.passes import finish, provenance, run_pass
+from pipeline.execution.spec import PassSpec, PassSummary
+from pipeline.execution.summary import summarise
 from pipeline.execution.together import Part, kept_as, parts
+from pipeline.execution.unfinished import STATE, fingerprint
 from pipeline.schema import COLUMNS, with_columns, with_provenance
-from pipeline.storage import RunFolder
+from pipeline.storage import BLOCKS, RunFolder
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 512
+_FOLDER = f"{BLOCKS}1"
+_TIMES = ("seconds", "resumed", "mean_in_flight", "busy_seconds", "workers", "row_seconds", "restarts", "poisoned")
+
 Planned = Callable[[], Sequence[PassSpec]]
 """Plans a later job's passes; called again when the table that they read is finished."""
 
 
+def run_with_companions(
+    spec: PassSpec, later: Sequence[Planned], run: RunFolder, config: ExecutionConfig, control: Control
+) -> list[PassSummary]:
+    """Run a pass, together with the first ones of later jobs where they can share it; returns a summary each.
+
+    Raises:
+        LemonpressError: as :func:`~pipeline.execution.passes.run_pass`.
+    """
+    found = companions(spec, later, run)
+    return run_shared(spec, found, run, config, control) if found else [run_pass(spec, run, config, control)]
+
+
 def companions(first: PassSpec, later: Sequence[Planned], run: RunFolder) -> list[Planned]:
-    """The later jobs whose first pass can share ``first``: same engine, nothing of either finished yet."""
+    """The later jobs whose first pass can share ``first``: same engine, nothing of either begun."""
     found: list[Planned] = []
     last = first
     for plan in later:
@@ -49,34 +66,31 @@ def companions(first: PassSpec, later: Sequence[Planned], run: RunFolder) -> lis
 
 
 def _is_fresh(spec: PassSpec, run: RunFolder) -> bool:
-    return run.marker(spec.writes) is None and run.read_json("work", spec.name, "state.json") is None
+    idle = spec.skip or spec.extension is not None
+    return not idle and run.marker(spec.writes) is None and run.read_json("work", spec.name, STATE) is None
 
 
 def run_shared(
     first: PassSpec, later: Sequence[Planned], run: RunFolder, config: ExecutionConfig, control: Control
 ) -> list[PassSummary]:
-    """Run a pass together with the first ones of later jobs; returns a summary each.
-
-    Raises:
-        LemonpressError: as :func:`~pipeline.execution.passes.run_pass`.
-    """
+    """Run a pass together with the first ones of later jobs; returns a summary each."""
     specs = [first, *(plan()[0] for plan in later)]
     whole = merge(specs)
-    logger.info("passes %s share one", ", ".join(s.name for s in specs))
+    logger.info("one pass for %s", ", ".join(s.name for s in specs))
     total = run_pass(whole, run, config, control)
     every = parts(specs)
     for i, spec in enumerate(specs):
-        project(whole, spec, every[i:], run, len(specs[i + 1 :]))
+        project(whole, spec, every[i], specs[: i + 1], run)
     attempts = (run.marker(whole.writes) or {})["attempts"]
     summaries = []
     for i in range(len(specs)):
         spec = specs[i] if i == 0 else later[i - 1]()[0]  # planned again: what it reads is finished now
-        summary = summarise(spec, run, total.rows)
+        files = run.parquet_files(spec.writes, _FOLDER)
+        summary = replace(summarise(spec, run, files, total.rows), shared=whole.name)
         if i == 0:
-            times = ("seconds", "resumed", "mean_in_flight", "busy_seconds", "workers", "restarts", "poisoned")
-            summary = replace(summary, **{name: getattr(total, name) for name in times})
-        summary.shared = whole.name
-        finish(spec, run, {**spec.fingerprint, "input": input_of(spec, run)}, attempts, summary)
+            summary = replace(summary, **{name: getattr(total, name) for name in _TIMES})
+        now = fingerprint(spec, run.marker(spec.reads) or {})
+        finish(spec, run, {"blocks": _FOLDER, "fingerprint": now, "attempts": attempts, "mixed": []}, files, summary)
         summaries.append(summary)
     run.remove("work", whole.name)
     return summaries
@@ -98,27 +112,22 @@ def merge(specs: Sequence[PassSpec]) -> PassSpec:
     )
 
 
-def project(whole: PassSpec, spec: PassSpec, rest: Sequence[Part], run: RunFolder, later: int) -> None:
-    """Write the table of one part: a streaming copy of the shared pass's table without what later parts added.
+def project(whole: PassSpec, spec: PassSpec, part: Part, until: Sequence[PassSpec], run: RunFolder) -> None:
+    """Write the files of one part's table: a streaming copy of the shared pass's table without what later parts added.
 
     Args:
-        rest: this part and the later ones.
-        later: how many those are.
+        part: what later parts changed.
+        until: the passes up to this one.
     """
     reads = run.dataset(whole.reads).schema
-    known = whole.parts[: len(whole.parts) - later]
-    writes = {name for part in known for stage in part.stages for name in stage.writes} | {"usage", "errors"}
+    writes = {name for each in until for stage in each.stages for name in stage.writes} | {"usage", "errors"}
     schema = with_provenance(with_columns(reads, [n for n in COLUMNS if n in writes]), provenance(spec))
-    changed = set(rest[0].changed)
-    names = [kept_as(f.name, rest[0].job) if f.name in changed else f.name for f in schema]
-    run.remove(spec.writes)
-    target = run.make(spec.writes)
+    names = [kept_as(f.name, part.job) if f.name in part.changed else f.name for f in schema]
+    run.remove(spec.writes, _FOLDER)
+    target = run.make(spec.writes, _FOLDER)
     for path in run.data_files(whole.writes):
-        fragment = pads.dataset(path, filesystem=run.fs, format="parquet")
+        data = pads.dataset(path, filesystem=run.fs, format="parquet")
         file = f"{target}/{path.rpartition('/')[2]}"
         with pq.ParquetWriter(file, schema, filesystem=run.fs, compression="zstd") as writer:
-            for batch in fragment.to_batches(columns=names, batch_size=_BATCH):
+            for batch in data.to_batches(columns=names, batch_size=_BATCH):
                 writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
-
-
-__all__: list[Any] = ["companions", "merge", "project", "run_shared"]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
+from pipeline.execution.spec import PassSpec
 from pipeline.execution.worker import Worker, to_array
 from pipeline.records import Row
 from pipeline.schema import COLUMNS
 from pipeline.stage import Stage
-
-if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec
 
 
 @dataclass

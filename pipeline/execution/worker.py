@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
 from pipeline.execution.suspects import Suspicion
 from pipeline.records import Row, RowError, Usage, column_values, row_from_dict
+from pipeline.safety import redact
 from pipeline.schema import COLUMNS, with_columns
 from pipeline.stage import Stage
 
@@ -44,6 +46,7 @@ class Worker:
         job: recorded in ``usage`` and ``errors``.
         progress: where to report counts; ``None`` reports nothing.
         metadata: schema metadata of the output (provenance).
+        labels: tags of the Ray metrics; ``None`` makes none.
         journal: where to ask before rows begin; ``None`` asks nobody.
         attempts: deaths of the engine with a row alone in flight after which the row is set aside.
         row_seconds: longest time for one stage on one row; ``None`` = for ever.
@@ -56,6 +59,7 @@ class Worker:
         job: str,
         progress: Progress | None = None,
         metadata: dict[bytes, bytes] | None = None,
+        labels: dict[str, str] | None = None,
         journal: Any | None = None,
         attempts: int = 2,
         row_seconds: float | None = None,
@@ -75,13 +79,14 @@ class Worker:
         self._row_seconds = row_seconds
         self._journal = JournalClient(journal)
         self._suspects = self._journal.start()
-        self._reporter = Reporter(progress, self._journal.flush)
+        self._reporter = Reporter(progress, self._journal.flush, labels)
         self._engine: Engine | None = None
         if engine is not None:
             self._engine = engine.create()
             asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
         self._journal.ready()
-        asyncio.run_coroutine_threadsafe(self._reporter.run(), self._loop)
+        for task in (self._reporter.run(), self._journal.follow()):
+            asyncio.run_coroutine_threadsafe(task, self._loop)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process one block; called from several threads at once."""
@@ -127,6 +132,7 @@ class Worker:
 
     async def _row(self, row: Row) -> Row:
         self._reporter.enter()
+        started = time.monotonic()
         known_errors, known_usage = len(row.errors), len(row.usage)
         suspicion = self._suspects.get(row.row_id)
         for stage in self._stages:
@@ -138,7 +144,8 @@ class Worker:
                 row = await self._stage(stage, row, self._engine)
             self._after(stage, row)
         self._journal.end(row.row_id)
-        self._reporter.leave(len(row.errors) > known_errors, row.usage[known_usage:])
+        seconds = time.monotonic() - started
+        self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
         return row
 
     def _job_of(self, stage: Stage) -> str:
@@ -169,16 +176,14 @@ class Worker:
         except EngineDead as error:
             await self._die(str(error))
         except Exception as error:
-            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, error)
-            words = str(error)
+            message = redact(str(error))[:_MESSAGE_LIMIT]  # in this order: half a key is no longer known as one
             if isinstance(error, TimeoutError) and limit.expired():
-                words = f"not done within {self._row_seconds:g} s (execution.row_seconds)"
-            row.errors.append(RowError(self._job_of(stage), stage.name, type(error).__name__, words[:_MESSAGE_LIMIT]))
+                message = f"not done within {self._row_seconds:g} s (execution.row_seconds)"
+            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, message)
+            row.errors.append(RowError(self._job_of(stage), stage.name, type(error).__name__, message))
         if meter is not None and meter.total.requests:
-            t = meter.total
-            row.usage.append(
-                Usage(self._job_of(stage), stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion)
-            )
+            t, job = meter.total, self._job_of(stage)
+            row.usage.append(Usage(job, stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion))
         return row
 
     async def _die(self, words: str) -> NoReturn:
@@ -186,6 +191,7 @@ class Worker:
         if self._dying:
             await asyncio.Event().wait()  # the first one to notice ends the process
         self._dying = True
+        words = redact(words)
         logger.error("engine died, replacing its worker: %s", words)
         await self._journal.last_words(words)
         # The process must go, so that Ray restarts the actor and retries its rows: an exception would be retried
