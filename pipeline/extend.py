@@ -52,7 +52,7 @@ class Unit:
 
 
 class Made:
-    """What a finished table holds: stage -> unit -> :class:`Unit`.
+    """What a finished table holds, from the tables before it as well: stage -> unit -> :class:`Unit`.
 
     Args:
         units: as in the marker.
@@ -75,9 +75,8 @@ class Made:
 
     def set_id(self, name: str) -> str:
         """Stands for the contents of one candidate set; given candidates never change."""
-        return digest(
-            sorted((stage, u.id) for stage, units in self.units.items() for n, u in units.items() if n == name)
-        )
+        plans = (stage for stage in self.units if stage.startswith("generate:"))
+        return digest(sorted((stage, self.units[stage][name].id) for stage in plans if name in self.units[stage]))
 
     def system_id(self, system: str) -> str:
         """Stands for the answers of one system ``set/method``, a selector of this table or an outside one."""
@@ -167,7 +166,7 @@ class Plan:
     """What a job has to do to its table.
 
     Attributes:
-        made: what the table will hold.
+        made: what the table will hold, the tables before it left out.
         needed: names of the stages that have something to do.
         extension: ``None`` while no version of the table is finished.
         mixed: what ``resume=force`` let pass, one text each.
@@ -199,7 +198,7 @@ def plan(run: RunFolder, job: str, wanted: Sequence[Wanted], reads: str, writes:
     if marker is None:
         return Plan(fresh, frozenset(w.stage.name for w in wanted))
     _check_root(run, reads, writes)
-    before = Made.read(run, writes)
+    before, above = Made.read(run, writes), Made.read(run, reads)
     if not before.units and "made" not in marker:
         raise ResumeError(
             f"{run.path(writes)} was written by an earlier Lemonpress, which did not record what it made; use another "
@@ -209,7 +208,7 @@ def plan(run: RunFolder, job: str, wanted: Sequence[Wanted], reads: str, writes:
     changed = "source" in marker and marker["source"] != source.get("fingerprint_hash")
     columns = frozenset(name for w in wanted for name in w.stage.writes)
     extension = Extension(writes, marker.get("version", 1), job, rows, columns=columns, source_changed=changed)
-    found = _Difference(before, fresh, Made.read(run, reads))
+    found = _Difference(before, fresh, above)
     for each in wanted:
         extension.rest[each.stage.name] = found.rest(each)
     if found.conflicts and not force:
@@ -242,7 +241,8 @@ class _Difference:
     """Compares units, and collects what follows."""
 
     def __init__(self, before: Made, fresh: Made, source: Made) -> None:
-        self._before, self._fresh, self._source = before.units, fresh.units, source
+        self._before = {stage: units for stage, units in before.units.items() if stage not in source.units}
+        self._fresh, self._source = fresh.units, source
         self._made = Made(fresh.units)
         self.conflicts: list[str] = []
         self.stale: set[str] = set()

@@ -210,3 +210,19 @@ def test_tidying_leaves_the_current_version_and_the_blocks_of_the_next(run: RunF
     run.write_json({}, "old", MARKER)
     run.tidy("old")
     assert run.data_files("old") == [run.path("old", "part.parquet")]
+
+
+def test_games_of_answers_that_changed_are_left(tmp_path: Path) -> None:
+    def game(system: str, opponent: str = "a/one") -> dict[str, Any]:
+        names = COLUMNS["games"].value_type.names
+        return dict.fromkeys(names) | {"system": system, "opponent": opponent, "order": "ab"}
+
+    before = {"games": [game("a/mbr"), game("b/mbr"), game("a#0"), game("a#11"), game("b#0"), game("a/mbr", "x")]}
+    stale = frozenset({"a/mbr vs a/one", "a# vs a/one"})
+    empty: dict[str, Any] = {"usage": [], "errors": []}
+    (row,) = carried(tmp_path, before | empty, [empty], "judge", ["games"], stale=stale)
+    assert [(g["system"], g["opponent"]) for g in row["games"]] == [
+        ("b/mbr", "a/one"),
+        ("b#0", "a/one"),
+        ("a/mbr", "x"),
+    ]

@@ -53,7 +53,7 @@ def run(tmp_path: Path, rows: list[dict[str, Any]]) -> RunFolder:
     run.make("selections")
     for path in run.data_files("games"):
         run.fs.copy_file(path, path.replace("/games/", "/selections/"))
-    run.write_json({"rows": len(rows)}, "selections", MARKER)
+    run.write_json({"rows": len(rows), "made": {"settings": {}, "stages": {}}}, "selections", MARKER)
     return run
 
 

@@ -71,7 +71,7 @@ def chain(
     force = config.resume == "force"
     plan = extend.plan(run, job, wanted, reads, writes, force)
     if plan.finished:
-        _keep(run, writes, plan)
+        _keep(run, reads, writes, plan)
         return _skipped(run, job, reads, writes, ())
     everything, source = steps, reads
     groups = _groups(job, [s for s in steps if plan.extension is None or s.stage.name in plan.needed])
@@ -146,14 +146,15 @@ def _skipped(run: RunFolder, job: str, reads: str, writes: str, names: Sequence[
 
 def _record(run: RunFolder, reads: str, plan: extend.Plan) -> dict[str, Any]:
     """What the table's marker tells the next extension."""
+    made = extend.Made({**extend.Made.read(run, reads).units, **plan.made.units})
     source = (run.marker(reads) or {}).get("fingerprint_hash")
-    return {"source": source, "made": plan.made.as_json(), "mixed": plan.mixed}
+    return {"source": source, "made": made.as_json(), "mixed": plan.mixed}
 
 
-def _keep(run: RunFolder, writes: str, plan: extend.Plan) -> None:
+def _keep(run: RunFolder, reads: str, writes: str, plan: extend.Plan) -> None:
     """A finished table stays as it is; that ``resume=force`` let another config pass is recorded."""
     run.tidy(writes)
     if plan.mixed:
-        marker = run.marker(writes) or {}
+        marker, record = run.marker(writes) or {}, _record(run, reads, plan)
         mixed = list(dict.fromkeys([*marker.get("mixed", ()), *plan.mixed]))
-        run.write_json({**marker, "made": plan.made.as_json(), "mixed": mixed}, writes, MARKER)
+        run.write_json({**marker, **record, "mixed": mixed}, writes, MARKER)

@@ -9,6 +9,7 @@ that ask to begin then are kept waiting.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.execution.suspects import Suspects, Suspicion
 from pipeline.storage import RunFolder
 
 _FILE = "suspects.json"
+_FOLLOW = 5.0  # seconds between a worker's looks at whether its pass is still there
 
 
 @dataclass
@@ -164,6 +166,18 @@ class JournalClient:
         if self._actor is not None and self._ended:
             self._actor.end.remote(self._worker, self._ended)
         self._ended = []
+
+    async def follow(self) -> None:
+        """End this process when the journal, and so the pass, is gone.
+
+        Ray ends a failed plan's actors once nothing holds their handles, and in a notebook a kept exception does.
+        """
+        while self._actor is not None:
+            await asyncio.sleep(_FOLLOW)
+            try:
+                await self._actor.state.remote()
+            except ray.exceptions.ActorDiedError:
+                os._exit(1)
 
     async def last_words(self, words: str) -> None:
         """Say why this process is about to die; waits a few seconds at most for the journal."""

@@ -85,7 +85,8 @@ class Worker:
             self._engine = engine.create()
             asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
         self._journal.ready()
-        asyncio.run_coroutine_threadsafe(self._reporter.run(), self._loop)
+        for task in (self._reporter.run(), self._journal.follow()):
+            asyncio.run_coroutine_threadsafe(task, self._loop)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process one block; called from several threads at once."""

@@ -57,7 +57,7 @@ def contests(
     for (opponent, judge, template), standings in groups.items():
         standings.sort(key=lambda s: (-1.0 if s.pooled.win_rate is None else -s.pooled.win_rate, s.system))
         standings.sort(key=lambda s: s.pooled.win_rate is None)
-        contest = Contest(opponent, judge, template, games.n_clusters, standings, frozenset())
+        contest = Contest(opponent, judge, template, games.n_clusters, standings, None)
         found.append(_with_behind(contest, results.tables.get("differences")))
     engine = config.engines.get(config.judge.engine or "")
     wanted = config.judge.opponent
@@ -134,15 +134,16 @@ def _with_behind(contest: Contest, differences: pa.Table | None) -> Contest:
     if differences is None or best is None or contest.n_clusters < CLUSTERS_TO_CLAIM:
         return contest
     recipe = f"|judge:{contest.judge}|template:{contest.template}|"
+    rows = [r for r in differences.to_pylist() if r["opponent"] == contest.opponent and recipe in r["signature"]]
     behind = set()
-    for row in differences.to_pylist():
-        if row["ci_low"] is None or row["opponent"] != contest.opponent or recipe not in row["signature"]:
+    for row in rows:
+        if row["ci_low"] is None:
             continue
         if row["system_a"] == best.system and row["ci_low"] > 0:
             behind.add(row["system_b"])
         if row["system_b"] == best.system and row["ci_high"] < 0:
             behind.add(row["system_a"])
-    return replace(contest, behind=frozenset(behind))
+    return replace(contest, behind=frozenset(behind) if rows else None)
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str, str, str]:

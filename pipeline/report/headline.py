@@ -151,9 +151,16 @@ def _others(report: Report, contest: Contest) -> str:
     """How the best system stands against the other systems."""
     best = contest.best
     rest = [s for s in contest.standings if s is not best and s.role != "oracle" and s.pooled.win_rate is not None]
-    close = [report.short(s.system) for s in rest if s.system not in contest.behind]
-    if not rest:
+    return _paired(report, [s.system for s in rest], contest.behind)
+
+
+def _paired(report: Report, others: list[str], behind: frozenset[str] | None) -> str:
+    """What the paired comparison of the best system with the others says."""
+    if not others:
         return ""
+    if behind is None:
+        return " It was not compared with the other systems prompt by prompt."
+    close = [report.short(s) for s in others if s not in behind]
     if not close:
         return " Compared prompt by prompt, it is also ahead of every other system."
     return f" It cannot be told from {listing(close)}: their paired differences include zero."
@@ -190,10 +197,15 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
     side = task.side(leader)
     if side == "above":
         circular = _circular_words(report, task, leader)
+        rest = _paired(report, [s for s in task.contenders if s != leader], task.behind)
         title = f"{name} beats {against} by {signed(score.difference).removeprefix('+')} points of {metric}"
         if circular:
             title += ", the metric that it chooses by"
-        return Headline("won", title, f"{means} ({span}).{_rest(report, task)}{circular}{bounds}")
+        return Headline(
+            "won",
+            title,
+            f"{means} ({span}).{rest}{circular}{bounds}",
+        )
     if side == "below":
         losers = [report.short(s) for s in task.contenders if task.side(s) == "below"]
         title = f"{against} beats " + (f"{len(losers)} systems" if len(losers) > 1 else losers[0]) + f" by {metric}"
@@ -204,16 +216,6 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
 def _mean(task: TaskScores, system: str) -> str:
     score = task.get(system)
     return quality(task.main, score.mean if score else None)
-
-
-def _rest(report: Report, task: TaskScores) -> str:
-    others = [s for s in task.contenders if s != task.leader]
-    close = [report.short(s) for s in others if s not in task.behind]
-    if not others:
-        return ""
-    if not close:
-        return " It is also ahead of every other system, prompt by prompt."
-    return f" It cannot be told from {listing(close)}: their paired differences include zero."
 
 
 def _circular_words(report: Report, task: TaskScores, system: str) -> str:

@@ -98,7 +98,8 @@ class Contest:
     """The games of some systems against one opponent, by one judge and template; best system first.
 
     Attributes:
-        behind: the systems that the best one beats in paired comparison (simultaneous intervals).
+        behind: the systems that the best one beats in paired comparison (simultaneous intervals); ``None`` when they
+            were not compared (several templates, or too many pairs).
     """
 
     opponent: str
@@ -106,7 +107,7 @@ class Contest:
     template: str
     n_clusters: int
     standings: list[Standing]
-    behind: frozenset[str]
+    behind: frozenset[str] | None
 
     @property
     def best(self) -> Standing | None:
@@ -222,7 +223,8 @@ class TaskScores:
             base or an outside answer.
         joint: system -> interval of its paired difference to its base that holds for all of the run's systems together;
             none for oracles and outside answers.
-        behind: contenders (and the base) that the leader beats in paired comparison, simultaneous intervals.
+        behind: contenders that the leader beats in paired comparison, simultaneous intervals; ``None`` when they were
+            too many to compare.
         oracles, outside: systems that choose by the reference; answers that were brought along.
         circular: metric -> systems that choose by it.
     """
@@ -236,7 +238,7 @@ class TaskScores:
     base: str | None
     contenders: list[str]
     joint: dict[str, tuple[float | None, float | None]]
-    behind: frozenset[str]
+    behind: frozenset[str] | None
     oracles: frozenset[str]
     outside: frozenset[str]
     circular: dict[str, list[str]]

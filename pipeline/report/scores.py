@@ -10,7 +10,7 @@ from pipeline.report.model import POOLED, Score, TaskScores
 from pipeline.scoring.measure import LANGUAGE
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Bootstrap
 from pipeline.stats.pools import TaskQuality
-from pipeline.stats.results import Results
+from pipeline.stats.results import MOST_SYSTEMS, Results
 from pipeline.stats.score_gaps import simultaneous_gaps
 
 
@@ -67,7 +67,7 @@ def _one_task(
         base=base,
         contenders=contenders,
         joint={s: (gap.low, gap.high) for (s, _), gap in zip(pairs, gaps, strict=True)},
-        behind=frozenset(),
+        behind=None,
         oracles=frozenset(s for s in systems if roles[s] == "oracle"),
         outside=frozenset(s for s in systems if roles[s] == "outside"),
         circular=_circular(systems, metrics, config),
@@ -83,11 +83,11 @@ def _main_base(pooled: dict[str, Score], config: Config) -> str | None:
     return max(known, key=lambda s: pooled[s].n_prompts, default=None)
 
 
-def _behind(task: TaskScores, quality: TaskQuality, bootstrap: Bootstrap) -> frozenset[str]:
+def _behind(task: TaskScores, quality: TaskQuality, bootstrap: Bootstrap) -> frozenset[str] | None:
     """The contenders that the leader beats, from all pairs of contenders together."""
     leader = task.leader
-    if leader is None or task.n_clusters < CLUSTERS_TO_CLAIM or len(task.contenders) < 2:
-        return frozenset()
+    if leader is None or task.n_clusters < CLUSTERS_TO_CLAIM or not 2 <= len(task.contenders) <= MOST_SYSTEMS:
+        return None
     pairs = list(combinations(task.contenders, 2))
     behind = set()
     for (a, b), gap in zip(pairs, simultaneous_gaps(quality, task.main, pairs, bootstrap), strict=True):

@@ -58,16 +58,16 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return harness.write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.jsonl")
 
 
-def whole_run(folder: Path, prompts: Path, words: list[str], last: str = "judge") -> Path:
-    """The jobs up to ``last``, undisturbed."""
+def whole_run(folder: Path, prompts: Path, words: list[str], last: str) -> None:
+    """The jobs up to ``last``, undisturbed; those that are done already cost nothing."""
     for job in list(JOBS)[: list(JOBS).index(last) + 1]:
         assert Site(job, folder, prompts, words).start() == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
-def whole(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_run(tmp_path_factory.mktemp("whole"), prompts, [])
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the undisturbed run; :func:`make_site` runs in it what is missing."""
+    return tmp_path_factory.mktemp("whole")
 
 
 def cells(fault: str) -> list[Any]:
@@ -91,6 +91,7 @@ def check(fault: str, site: Site, whole: Path, table: list[Cell], started: float
 
 def make_site(job: str, whole: Path, prompts: Path, folder: Path, words: list[str] | None = None) -> Site:
     site = Site(job, folder, prompts, words or [])
+    whole_run(whole, prompts, site.words, job)
     harness.copy_inputs(whole, site)
     return site
 
@@ -175,8 +176,8 @@ def endpoint_words(server: ChaoticServer) -> list[str]:
 
 @pytest.mark.parametrize("job", cells("endpoint chaos"))
 def test_endpoint_chaos(job: str, server: ChaoticServer, prompts: Path, tmp_path: Path, table: list[Cell]) -> None:
-    whole = whole_run(tmp_path / "whole", prompts, endpoint_words(server), job)
     started = time.monotonic()
+    whole = tmp_path / "whole"
     site = make_site(job, whole, prompts, tmp_path / "run", endpoint_words(server))
     server.chaos, server.failures = True, {}
     try:

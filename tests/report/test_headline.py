@@ -137,3 +137,12 @@ def test_an_oracle_never_wins_games(tmp_path: Path) -> None:
     found = headline(report)
     assert found.title == "mbr beats sample" and "greedy (100.0%) chose by the reference: an upper bound" in found.text
     assert next(c for c in report.costs if c.system == "hedged/greedy").tokens_per_point is None
+
+
+def test_systems_that_were_not_compared_are_not_said_to_be_even(tmp_path: Path) -> None:
+    rows = sure_win(30)
+    for row in rows:  # with two templates a paired comparison does not know which one is meant
+        row["games"] += [g | {"template": "other@1"} for g in row["games"]]
+    report, found = headline_of(tmp_path, rows)
+    assert report.contests[0].behind is None
+    assert found.title == "mbr beats sample" and "It was not compared with the other systems" in found.text

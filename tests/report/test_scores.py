@@ -62,7 +62,8 @@ def test_the_winner_is_a_system_with_a_certain_gain_and_never_the_oracle(run: Ru
     assert mine.low is not None and mine.high is not None
     assert f"{100 * mine.low:+.1f} to {100 * mine.high:+.1f}" in found.text
     assert "BLEU +" in found.text and "an upper bound, not a system" in found.text
-    assert "It cannot be told from hedged/" in found.text  # both kinds of MBR made the same choices
+    twin = {"hedged/mbr": "hedged/hedged_mbr", "hedged/hedged_mbr": "hedged/mbr"}[str(task.leader)]
+    assert f"It cannot be told from {twin}: " in found.text  # they made the same choices; the others are behind
     assert by_language(report).endswith("ahead in German, Spanish, French, Japanese, Russian and Chinese.")
 
 
