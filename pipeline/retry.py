@@ -2,7 +2,10 @@
 
 A retry is a run of its own in ``work/retry``. It begins with the failed rows as they were before the job in which they
 failed, which the table before that job still holds, and its tables then take these rows' places in the next versions
-of the run's tables. So no other row is touched or done again. Memory holds nine bytes a failed row, never a text.
+of the run's tables. So no other row is touched or done again. Memory holds some bytes a failed row, never a text.
+
+The retry counts its rows from 0, as every run does, in the order of the jobs that they begin with: so those of every
+table of it are the first ones.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ Ids = npt.NDArray[np.int64]
 
 FOLDER = ("work", "retry")
 _ROWS = (*FOLDER, "rows.parquet")
+_JOINED = "joined"
 _BATCH = 1000
 _LEAVES = {
     "generate": {"candidates": {"plan", "origin", "error"}},
@@ -126,7 +130,7 @@ class Retry:
             return source
         first = self._steps[0]
         ids = [self.starts[step.job] for step in self._steps]
-        self._copy(first.reads, ids[0], source, "prompts", self._empty(first.reads))
+        self._copy(first, source, "prompts", self._empty(first.reads))
         numbers = np.repeat(np.arange(len(ids)), [len(found) for found in ids]).astype(np.int8)
         with self._run.fs.open_output_stream(self._run.path(*_ROWS)) as sink:
             pq.write_table(pa.table({"row_id": np.concatenate(ids), "step": numbers}), sink)
@@ -140,41 +144,49 @@ class Retry:
         marker = self.work.marker(step.reads)
         if len(ids) and "joined" not in (marker or {}):
             base = marker or self._empty(step.reads)
-            self._copy(step.reads, ids, self.work, step.reads, {**base, "joined": len(ids)})
+            self._copy(step, self.work, step.reads, {**base, "joined": len(ids)})
         return int((self.work.marker(step.reads) or {"rows": 0})["rows"])
 
     def _empty(self, table: str) -> dict[str, Any]:
         """The marker of a table of the run, for one without rows."""
         return {**(self._run.marker(table) or {}), "rows": 0, "folder": ""}
 
-    def _copy(self, table: str, ids: Ids, target: RunFolder, name: str, marker: dict[str, Any]) -> None:
-        """Copy rows of a table of the run to those of a table of ``target``, whose marker ``marker`` is."""
-        data = self._run.dataset(table)
+    def _copy(self, step: Step, target: RunFolder, name: str, marker: dict[str, Any]) -> None:
+        """Copy the rows that begin with ``step`` to those of a table of ``target``, whose marker ``marker`` is."""
+        data = self._run.dataset(step.reads)
         folder = "/".join(part for part in (name, marker.get("folder")) if part)
-        known = target.parquet_files(folder)
+        known = [path for path in target.parquet_files(folder) if not path.rpartition("/")[2].startswith(_JOINED)]
         schema = pads.dataset(known[:1], filesystem=target.fs, format="parquet").schema if known else data.schema
-        rows = (_conform(batch, schema) for batch in _taken(data, ids, keep=True))
-        write_shards(target, schema, rows, folder, "joined")
+        ids = self.starts[step.job]
+        start = sum(len(self.starts[s.job]) for s in self._steps[: self._steps.index(step)])
+
+        def rows() -> Iterator[pa.Table]:
+            for table in _taken(data, ids, keep=True):
+                old = table.column("row_id").to_numpy()
+                yield _conform(_numbered(table, start + np.searchsorted(ids, old)), schema)
+
+        write_shards(target, schema, rows(), folder, _JOINED)
         target.write_json({**marker, "rows": marker["rows"] + len(ids)}, name, MARKER)
 
     def finish(self) -> None:
         """Put the retried rows in their places, table by table; an interrupted one can be repeated.
 
         Raises:
-            LemonpressError: a table of the retry lacks a row, or has one too many; nothing was changed.
+            LemonpressError: a table of the retry lacks a row, or has one too many; the table was not changed.
         """
         done = np.empty(0, np.int64)
         for step in self._steps:
-            done = np.union1d(done, self.starts[step.job])
+            done = np.concatenate([done, self.starts[step.job]])
             if len(done):
                 self._merge(step.writes, done)
         self._run.remove(*FOLDER)
 
     def _merge(self, table: str, ids: Ids) -> None:
+        """Replace the rows ``ids`` of a table by the retry's first rows, which are the same in this order."""
         new = self.work.dataset(table)
         found = new.to_table(columns=["row_id"]).column("row_id").to_numpy()
-        found = np.sort(found[np.isin(found, ids)])  # besides those that only begin behind this table
-        if not np.array_equal(found, ids):
+        found = np.sort(found[found < len(ids)])  # behind them are those that only begin behind this table
+        if not np.array_equal(found, np.arange(len(ids))):
             raise LemonpressError(
                 f"retry: {len(ids)} rows went in, {len(found)} came out for {table}: please report this"
             )
@@ -185,7 +197,8 @@ class Retry:
 
         def rows() -> Iterator[pa.Table]:
             yield from _taken(old, ids, keep=False)
-            yield from (_conform(batch, old.schema) for batch in _taken(new, ids, keep=True))
+            for batch in _taken(new, found, keep=True):
+                yield _conform(_numbered(batch, ids[batch.column("row_id").to_numpy()]), old.schema)
 
         write_shards(self._run, old.schema, rows(), f"{table}/{folder}")
         self._run.switch(table, {**marker, "version": version, "folder": folder})
@@ -197,6 +210,10 @@ def _taken(data: pads.Dataset, ids: Ids, keep: bool) -> Iterator[pa.Table]:
         mask = np.isin(batch.column("row_id").to_numpy(), ids, invert=not keep)
         if mask.any():
             yield pa.Table.from_batches([batch]).filter(pa.array(mask))
+
+
+def _numbered(table: pa.Table, ids: Ids) -> pa.Table:
+    return table.set_column(table.column_names.index("row_id"), "row_id", pa.array(ids, pa.int64()))
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

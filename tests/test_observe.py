@@ -63,7 +63,7 @@ class Sink:
 
 def test_a_worker_reports_when_it_runs_dry_and_each_row_once() -> None:
     sink = Sink()
-    reporter = Reporter(sink)
+    reporter = Reporter(sink, lambda: None)
     for _ in range(3):
         reporter.enter()
     usage = [Usage("j", "s", "m", 1, 10, 4, 2)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.report.headline import failed_audit
-from pipeline.report.model import Contest, Report, TaskScores
+from pipeline.report.model import Contest, Report
+from pipeline.report.task_model import TaskScores
 from pipeline.report.wording import count, engine_model, listing, metric_label, model_label, percent
 from pipeline.stats.intervals import FEW_CLUSTERS
 

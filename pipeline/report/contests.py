@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import Config
-from pipeline.report.model import MACRO, POOLED, Contest, Standing, WinRate
+from pipeline.report.model import Contest, Standing, WinRate
+from pipeline.report.sides import MACRO, POOLED
 from pipeline.stats.games import Comparison, Games, PromptKey, leave_out
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
 from pipeline.stats.prompt_scores import judge_rates

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.report.model import POOLED, Audit, Contest, Report, TaskScores
+from pipeline.report.model import Audit, Contest, Report
+from pipeline.report.sides import POOLED
+from pipeline.report.task_model import TaskScores
 from pipeline.report.wording import (
     count,
     interval,

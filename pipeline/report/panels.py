@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.report.model import MACRO, POOLED, Audit, Report
+from pipeline.report.model import Audit, Report
 from pipeline.report.plots import shared_axis
 from pipeline.report.plots.svg import Axis
+from pipeline.report.sides import MACRO, POOLED
 from pipeline.report.wording import grade_words, language_label, listing
 from pipeline.scoring.measure import WIN
 from pipeline.stats.audit import ALTERED, IDENTICAL

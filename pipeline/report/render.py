@@ -21,8 +21,10 @@ from pipeline.report.collect import collect
 from pipeline.report.costs import HOW
 from pipeline.report.escaping import clean, escape_line, escape_markdown, fence, visible
 from pipeline.report.headline import by_language, failed_audit, headline, score_headline
-from pipeline.report.model import POOLED, Contest, Report, Standing, TaskScores, WinRate
+from pipeline.report.model import Contest, Report, Standing, WinRate
 from pipeline.report.panels import audits, sampling_panels
+from pipeline.report.sides import POOLED
+from pipeline.report.task_model import TaskScores
 from pipeline.scoring.measure import LANGUAGE
 from pipeline.storage import RunFolder
 

@@ -6,7 +6,8 @@ from itertools import combinations
 
 from pipeline.config import Config
 from pipeline.report.contests import role
-from pipeline.report.model import POOLED, Score, TaskScores
+from pipeline.report.sides import POOLED
+from pipeline.report.task_model import Score, TaskScores
 from pipeline.scoring.measure import LANGUAGE
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Bootstrap
 from pipeline.stats.pools import TaskQuality

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pipeline.config import Config
 from pipeline.languages import language_name
-from pipeline.report.model import MACRO, POOLED, Audit, Report, Standing, TaskScores, WinRate
+from pipeline.report.model import Audit, Report, Standing, WinRate
+from pipeline.report.sides import MACRO, POOLED
+from pipeline.report.task_model import TaskScores
 from pipeline.sampling.plans import PlanConfig
 from pipeline.stats.audit import ABLE, ALTERED, CHANCE, IDENTICAL, MISLED
 

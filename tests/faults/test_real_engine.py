@@ -43,35 +43,46 @@ def compare(resumed: Site, whole: Site, what: str) -> None:
     print(f"\n{what}: {len(rows)} rows, {len(pairs)} candidates, texts equal to an undisturbed run: {match:.0%}")
 
 
-def test_engine_core_and_driver_killed(tmp_path: Path, chat_model: str) -> None:
-    prompts = harness.write_prompts(tmp_path / "prompts.jsonl", N)
-    whole = site(tmp_path / "whole", prompts, chat_model)
-    assert whole.start() == 0
-    wait_for(lambda: not cores(os.getpid()), 30)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, chat_model: str) -> Site:
+    """An undisturbed run."""
+    folder = tmp_path_factory.mktemp("real")
+    made = site(folder / "whole", harness.write_prompts(folder / "prompts.jsonl", N), chat_model)
+    assert made.start() == 0
+    wait_for(lambda: not cores(os.getpid()), 60)
+    return made
 
-    core_killed = site(tmp_path / "core", prompts, chat_model)
+
+def stored(run: Site) -> bool:
+    return bool(run.run.data_files("work/generate-generator/checkpoint"))
+
+
+def test_engine_core_killed(tmp_path: Path, whole: Site, chat_model: str) -> None:
+    killed = site(tmp_path / "run", whole.prompts, chat_model)
 
     def kill() -> None:
-        wait_for(lambda: bool(core_killed.run.data_files("work/generate-generator/checkpoint")), 300)
+        wait_for(lambda: stored(killed), 300)
         for process in cores(os.getpid()):
             process.kill()
 
     thread = later(kill)
-    assert core_killed.start() == 0
+    assert killed.start() == 0
     thread.join()
-    assert core_killed.summary()["restarts"] == 1
-    compare(core_killed, whole, "engine core killed")
+    assert killed.summary()["restarts"] == 1
+    compare(killed, whole, "engine core killed")
+    wait_for(lambda: not cores(os.getpid()), 60)  # no orphan engine is left
 
-    driver_killed = site(tmp_path / "driver", prompts, chat_model)
-    process = driver_killed.process()
-    checkpoint = "work/generate-generator/checkpoint"
-    wait_for(lambda: bool(driver_killed.run.data_files(checkpoint)) or process.poll() is not None, 300)
+
+def test_driver_killed(tmp_path: Path, whole: Site, chat_model: str) -> None:
+    killed = site(tmp_path / "run", whole.prompts, chat_model)
+    process = killed.process()
+    wait_for(lambda: stored(killed) or process.poll() is not None, 300)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert driver_killed.run.marker("candidates") is None
+    assert killed.run.marker("candidates") is None
     wait_for(lambda: not cores(os.getpid()), 60)  # no orphan engine is left
     time.sleep(1)
-    assert driver_killed.start() == 0
-    assert driver_killed.summary()["resumed"] > 0
-    compare(driver_killed, whole, "driver killed")
+    assert killed.start() == 0
+    assert killed.summary()["resumed"] > 0
+    compare(killed, whole, "driver killed")
     wait_for(lambda: not cores(os.getpid()), 60)

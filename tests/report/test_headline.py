@@ -9,8 +9,9 @@ from typing import Any
 
 from pipeline.report.collect import collect
 from pipeline.report.headline import Headline, headline
-from pipeline.report.model import Report, side
+from pipeline.report.model import Report
 from pipeline.report.render import render_html, render_markdown
+from pipeline.report.sides import side
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
 from tests.report.runs import CONFIG, Page, config_with, game, rows_for, write_run
 

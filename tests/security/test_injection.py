@@ -131,7 +131,7 @@ def test_a_game_is_not_won_by_closing_the_frame(label: str) -> None:
     row = Row(
         1, "p", messages=USER, selections=[Selection("x", "evil", 0, attack), Selection("x", "good", 1, "Jupiter")]
     )
-    games = asyncio.run(JudgeStage(("x/evil",), "x/good", "judge", "pairwise")(row, judge)).games
+    games = asyncio.run(JudgeStage("judge", systems=("x/evil",), opponent="x/good")(row, judge)).games
     assert [g.score for g in games] == [0.5, 0.5]
 
 

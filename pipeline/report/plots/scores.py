@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pipeline.report.model import MACRO, Audit, Report, TaskScores, side
+from pipeline.report.model import Audit, Report
 from pipeline.report.plots.svg import Axis, Mark, nice_axis, panel_rows, rate_axis, wide_rows
+from pipeline.report.sides import MACRO, side
+from pipeline.report.task_model import TaskScores
 from pipeline.report.wording import (
     describe_gains,
     describe_scores,
