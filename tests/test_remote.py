@@ -133,14 +133,21 @@ def test_credentials_in_a_path_are_refused_and_not_repeated(capsys: pytest.Captu
         assert "environment variable" in said.err
 
 
-def test_a_missing_bucket_and_a_dead_server_end_in_one_line(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
-    for uri in (
-        bucket.uri("x").replace(bucket.name, "no-such-bucket"),
-        "s3://b/x?scheme=http&endpoint_override=127.0.0.1%3A9",
-    ):
-        assert main(["generate", "dummy", f"out={uri}"]) == 1
-        said = capsys.readouterr().err
-        assert len(said.strip().splitlines()) == 1 and "Traceback" not in said, said
+def test_a_missing_bucket_ends_in_one_line(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    assert one_line_of(bucket.uri("x").replace(bucket.name, "no-such-bucket"), capsys).count("no-such-bucket")
+
+
+@pytest.mark.slow  # the client tries for 12 s
+def test_a_dead_server_ends_in_one_line(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    one_line_of("s3://bucket/x?scheme=http&endpoint_override=127.0.0.1%3A9", capsys)
+
+
+def one_line_of(uri: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a job says that cannot reach its run's folder."""
+    assert main(["generate", "dummy", f"out={uri}"]) == 1
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and "Traceback" not in said, said
+    return said
 
 
 def test_outside_games_and_their_tables_on_the_store(bucket: Bucket) -> None:

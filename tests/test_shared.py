@@ -13,7 +13,7 @@ from pipeline.commands import generate, judge, select
 from pipeline.commands.run import jobs, run_jobs
 from pipeline.config import Config, load_config
 from pipeline.execution.passes import PassSpec
-from pipeline.execution.shared import companions, merge
+from pipeline.execution.shared import companions, merge, warn_of_shared_work
 from pipeline.execution.together import Part, SharedWorker, kept_as, parts
 from pipeline.execution.worker import Worker
 from pipeline.storage import RunFolder
@@ -62,6 +62,18 @@ def test_a_shared_pass_is_made_of_its_parts(tmp_path: Path) -> None:
     assert last == [0, len(whole.stages) - 2, len(whole.stages) - 1]
     assert parts(specs)[0] == Part("generate", 0, ["scores", "usage", "errors"])
     assert parts(specs)[1].changed == ["usage", "errors"]
+
+
+def test_interrupted_shared_work_is_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(str(tmp_path))
+    spec = generate.passes(config(tmp_path))[0]
+    warn_of_shared_work(spec, run)
+    assert not caplog.records
+    run.write_json({}, "work", "generate-generator+select-judge", "state.json")
+    warn_of_shared_work(spec, run)
+    assert "pass generate-generator by itself begins anew" in caplog.text
 
 
 def test_the_worker_keeps_what_a_row_was_between_the_jobs(tmp_path: Path) -> None:

@@ -45,7 +45,23 @@ def run_with_companions(
         LemonpressError: as :func:`~pipeline.execution.passes.run_pass`.
     """
     found = companions(spec, later, run)
-    return run_shared(spec, found, run, config, control) if found else [run_pass(spec, run, config, control)]
+    if found:
+        return run_shared(spec, found, run, config, control)
+    if _is_fresh(spec, run):
+        warn_of_shared_work(spec, run)
+    return [run_pass(spec, run, config, control)]
+
+
+def warn_of_shared_work(spec: PassSpec, run: RunFolder) -> None:
+    """Say so when a shared pass was interrupted, and this pass does not go on with its work."""
+    for name in run.subfolders("work"):
+        if name.startswith(f"{spec.name}+"):
+            logger.warning(
+                "%s holds unfinished work of a pass that jobs share: pass %s by itself begins anew; lemonpress run "
+                "with the config that began it goes on with it",
+                run.path("work", name),
+                spec.name,
+            )
 
 
 def companions(first: PassSpec, later: Sequence[Planned], run: RunFolder) -> list[Planned]:
