@@ -65,6 +65,7 @@ def job(name: str, config: Config) -> Iterator[Job]:
 
 def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
     """Run the job's passes in order on the configured cluster."""
+    from pipeline.commands.place import place_passes
     from pipeline.execution.cluster import cluster, ship_modules
     from pipeline.execution.passes import run_pass
 
@@ -74,7 +75,7 @@ def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
         if spec.engine is not None and current.run.marker(spec.writes) is None:
             spec.engine.ready(f"engines (pass {spec.name})")
     with cluster(current.config.ray):
-        for spec in specs:
+        for spec in place_passes(current, specs):
             logging.getLogger("lemonpress").info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes)
             current.passes.append(run_pass(spec, current.run, current.config.execution))
 

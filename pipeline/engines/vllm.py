@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,18 @@ class VLLMEngineConfig(EngineConfig):
 
     def gpus(self) -> float:
         return 0.0 if _cpu_build() else float(self.tensor_parallel_size * self.pipeline_parallel_size)
+
+    def parallel(self) -> tuple[int, int]:
+        return self.tensor_parallel_size, self.pipeline_parallel_size
+
+    def can_spread(self) -> bool:
+        return True
+
+    def spread(self) -> VLLMEngineConfig:
+        return replace(self, engine_args={**self.engine_args, "distributed_executor_backend": "ray"})
+
+    def is_spread(self) -> bool:
+        return self.engine_args.get("distributed_executor_backend") == "ray"
 
     def max_requests(self) -> int:
         return self.max_num_seqs

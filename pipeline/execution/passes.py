@@ -27,6 +27,7 @@ from pipeline import __version__
 from pipeline.config import ExecutionConfig
 from pipeline.engines.base import EngineConfig, PoolConfig
 from pipeline.errors import LemonpressError, ResumeError
+from pipeline.execution.placing import Placing
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
 from pipeline.execution.worker import Worker
 from pipeline.hashing import digest
@@ -191,6 +192,7 @@ def _execute(
         delete_checkpoint_on_success=False,
     )
     context.enable_progress_bars = False
+    placing = Placing(spec.engine)
     line.start()
     complete = False
     try:
@@ -205,8 +207,7 @@ def _execute(
                 max_tasks_in_flight_per_actor=2 * c,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=pool.num_cpus,
-            num_gpus=(spec.engine.gpus() if pool.num_gpus is None and spec.engine else pool.num_gpus) or None,
+            **placing.resources(),
             udf_modifying_row_count=False,
             fn_constructor_kwargs={
                 "engine": spec.engine,
@@ -222,6 +223,7 @@ def _execute(
     finally:
         counts = line.finish(complete)
         context.checkpoint_config, context.enable_progress_bars = saved
+        placing.release()
         ray.kill(actor)
     return counts
 
