@@ -1,7 +1,7 @@
 """The cluster files: as far as schemas and dry runs can check them without a cluster.
 
-KubeRay's own schema could not be had here, so the fields of RayJob and RayCluster are compared with the names in its API
-reference (v1.6); its pods and volumes are validated, strictly, against Kubernetes' schemas.
+KubeRay's own schema could not be had here, so the fields of RayJob and RayCluster are compared with the names in its
+API reference (v1.6); its pods and volumes are validated, strictly, against Kubernetes' schemas.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ STUBS = {
     # srun runs its command here, without its own options
     "srun": 'while [[ "$1" == --* ]]; do echo "srun $1" >>"$LOG"; shift; done; exec "$@"',
     "ray": 'echo "ray $* token=${#RAY_AUTH_TOKEN} mode=$RAY_AUTH_MODE" >>"$LOG"; [ "$1" = status ] || exec sleep 60',
-    "lemonpress": 'echo "lemonpress $* at $RAY_ADDRESS" >>"$LOG"; trap "echo stopped >>\\"$LOG\\"; exit 130" TERM; '
+    "lemonpress": 'trap "echo stopped >>\\"$LOG\\"; exit 130" TERM; echo "lemonpress $* at $RAY_ADDRESS" >>"$LOG"; '
     '[ "${HOLD:-}" ] && { sleep 60 & wait; }; exit 3',
 }
 

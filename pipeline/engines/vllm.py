@@ -157,6 +157,9 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         if _cpu_build():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+            if self.config.tensor_parallel_size > 1:
+                # Its processes want a NUMA node each, which a small machine lacks ("Not enough allowed NUMA nodes").
+                os.environ.setdefault("VLLM_CPU_SIM_MULTI_NUMA", "1")
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.async_llm import AsyncLLM

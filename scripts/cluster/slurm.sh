@@ -40,7 +40,7 @@ finish() {
 }
 trap finish EXIT
 # shellcheck disable=SC2329 # by the trap: Slurm's time limit, two minutes ahead: the run ends its pass in order, and the next job resumes.
-stop_run() { kill -TERM "$RUN" 2>/dev/null || true; }
+stop_run() { kill -TERM "$RUN" 2>/dev/null && INTERRUPTED=1 || true; }
 
 start() { # node, ray's arguments
     local node="$1"
@@ -75,8 +75,9 @@ PYTHON
 trap stop_run TERM
 lemonpress run "$@" &
 RUN=$!
-CODE=0
-wait "$RUN" || CODE=$?
-# A trapped signal ends `wait` early: wait for the run itself.
-while kill -0 "$RUN" 2>/dev/null; do wait "$RUN" && CODE=0 || CODE=$?; done
+while :; do
+    INTERRUPTED="" CODE=0
+    wait "$RUN" || CODE=$?
+    [ -n "$INTERRUPTED" ] || break # a trapped signal ends `wait` early, with a code of its own: wait again
+done
 exit "$CODE"
