@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.commands.context import Job
+from pipeline.commands.place import place_passes, place_run
 from pipeline.config import load_config
 from pipeline.engines import vllm
 from pipeline.engines.base import EngineConfig, PoolConfig
@@ -16,7 +19,9 @@ from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.engines.transformers import TransformersEngineConfig
 from pipeline.engines.vllm import VLLMEngineConfig
 from pipeline.errors import ConfigError
+from pipeline.execution.passes import PassSpec
 from pipeline.placement import NodeGroup, plan, spell
+from pipeline.storage import RunFolder
 from tests.conftest import ROOT
 
 
@@ -217,3 +222,28 @@ def test_engines_over_several_nodes_get_a_placement_group_each_which_ends_with_t
     assert lines.count("group: CREATED 8 [4, 4]") == 2
     assert "left: []" in lines
     assert "rows: 40 0 free GPUs: 16.0" in lines
+
+
+def test_passes_get_their_engines_as_the_cluster_can_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pool is capped, an engine is spread, a finished pass is left alone; what does not fit is refused."""
+    monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: nodes((2, 4, 8)))
+    words = ["dummy", f"out={tmp_path}", "engines.generator={kind: vllm, model: m, pipeline_parallel_size: 2}"]
+    words += ["engines.generator.tensor_parallel_size=4", "engines.judge.pool={min_size: 1, max_size: 99, num_cpus: 2}"]
+    config = load_config([*words, "engines.reward={kind: vllm, runner: reward, model: r, pool: {size: 99}}"])
+    job = Job("run", config, RunFolder(str(tmp_path)))
+    specs = [PassSpec(n, "run", "prompts", f"t-{n}", [], config.engines[n]) for n in ("generator", "judge", "reward")]
+    job.run.make("t-reward")
+    job.run.write_json({}, "t-reward", "_complete.json")
+    generator, judge, reward = (s.engine for s in place_passes(job, specs))
+    assert generator is not None and judge is not None
+    assert generator.is_spread()
+    assert judge.pool.max_size == 7  # 16 CPUs, two of them for reading and writing
+    assert reward is config.engines["reward"]
+    assert capsys.readouterr().out.startswith("placement (run): 1 x m TP=4 PP=2 on 8 GPUs, each over several nodes, ")
+    job.run.remove("t-reward")
+    with pytest.raises(ConfigError, match=r"engines\.reward\.pool: 99 x 1 GPU"):
+        place_passes(job, specs)
+    with pytest.raises(ConfigError, match=r"engines\.reward\.pool: 99 x 1 GPU"):
+        place_run(config)  # before any pass of the run, though only a later job needs it

@@ -36,6 +36,7 @@ SELECTOR = '''
 import os
 from dataclasses import dataclass
 
+import pipeline
 import ray
 
 from my_words import NAME
@@ -50,7 +51,7 @@ class Where(Selector):
     async def select(self, pool: Pool) -> Choice:
         node = ray.get_runtime_context().get_node_id()
         secret = os.environ.get("LP_TEST_SECRET", "")
-        return Choice(0, detail={"node": node, "secret": len(secret)})
+        return Choice(0, detail={"node": node, "secret": len(secret), "package": pipeline.__file__})
 '''
 
 
@@ -89,7 +90,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     port = free_port()
     temp = tempfile.mkdtemp(prefix="lp", dir="/tmp")  # short: sockets' paths end at 107 characters
     env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
-    env |= {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT), "LP_TEST_SECRET": SECRET}
+    env.pop("PYTHONPATH", None)  # the cluster gets Lemonpress from the job
+    env |= {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token"}
     command = [sys.executable, "-m", "tests.two_nodes", str(port), temp]
     cluster = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert cluster.stdout is not None
@@ -97,6 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     (folder / "my_selectors.py").write_text(SELECTOR)
     (folder / "my_words.py").write_text('NAME = "where"\n')
+    env |= {"PYTHONPATH": str(ROOT), "LP_TEST_SECRET": SECRET}
     del env["RAY_AUTH_MODE"]  # a person has the token, and nothing else
     yield Site(f"http://127.0.0.1:{port}", folder, env)
     cluster.communicate(timeout=60)
@@ -126,6 +129,7 @@ def test_a_submitted_run_works_on_both_nodes(site: Site) -> None:
     details = [json.loads(s["detail"]) for row in rows for s in row["selections"] if s["method"] == "where"]
     assert len({d["node"] for d in details}) == 2
     assert {d["secret"] for d in details} == {len(SECRET)}
+    assert all("runtime_resources" in d["package"] for d in details)  # the submitter's Lemonpress, whatever is there
     assert SECRET not in out + err
     assert TOKEN not in out + err
     for path in (site.folder / "run").rglob("*"):

@@ -37,18 +37,29 @@ def place_run(config: Config) -> None:
 
 
 def place_passes(current: Job, specs: Sequence[PassSpec]) -> list[PassSpec]:
-    """The passes with their engines as the cluster can hold them: those larger than a node are spread over several.
+    """The passes with their engines as the cluster can hold them.
+
+    Engines larger than a node are spread over several, and pools grow no further than there is room beside reading and
+    writing.
 
     Raises:
         ConfigError: the cluster cannot hold an engine of a pass that is not finished.
     """
-    config = current.config
-    names = {id(engine): name for name, engine in config.engines.items()}
-    waiting = {id(s.engine): s.engine for s in specs if s.engine and current.run.marker(s.writes) is None}
-    engines = {names.get(key, engine.model): engine for key, engine in waiting.items()}
-    places = {p.name: p for p in _announce(config, engines, current.name)}
-    spread = {key: e.spread() for key, e in waiting.items() if places[names.get(key, e.model)].spread}
-    return [replace(s, engine=spread.get(id(s.engine), s.engine)) for s in specs]
+    names = {id(engine): name for name, engine in current.config.engines.items()}
+    waiting = {
+        names.get(id(s.engine), s.name): s.engine
+        for s in specs
+        if s.engine is not None and current.run.marker(s.writes) is None
+    }
+    places = {p.name: p for p in _announce(current.config, waiting, current.name)}
+    placed = {id(engine): _as_placed(engine, places[name]) for name, engine in waiting.items()}
+    return [replace(s, engine=placed.get(id(s.engine), s.engine)) for s in specs]
+
+
+def _as_placed(engine: EngineConfig, place: Place) -> EngineConfig:
+    if place.limit is not None:
+        engine = replace(engine, pool=replace(engine.pool, max_size=place.limit))
+    return engine.spread() if place.spread else engine
 
 
 def _announce(config: Config, engines: dict[str, EngineConfig], job: str) -> list[Place]:

@@ -54,7 +54,8 @@ def status(server: JobServer, job_id: str | None) -> int:
         about = info.metadata or {}
         started = datetime.datetime.fromtimestamp((info.start_time or 0) / 1000).isoformat(" ", "seconds")
         print(f"{info.submission_id}  {info.status.value}  {about.get('job', '?')}  since {started}", end="")
-        print(f"  out={about.get('out', '?')}  {info.message or ''}".rstrip())
+        said = (info.message or "").strip().splitlines()[:1]
+        print("", f"out={about.get('out', '?')}", *said, sep="  ")
     return 0
 
 

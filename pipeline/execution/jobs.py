@@ -49,7 +49,6 @@ class JobServer:
 
     def __init__(self, address: str) -> None:
         _probe(address)
-        use_token()
         from ray.job_submission import JobSubmissionClient
 
         for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
@@ -186,16 +185,6 @@ class JobServer:
         except (aiohttp.ClientError, RuntimeError, OSError):
             logging.getLogger(__name__).info("the log's connection was lost; trying again")
         return seen
-
-
-def use_token() -> None:
-    """Have Ray's clients send the token where there is one; Ray 2.60's do so only under ``RAY_AUTH_MODE=token``.
-
-    Takes effect only before ``ray`` is imported.
-    """
-    default = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or default.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager
