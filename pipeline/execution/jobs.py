@@ -23,6 +23,11 @@ _PATIENCE = 300.0
 """Seconds for which the job server may be out of reach before the log is given up (the job goes on)."""
 _PAUSE = 2.0
 _CONNECT = 10.0
+_TALKERS = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
 
 
 class ClusterError(ConfigError):
@@ -51,7 +56,7 @@ class JobServer:
         _probe(address)
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        for name in _TALKERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.address = address
         with self._errors(), _only_address(address):
@@ -152,8 +157,10 @@ class JobServer:
             The job's exit code; 130 when it was stopped, 1 when it ended without one.
 
         Raises:
+            ClusterError: there is no such job.
             LostJob: the job server was out of reach for minutes.
         """
+        self.info(job_id)  # an unknown job is an error, a silent server later on is not
         seen, heard = 0, time.monotonic()
         while True:
             try:
