@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import __version__
-from pipeline.errors import ConfigError, LemonpressError, nearest
+from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
+from pipeline.safety import redact, visible
 
 JOBS = {
     "run": "all of the below, from prompts to report; resumes where it was interrupted",
@@ -18,6 +19,10 @@ JOBS = {
     "judge": "selections -> games (pairwise, both orders)",
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
+    "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
+    "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
+    "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
+    "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
     "doctor": "what this machine can run, and what is missing",
     "submit": "send a job (--job, default run) to the Ray cluster at --address, and follow its log",
     "status": "state of a submitted job (its id, or out=FOLDER; without either: of all)",
@@ -25,6 +30,7 @@ JOBS = {
     "stop": "stop a submitted job",
 }
 REMOTE = ("submit", "status", "logs", "stop")
+SUBMITTED = ("run", "generate", "select", "judge", "winrate", "report", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; ``None`` takes the process's own.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 config or input wrong, 3 too many rows failed, 130 interrupted.
+        Exit code: see :mod:`pipeline.errors`.
     """
     args = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(handlers=[_stderr()])
     try:
         if args.job not in JOBS:
             raise ConfigError(f"no job is called {args.job!r}{nearest(args.job, JOBS)}")
@@ -46,6 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"pipeline.commands.{args.job}")
         if args.job == "doctor":
             return int(command.run())
+        if args.job == "show":
+            if len(args.words) != 2:
+                raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
+            command.run(*args.words)
+            return 0
+        if args.job == "errors":
+            if len(args.words) != 1:
+                raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
+            command.run(args.words[0], args.json)
+            return 0
+        if args.job == "retry":
+            if not args.words or "=" in args.words[0]:
+                raise ConfigError("retry takes a run's folder: lemonpress retry RUN [key=value ...]")
+            command.run(args.words[0], args.words[1:])
+            return 0
+        if args.json:
+            raise ConfigError("--json: only errors prints JSON")
         if args.list:
             if args.job != "select":
                 raise ConfigError("--list: only select has a list")
@@ -53,8 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         command.run(_config(args.job, args.words))
     except LemonpressError as error:
-        print(f"lemonpress {args.job}: {error}", file=sys.stderr)
+        print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        print(f"lemonpress {args.job}: storage: {error}; the same command resumes", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
         return 130
@@ -64,9 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _remote(args: argparse.Namespace) -> int:
     from pipeline.commands.submit import main as remote
 
-    if args.what in (*REMOTE, "doctor") or args.what not in JOBS:
-        raise ConfigError(f"--job: {args.what!r} cannot be submitted{nearest(args.what, JOBS)}")
+    if args.what not in SUBMITTED:
+        raise ConfigError(f"--job: {args.what!r} cannot be submitted{nearest(args.what, SUBMITTED)}")
     return remote(args.job, args.words, args.address, args.what, args.detach)
+
+
+class _ForPeople(logging.Formatter):
+    """Log lines on a terminal: no secrets, and no control characters of models' or endpoints' texts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(redact(super().format(record)))
+
+
+def _stderr() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)  # the run's log has more
+    handler.setFormatter(_ForPeople("%(levelname)s %(name)s: %(message)s"))
+    return handler
 
 
 def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # Config is heavy to import for --help
@@ -93,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lemonpress {__version__}")
     parser.add_argument("job", metavar="JOB", help="one of the jobs below")
     parser.add_argument("--list", action="store_true", help="with select: show every selector, its cost and source")
+    parser.add_argument("--json", action="store_true", help="with errors: print JSON instead of a table")
     parser.add_argument("--address", help="with submit, status, logs, stop: the cluster, http://HEAD:8265")
     parser.add_argument("--job", dest="what", default="run", metavar="JOB", help="with submit: which job (run)")
     parser.add_argument("--detach", action="store_true", help="with submit: do not wait for the job's end")

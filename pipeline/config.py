@@ -11,15 +11,18 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
@@ -30,9 +33,13 @@ from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
 from pipeline.registry import Registry
+from pipeline.safety import find_secrets
+from pipeline.sampling.grid import SweepConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
+from pipeline.scoring.measure import LANGUAGE, WIN
+from pipeline.scoring.quality import MetricConfig
 from pipeline.selection.base import SELECTORS, Selector
-from pipeline.tasks import TASKS, Task
+from pipeline.tasks import TASKS, Task, task_named
 
 T = TypeVar("T")
 
@@ -121,11 +128,37 @@ class ExecutionConfig:
             the input's size (at most some thousand files).
         max_failed_rows: share of rows with errors above which the job ends with exit code 3.
         progress: show progress on standard error.
+        poison_attempts: a row that was alone in flight when its engine died so often is set aside, as an error row.
+        max_restarts: engine deaths in a row, without one finished row between, after which a pass fails.
+        row_seconds: longest time that one stage may take on one row; then it is an error row. ``null`` = for ever.
+        replace_seconds: how long workers that were lost with their machine may wait for room on another one, before
+            the pass fails (and the same command resumes with what is left of the cluster).
+        drain_seconds: what rows in flight get to finish in after SIGTERM, Ctrl-C or a limit.
     """
 
     rows_per_checkpoint: int | None = None
     max_failed_rows: float = 0.5
     progress: bool = True
+    poison_attempts: int = 2
+    max_restarts: int = 30
+    row_seconds: float | None = None
+    replace_seconds: float = 600.0
+    drain_seconds: float = 30.0
+
+
+@dataclass
+class LimitsConfig:
+    """Where to stop, resumably. Rows in flight still finish, so a little more is spent; ``null`` = no limit.
+
+    Attributes:
+        tokens: prompt and completion tokens of the whole run folder, all attempts together.
+        money: the same in the unit of ``engines.X.price``.
+        seconds: wall time of one command.
+    """
+
+    tokens: int | None = None
+    money: float | None = None
+    seconds: float | None = None
 
 
 @dataclass
@@ -158,9 +191,12 @@ class Config:
         out: the run's folder.
         seed: the run's seed; every random choice derives from it by hash.
         modules: Python modules of the user's own to import: they may register selectors.
+        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``force`` keeps them
+            as if this config had made them, and records that they are mixed. It holds for one command.
         sampling: the sampling plan, named after its kind; ``null`` when the candidates are given.
         plans: further sampling plans by name.
         tasks: settings of tasks by name; a prompt's task without settings takes the defaults.
+        metrics: metrics that an engine gives, by name, beside the tasks' own.
         policy: rules that pick plan and selector by task and language.
         answers: outside systems to compare with: name -> where their answers come from.
     """
@@ -168,11 +204,13 @@ class Config:
     out: str = "runs/lemonpress"
     seed: int = 1
     modules: list[str] = field(default_factory=list)
+    resume: str = "check"
     prompts: SourceConfig = field(default_factory=SourceConfig)
     engines: dict[str, EngineConfig] = field(default_factory=dict)
     sampling: PlanConfig | None = None
     plans: dict[str, PlanConfig] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    metrics: dict[str, MetricConfig] = field(default_factory=dict)
     policy: dict[str, Rule] = field(default_factory=dict)
     selectors: dict[str, Selector] = field(default_factory=dict)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
@@ -180,7 +218,9 @@ class Config:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     winrate: WinrateConfig = field(default_factory=WinrateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def all_plans(self) -> dict[str, PlanConfig]:
@@ -271,7 +311,7 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("selection", "judge", "winrate", "report", "execution", "ray")
+_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "execution", "limits", "ray")
 _KIND_MAPS: dict[str, Registry[Any]] = {
     "engines": ENGINES,
     "plans": PLANS,
@@ -279,6 +319,7 @@ _KIND_MAPS: dict[str, Registry[Any]] = {
     "tasks": TASKS,
     "answers": ANSWERS,
 }
+_PLAIN_MAPS: dict[str, type[Any]] = {"policy": Rule, "metrics": MetricConfig}
 _NAMED_AFTER_KIND = ("selectors", "tasks")  # an item without a kind takes its own name as its kind
 
 
@@ -330,11 +371,12 @@ def build_config(data: dict[str, Any]) -> Config:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"modules: cannot import {module!r}: {error}") from error
-    try:
-        resolved = OmegaConf.to_container(_no_gaps(OmegaConf.create(data)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
-    assert isinstance(resolved, dict)
+    with _no_environment():
+        return _build_config(data)
+
+
+def _build_config(data: dict[str, Any]) -> Config:
+    resolved = _resolve(data)
     hints = typing.get_type_hints(Config)
     values: dict[str, Any] = {}
     source = resolved.get("prompts") or {}
@@ -355,13 +397,13 @@ def build_config(data: dict[str, Any]) -> Config:
             for key, item in items.items()
             if item is not None
         }
-    policy = resolved.pop("policy", None) or {}
-    if not isinstance(policy, dict):
-        raise ConfigError(f"policy: must be a map of named rules, not {type(policy).__name__}")
-    values["policy"] = {key: _build(Rule, rule, f"policy.{key}") for key, rule in policy.items() if rule is not None}
+    for name, cls in _PLAIN_MAPS.items():
+        items = resolved.pop(name, None) or {}
+        if not isinstance(items, dict):
+            raise ConfigError(f"{name}: must be a map of names, not {type(items).__name__}")
+        values[name] = {key: _build(cls, item, f"{name}.{key}") for key, item in items.items() if item is not None}
     for section, value in resolved.items():
-        cls: Any = hints[str(section)]
-        values[str(section)] = _build(cls, value or {}, str(section)) if section in _SECTIONS else value
+        values[str(section)] = _build(hints[str(section)], value or {}, str(section)) if section in _SECTIONS else value
     plain = {k: v for k, v in values.items() if k in _TOP}
     top = {k: v for k, v in vars(_build(_Plain, plain, "")).items() if k in plain}
     config = Config(**{**values, **top})
@@ -369,7 +411,7 @@ def build_config(data: dict[str, Any]) -> Config:
     return config
 
 
-_TOP = ("out", "seed", "modules")
+_TOP = ("out", "seed", "modules", "resume")
 
 
 @dataclass
@@ -379,11 +421,12 @@ class _Plain:
     out: str = ""
     seed: int = 0
     modules: list[str] = field(default_factory=list)
+    resume: str = ""
 
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML, with every ``kind`` written out; reading it back gives the same config."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(dataclasses.replace(config, resume="check"))))
 
 
 def to_dict(value: Any) -> Any:
@@ -401,6 +444,7 @@ def to_dict(value: Any) -> Any:
 
 def _check(config: Config) -> None:
     """Contradictions across sections."""
+    _check_names(config)
     for name, engine in config.engines.items():
         engine.check(f"engines.{name}")
     for task_name, task in config.tasks.items():
@@ -416,8 +460,6 @@ def _check(config: Config) -> None:
     sets = config.sets()
     for name, chosen in config.selectors.items():
         key = f"selectors.{name}"
-        if "/" in name:
-            raise ConfigError(f"{key}: a selector's name may not hold '/'")
         chosen.check(key)
         if chosen.engine:
             config.engine(chosen.engine, f"{key}.engine", chosen.requires())
@@ -432,6 +474,8 @@ def _check(config: Config) -> None:
             if plan_name not in sets:
                 raise ConfigError(f"{key}.plans: no candidate set is called {plan_name!r}{nearest(plan_name, sets)}")
     _check_answers(config)
+    _check_metrics(config)
+    config.sweep.check("sweep")
     for name, rule in config.policy.items():
         if rule.plan not in sets:
             raise ConfigError(f"policy.{name}.plan: no candidate set is called {rule.plan!r}{nearest(rule.plan, sets)}")
@@ -449,9 +493,23 @@ def _check(config: Config) -> None:
             raise ConfigError(f"judge.{field_name}: must be at least 0, not {getattr(config.judge, field_name)}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
-    rows = config.execution.rows_per_checkpoint
-    if rows is not None and rows < 1:
-        raise ConfigError(f"execution.rows_per_checkpoint: must be at least 1, not {rows}")
+    if config.resume not in ("check", "force"):
+        raise ConfigError(f"resume: must be check or force, not {config.resume!r}")
+    for name in ("rows_per_checkpoint", "poison_attempts", "max_restarts"):
+        count = getattr(config.execution, name)
+        if count is not None and count < 1:
+            raise ConfigError(f"execution.{name}: must be at least 1, not {count}")
+    if config.execution.row_seconds is not None and config.execution.row_seconds <= 0:
+        raise ConfigError(f"execution.row_seconds: must be more than 0, not {config.execution.row_seconds}")
+    _check_limits(config)
+
+
+def _check_limits(config: Config) -> None:
+    for name, limit in vars(config.limits).items():
+        if limit is not None and limit <= 0:
+            raise ConfigError(f"limits.{name}: must be more than 0, not {limit:g}")
+    if config.limits.money is not None and not any(e.price.charges for e in config.engines.values()):
+        raise ConfigError("limits.money: no engine has a price; set engines.X.price.prompt and .completion")
 
 
 def _check_answers(config: Config) -> None:
@@ -466,6 +524,31 @@ def _check_answers(config: Config) -> None:
         source.check(key)
         if source.engine is not None:
             config.engine(source.engine, f"{key}.engine", frozenset({"generate"}))
+
+
+def _check_metrics(config: Config) -> None:
+    for name, metric in config.metrics.items():
+        if not name.isidentifier():
+            raise ConfigError(f"metrics.{name}: a metric's name is a word of letters, digits and underscores")
+        for task in metric.tasks:
+            if name in (*task_named(task, config.tasks).metrics(), LANGUAGE, WIN):
+                raise ConfigError(f"metrics.{name}: the task {task!r} has a metric of that name already")
+        config.engine(metric.engine, f"metrics.{name}.engine", frozenset({"quality"}))
+
+
+_NAME = re.compile(r"\w[\w.+-]{0,99}")
+
+
+def _check_names(config: Config) -> None:
+    """Names become names of passes and folders, and parts of ``plan/selector`` and ``plan#index``."""
+    sections = ("engines", "plans", "selectors", "tasks", "policy")
+    named = [(f"{section}.{name}", str(name)) for section in sections for name in getattr(config, section)]
+    for plan_name, plan in config.all_plans().items():
+        named.append((config.plan_key(plan_name, "candidate_set"), plan.candidate_set or plan_name))
+    named += [("prompts.given.name", name) for name in config.prompts.given_sets()]
+    for key, name in named:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{key}: {name!r} is no name: letters, digits, '_', '-', '.' and '+', at most 100")
 
 
 def _read_word(word: str) -> dict[str, Any]:
@@ -507,28 +590,50 @@ def _merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...]) -
             base[key] = value
 
 
-def _no_gaps(node: DictConfig) -> DictConfig:
-    """Refuse values left open (``???``), and ``${oc.env:...}``: the resolved config is stored with the run, where a
-    secret must never be.
+@contextmanager
+def _no_environment() -> Iterator[None]:
+    """Refuse ``${oc.env:...}``: the resolved config is stored with the run, where a secret must never be.
+
+    The resolver is replaced, because texts can spell it in other ways (``${oc.${x}:KEY}``); it is the whole process's.
     """
 
-    def walk(value: Any, key: str) -> None:
-        if isinstance(value, dict):
-            for k, v in value.items():
-                walk(v, f"{key}.{k}" if key else str(k))
-        elif isinstance(value, list):
-            for i, v in enumerate(value):
-                walk(v, f"{key}[{i}]")
-        elif value == "???":
-            raise ConfigError(f"{key}: missing; set {key}=...")
-        elif isinstance(value, str) and "${oc.env" in value:
-            raise ConfigError(
-                f"{key}: environment variables may not be copied into the config, which is stored with the run; "
-                "name the variable instead (e.g. api_key_env: MY_KEY)"
-            )
+    def refuse(*_: Any) -> str:
+        raise ConfigError(
+            "environment variables may not be copied into the config, which is stored with the run; "
+            "name the variable instead (e.g. api_key_env: MY_KEY)"
+        )
 
-    walk(OmegaConf.to_container(node), "")
-    return node
+    OmegaConf.register_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_resolver("oc.env", oc.env, replace=True)
+
+
+def _resolve(data: dict[str, Any]) -> dict[str, Any]:
+    """Fill in references (``${engines.generator}``); refuse values left open (``???``) and secrets."""
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
+    assert isinstance(resolved, dict)
+    _refuse_gaps(resolved, "")
+    for key in find_secrets(resolved):
+        raise ConfigError(
+            f"{key}: holds a secret, and the config is stored with the run; put it into an environment variable"
+        )
+    return typing.cast(dict[str, Any], resolved)
+
+
+def _refuse_gaps(value: Any, key: str) -> None:
+    if isinstance(value, dict):
+        for k, v in value.items():
+            _refuse_gaps(v, f"{key}.{k}" if key else str(k))
+    elif isinstance(value, list):
+        for i, v in enumerate(value):
+            _refuse_gaps(v, f"{key}[{i}]")
+    elif value == "???":
+        raise ConfigError(f"{key}: missing; set {key}=...")
 
 
 def _check_keys(data: dict[str, Any], valid: Sequence[str], key: str) -> None:

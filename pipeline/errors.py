@@ -1,13 +1,17 @@
 """Errors a person can act on, each with the exit code the command line ends with.
 
 Exit codes: 0 done; 1 the job failed; 2 the config or the input is wrong (nothing heavy was started);
-3 the job ended, but too many rows carry an error; 130 interrupted (run the same command again to resume).
+3 the job ended, but too many rows carry an error; 4 a limit on tokens, money or time stopped it; 5 another process
+works on the run; 130 and 143 stopped by Ctrl-C or SIGTERM. After 1, 4, 130 and 143 the same command resumes.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+from pipeline.safety import redact
 
 
 class LemonpressError(Exception):
@@ -42,12 +46,63 @@ class TooManyFailedRows(LemonpressError):
     exit_code = 3
 
 
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""``OSError.errno`` of a storage that is full or cannot be written."""
+
+
+class StorageError(LemonpressError):
+    """The output storage is full or cannot be written."""
+
+
+class WorkerLost(LemonpressError):
+    """Workers died for good: replacing them once more would lead nowhere."""
+
+
+class LimitReached(LemonpressError):
+    """A limit on tokens, money or time stopped the job; what is done is stored."""
+
+    exit_code = 4
+
+
+class RunBusy(LemonpressError):
+    """Another process works on the same run folder."""
+
+    exit_code = 5
+
+
+class Interrupted(LemonpressError):
+    """A signal stopped the job; what is done is stored.
+
+    Args:
+        signal: its number; the exit code is 128 plus it, as shells have it.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 class EngineDead(Exception):
     """The engine cannot serve any further request; its worker process must be replaced."""
 
 
 class EngineRequestError(Exception):
-    """One request failed for good; other requests on the same engine are not affected."""
+    """One request failed for good; other requests on the same engine are not affected.
+
+    Stages store the message in candidates, games, details and errors, so it holds no secret from the start: an
+    endpoint's error body may well echo the request's headers.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
+
+
+class PromptTooLong(EngineRequestError):
+    """The request does not fit into the model's context; ``truncate_prompt`` would have cut it."""
+
+
+class PoisonRow(EngineRequestError):
+    """A row was alone in flight each time its engine died, and gets no further try."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _LANGUAGES = (
@@ -13,6 +14,23 @@ _LANGUAGES = (
     "yo Yoruba,zh Chinese,zu Zulu"
 )
 _NAMES = dict(item.split(" ", 1) for item in _LANGUAGES.split(","))
+
+_CODES = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
+    "eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik in io is it iu "
+    "iw ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my "
+    "na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm "
+    "sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh "
+    "zu"
+)
+_ISO_639_1 = frozenset(_CODES.split())
+_TAG = re.compile(r"([A-Za-z]{2,3})([-_][A-Za-z0-9]{1,8})*")
+
+
+def is_language_tag(tag: str) -> bool:
+    """Whether a text can be a BCP 47 tag: a code of ISO 639-1, or any three letters, and subtags behind it."""
+    match = _TAG.fullmatch(tag)
+    return match is not None and (len(match[1]) == 3 or match[1].lower() in _ISO_639_1)
 
 
 def language_name(tag: str | None) -> str | None:

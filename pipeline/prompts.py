@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import ResumeError
 from pipeline.hashing import digest
+from pipeline.languages import is_language_tag
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
+    from pipeline.reading.opening import Piece
     from pipeline.storage import RunFolder
 
 SOURCES: Registry[SourceConfig] = Registry("prompt source", ("pipeline.prompts",))
@@ -28,7 +30,7 @@ class Columns:
         id: explicit prompt ids (repeats are refused); default ``prompt_id``, else derived from the content.
         cluster: prompts that are not independent share it; ``@row`` = the row's position in its file, so that
             parallel files of translations cluster by position; default ``cluster_id``, else the prompt's id.
-        language: BCP 47 tag.
+        language: BCP 47 tag; anything else is kept as it is, and the report of the reading warns.
         task: ``open``, ``math``, ``translation`` ...
         reference: the reference answer.
     """
@@ -199,6 +201,13 @@ class ReadReport:
         before = " (had been read before)" if self.skipped else ""
         lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
         lines.append("languages: " + ", ".join(f"{k} {n}" for k, n in self.languages.items()))
+        odd = [k for k in self.languages if not is_language_tag(k)]
+        if odd:
+            lines.append(
+                f"unknown languages: {', '.join(f'{k[:20]!r} ({self.languages[k]})' for k in odd[:5])}"
+                f"{', ...' if len(odd) > 5 else ''}: no BCP 47 codes; those prompts are kept and used as they are, but "
+                "whether an answer is in the right language cannot be told"
+            )
         if self.bad_rows:
             lines.append(f"bad prompts: {self.bad_rows} rows carry an error of kind BadPrompt and are kept")
         if self.n_duplicates:
@@ -217,6 +226,9 @@ class ReadReport:
 def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None) -> ReadReport:
     """Write the run's ``prompts/`` table, or return the stored report when it is finished already.
 
+    A source that has grown is read again; when it still holds every prompt of the table, unchanged, the others are
+    added under the row_ids that follow.
+
     The source is opened through the ``datasets`` library, which memory-maps it, and is gone over twice in batches:
     memory holds some 30 bytes a prompt and 16 a given answer, never the texts. Another run's table is copied.
 
@@ -228,7 +240,8 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
     Raises:
         ConfigError: a key of ``prompts`` is wrong: no such file, column or data set.
         InputError: a file cannot be read, explicit ids repeat, or no prompt is left.
-        ResumeError: the folder's prompts were read with another config, or from files that changed since.
+        ResumeError: the folder's prompts were read with another config, or from files that changed since, and are not
+            the same any more.
     """
     from pipeline import __version__, reading
     from pipeline.storage import MARKER
@@ -241,38 +254,88 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
         states.append(upstream.state())
     settings = {k: v for k, v in asdict(source).items() if k != "sets"}  # found in the table, if they are not given
     fingerprint = {"source": {"kind": source.kind, **settings}, "files": states}
+    provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
     marker = run.marker("prompts")
     if marker is not None:
-        _check_same(marker["fingerprint"], fingerprint, run)
+        if digest(marker["fingerprint"]) != digest(fingerprint):
+            if upstream:
+                raise _another_source(marker, fingerprint, run)
+            marker = _extend(source, reading.open_source(source, files), answers, run, provenance, marker)
         stored = marker["report"]
         pairs = [(row, first) for row, first in stored.pop("duplicates")]
-        return ReadReport(**stored, duplicates=pairs, skipped=True)
+        return ReadReport(**stored, duplicates=pairs, skipped=not marker.pop("grown", False))
     run.remove("prompts")
-    provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
     if upstream:
         report = upstream.copy(run, provenance)
     else:
         report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
-    stored = {k: v for k, v in asdict(report).items() if k != "skipped"}
-    done = {
+    run.write_json(_marker(report, fingerprint), "prompts", MARKER)
+    return report
+
+
+def _marker(report: ReadReport, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    from pipeline import __version__
+
+    return {
         "pass": "read",
         "rows": report.rows,
         "fingerprint": fingerprint,
         "fingerprint_hash": digest(fingerprint),
         "lemonpress": __version__,
-        "report": stored,
+        "report": {k: v for k, v in asdict(report).items() if k != "skipped"},
     }
-    run.write_json(done, "prompts", MARKER)
-    return report
 
 
-def _check_same(before: dict[str, Any], now: dict[str, Any], run: RunFolder) -> None:
-    """Refuse to go on with prompts of another config, or of files that changed."""
-    if digest(before) == digest(now):
-        return
-    raise ResumeError(
-        f"{run.path('prompts')} was read from another source: {'; '.join(_differences(before, now))}; "
-        "use a new folder (out=...), or the config and the files that this one was made with"
+def _extend(
+    source: SourceConfig,
+    pieces: Sequence[Piece],
+    answers: dict[str, Path],
+    run: RunFolder,
+    provenance: dict[str, Any],
+    before: dict[str, Any],
+) -> dict[str, Any]:
+    """Read the source again, and add the prompts that the table lacks.
+
+    Returns:
+        The table's marker; with ``grown`` when prompts were added.
+
+    Raises:
+        ResumeError: a prompt of the table is missing now, or differs.
+    """
+    import pyarrow.dataset as pads
+
+    from pipeline import reading
+    from pipeline.storage import VERSION, RunFolder
+
+    work = RunFolder(f"{run.name.rstrip('/')}/work/read")
+    work.remove("prompts")
+    report = reading.write_table(source, pieces, answers, work, provenance)
+    read = pads.dataset(work.data_files("prompts"), filesystem=work.fs, format="parquet")
+    ids = reading.new_row_ids(run.dataset("prompts"), read)
+    if ids is None:
+        run.remove("work", "read")
+        raise _another_source(before, provenance["fingerprint"], run)
+    report.duplicates = [(int(ids[row]), int(ids[first])) for row, first in report.duplicates]
+    marker = {**before, **_marker(report, provenance["fingerprint"]), "fingerprint_hash": before["fingerprint_hash"]}
+    if grown := report.rows > before["rows"]:
+        version = before.get("version", 1) + 1
+        marker |= {"version": version, "folder": f"{VERSION}{version}"}
+        marker |= {"root": before.get("root", before["fingerprint_hash"])}
+        marker |= {"earlier": [*before.get("earlier", ()), before["fingerprint_hash"]]}
+        marker |= {"fingerprint_hash": digest(provenance["fingerprint"], version)}
+        run.remove("prompts", marker["folder"])
+        reading.write_grown(read, ids, run, marker["folder"])
+    run.switch("prompts", marker)
+    run.remove("work", "read")
+    return {**marker, "grown": grown}
+
+
+def _another_source(marker: dict[str, Any], now: dict[str, Any], run: RunFolder) -> ResumeError:
+    """Prompts of another config, or from files that changed, cannot be gone on with."""
+    return ResumeError(
+        f"{run.path('prompts')} was read from another source: {'; '.join(_differences(marker['fingerprint'], now))}; "
+        "use a new folder (out=...), or the config and the files that this one was made with (more prompts may be "
+        "added, but those that were read must stay as they were)"
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.safety import redact
+
 Message = dict[str, Any]
 """One turn of a conversation: ``role``, ``content``, optional ``name`` and ``tool_calls`` (JSON text)."""
 
@@ -119,12 +121,15 @@ class Usage:
 
 @dataclass
 class RowError:
-    """Why a row has no result of one stage."""
+    """Why a row has no result of one stage. The message holds no secret, whatever raised it."""
 
     job: str
     stage: str
     kind: str
     message: str
+
+    def __post_init__(self) -> None:
+        self.message = redact(self.message)
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.records import Row
@@ -32,3 +33,15 @@ class Stage(ABC):
         An exception becomes an entry of the row's ``errors``; the row itself is kept, so a stage changes the
         row only once it has its result.
         """
+
+    def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> Stage:
+        """The same stage for some of its units only: what a row still needs that has the others already.
+
+        Args:
+            units: as in :mod:`pipeline.extend`.
+            before: for those of them that the row has in part or from other inputs: what these were.
+
+        Raises:
+            ResumeError: what the row has cannot be added to.
+        """
+        return self

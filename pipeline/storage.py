@@ -3,6 +3,11 @@
 ``config.yaml`` (resolved), ``manifest.json``, ``prompts/ candidates/ selections/ games/`` (Parquet), ``report/``,
 ``work/`` (checkpoints and intermediate tables). A table is finished when its completion marker
 ``_complete.json`` exists; readers refuse it before.
+
+The marker is also the pointer to the table's current version: its ``folder`` names the subfolder that holds the files
+(missing: the table's folder itself). A pass writes its blocks, and what it compacts them into, next to that; the one
+atomic write of the marker switches readers over, and only then is the version before removed. So there is a readable
+table at any moment, and a reader that has a version open while it is replaced must open the table again.
 """
 
 from __future__ import annotations
@@ -22,6 +27,11 @@ from pipeline.errors import InputError, UnfinishedTableError
 from pipeline.schema import read_provenance
 
 MARKER = "_complete.json"
+BLOCKS = "blocks-"
+"""Begins the name of the subfolder in which a pass writes the blocks of a table's next version."""
+VERSION = "v"
+"""Begins the name of the subfolder of a compacted version; both names end with the version's number, from 1."""
+
 TABLES = ("prompts", "candidates", "selections", "games")
 """The run's tables in the order in which passes append to the rows."""
 
@@ -46,7 +56,13 @@ class RunFolder:
         return isinstance(self.fs, pafs.LocalFileSystem)
 
     def path(self, *parts: str) -> str:
-        """A path below the run's root, as ``self.fs`` takes it."""
+        """A path below the run's root, as ``self.fs`` takes it.
+
+        Raises:
+            InputError: a part would lead out of the folder.
+        """
+        if any(".." in part.split("/") or part.startswith("/") or "\0" in part for part in parts):
+            raise InputError(f"{'/'.join(parts)!r} leads out of the run's folder {self.name}")
         return "/".join([self.root.rstrip("/"), *parts])
 
     def exists(self, *parts: str) -> bool:
@@ -62,6 +78,11 @@ class RunFolder:
         """Delete a folder and what is in it, if it exists."""
         if self.exists(*parts):
             self.fs.delete_dir(self.path(*parts))
+
+    def remove_file(self, *parts: str) -> None:
+        """Delete a file, if it exists."""
+        if self.exists(*parts):
+            self.fs.delete_file(self.path(*parts))
 
     def read_text(self, *parts: str) -> str | None:
         """A small file's text, or ``None`` when there is none."""
@@ -96,9 +117,41 @@ class RunFolder:
         return marker
 
     def data_files(self, table: str) -> list[str]:
-        """The table's Parquet files, sorted."""
-        infos = self.fs.get_file_info(pafs.FileSelector(self.path(table), allow_not_found=True))
+        """The Parquet files of the table's current version, sorted."""
+        return self.parquet_files(table, (self.marker(table) or {}).get("folder", ""))
+
+    def parquet_files(self, *parts: str) -> list[str]:
+        """The Parquet files in a folder, sorted; none where there is no folder."""
+        infos = self.fs.get_file_info(pafs.FileSelector(self.path(*filter(None, parts)), allow_not_found=True))
         return sorted(i.path for i in infos if i.base_name.endswith(".parquet"))
+
+    def block_files(self, table: str) -> list[str]:
+        """The files that an unfinished pass has committed so far towards the table's next version, sorted."""
+        folders = [name for name in self.subfolders(table) if name.startswith(BLOCKS)]
+        old = [] if self.exists(table, MARKER) else self.parquet_files(table)  # where earlier versions put blocks
+        return sorted([*old, *(path for name in folders for path in self.parquet_files(table, name))])
+
+    def subfolders(self, *parts: str) -> list[str]:
+        """Names of the folders in a folder, sorted; none where there is no folder."""
+        infos = self.fs.get_file_info(pafs.FileSelector(self.path(*parts), allow_not_found=True))
+        return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
+
+    def switch(self, table: str, marker: dict[str, Any]) -> None:
+        """Make ``marker["folder"]`` the table's current version, then remove the versions before it."""
+        self.write_json(marker, table, MARKER)
+        self.tidy(table)
+
+    def tidy(self, table: str) -> None:
+        """Remove what a crash right after :meth:`switch` left behind; blocks of the next version stay."""
+        marker = self.marker(table)
+        if not marker or not marker.get("folder"):
+            return
+        for name in self.subfolders(table):
+            version = re.fullmatch(rf"(?:{BLOCKS}|{VERSION})(\d+)", name)
+            if version and name != marker["folder"] and int(version[1]) <= marker["version"]:
+                self.remove(table, name)
+        for path in self.parquet_files(table):
+            self.fs.delete_file(path)
 
     def dataset(self, table: str) -> pads.Dataset:
         """A finished table, opened lazily.

@@ -87,12 +87,14 @@ def test_help_is_quick_and_lists_the_jobs() -> None:
         done = lemonpress("--help")
         times.append(time.monotonic() - started)
     assert done.returncode == 0
-    assert all(job in done.stdout for job in ("run", "generate", "select", "judge", "winrate", "report", "doctor"))
+    assert all(
+        job in done.stdout for job in ("run", "generate", "select", "judge", "winrate", "report", "sweep", "doctor")
+    )
     assert min(times) < 1.0
 
 
 def test_jobs_start_as_modules() -> None:
-    for job in ("run", "generate", "select", "judge", "winrate", "report"):
+    for job in ("run", "generate", "select", "judge", "winrate", "report", "sweep"):
         done = subprocess.run(
             [sys.executable, "-m", f"jobs.{job}", "no-such-preset"],
             cwd=ROOT,

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from sacrebleu import sentence_bleu, sentence_chrf
 
-from pipeline.config import Config
-from pipeline.errors import ConfigError
+from pipeline.commands.chain import Step, chain, measure_steps
+from pipeline.config import Config, build_config
+from pipeline.engines.base import Quality, Tokens
+from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.records import Answer, Candidate, Row, RowError, Score, Selection
 from pipeline.sampling.plans import SingleTemperature
 from pipeline.sampling.stage import GenerateStage
 from pipeline.scoring.measure import MeasureStage
+from pipeline.scoring.quality import QualityStage
 from pipeline.selection.mbr import MBR
 from pipeline.selection.stage import SelectStage
 from pipeline.tasks.translation import Example, Translation, number_match
@@ -137,3 +140,91 @@ def test_origins_restrict_who_takes_part() -> None:
         assert [v is not None for v in done.scores[0].values] == scored
     with pytest.raises(ConfigError, match=r"selectors\.mbr\.origins.*did you mean 'sample'"):
         MBR(origins=["samples"]).check("selectors.mbr")
+
+
+class _Judge:
+    """An engine that tells the quality of everything but one text."""
+
+    model, revision = "m", None
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def quality(self, source: str, text: str, reference: str) -> Quality:
+        self.asked.append((source, text, reference))
+        if text == "bad":
+            raise EngineRequestError("too long")
+        return Quality(len(text) / 10, Tokens())
+
+
+def learned(row: Row, tasks: tuple[str, ...] = ("translation",)) -> tuple[Row, _Judge]:
+    engine = _Judge()
+    return asyncio.run(QualityStage("xcomet", tasks, "select")(row, engine)), engine  # type: ignore[arg-type]
+
+
+def test_a_learned_metric_is_asked_once_per_text_and_one_failure_is_kept() -> None:
+    texts = ["abc", "bad", None, "abc"]
+    done, engine = learned(
+        row(
+            candidates=[Candidate(text=t, plan="hot") for t in texts],
+            selections=[Selection("hot", "fusion", -1, "abcde"), Selection("policy", "policy", 0, "abc")],
+            answers=[Answer("outside", "ab")],
+        )
+    )
+    found = {s.plan: s.values for s in done.scores if s.scorer == "metric:xcomet"}
+    assert found["hot"] == [0.3, None, None, 0.3]
+    assert found["answer:hot/fusion"] == [0.5] and found["answer:policy/policy"] == [0.3]
+    assert found["answer:outside"] == [0.2]
+    assert sorted(engine.asked) == [(SPANISH, t, REFERENCE) for t in ("ab", "abc", "abcde", "bad")]
+    assert [(e.job, e.stage, e.message) for e in done.errors] == [("select", "metric:xcomet", "too long")]
+    again, engine = learned(done)
+    assert engine.asked == [] and len(again.scores) == 4
+
+
+def test_a_learned_metric_leaves_other_tasks_alone_and_needs_a_reference() -> None:
+    done, engine = learned(row(task="open", candidates=[Candidate(text="a", plan="hot")]))
+    assert done.scores == [] and engine.asked == []
+    done, engine = learned(row(reference=" ", candidates=[Candidate(text="a", plan="hot")]))
+    assert [s.values for s in done.scores] == [[None]] and engine.asked == []
+
+
+def test_metrics_are_checked() -> None:
+    engines = {"x": {"kind": "dummy"}, "chat": {"kind": "transformers", "model": "m"}}
+    for metrics, message in (
+        ({"chrf": {"engine": "x"}}, r"metrics\.chrf: the task 'translation' has a metric of that name"),
+        ({"language": {"engine": "x"}}, r"metrics\.language: "),
+        ({"a/b": {"engine": "x"}}, r"metrics\.a/b: a metric's name"),
+        ({"y": {"engine": "z"}}, r"metrics\.y\.engine: no engine is called 'z'"),
+        ({"y": {"engine": "chat"}}, r"metrics\.y\.engine: engine 'chat' cannot quality"),
+        ({"y": {"engin": "x"}}, r"metrics\.y\.engin'; did you mean 'engine'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build_config({"engines": engines, "metrics": metrics})
+
+
+def test_metrics_of_engines_come_last_in_passes_of_their_own() -> None:
+    engines = {name: {"kind": "dummy", "model": name} for name in ("generator", "reward", "judge", "x")}
+    base: dict[str, Any] = {"engines": engines, "judge": {"engine": None}}
+    early = {"best_of_n": {"engine": "reward"}, "judge": {"engine": "judge"}, "sample": {}}
+
+    def passes(selectors: dict[str, Any], *metrics: str) -> list[tuple[str, str, str, list[str]]]:
+        named = {f"m_{name}": {"engine": name} for name in metrics}
+        config = build_config({**base, "selectors": selectors, "metrics": named})
+        steps = [
+            Step(s.engine, SelectStage(name, s, ("hedged",), 1), {}) for name, s in config.selectors.items()
+        ] + list(measure_steps(config, "select"))
+        specs = chain("select", config, steps, "candidates", "selections", {})
+        return [(s.name, s.reads, s.writes, [stage.name for stage in s.stages]) for s in specs]
+
+    first, second, third = passes(early, "x")
+    assert first[0] == "select-reward" and first[3] == ["select:sample", "select:best_of_n"]
+    assert second[0] == "select-judge" and second[3] == ["select:judge", "measure"]
+    assert third == ("select-x", "work/select-judge/table", "selections", ["metric:m_x"])
+    assert [p[0] for p in passes({"sample": {}}, "x")] == ["select-cpu", "select-x"]
+    # an engine that was at work before the last selector gets a second pass: new texts come from that one
+    again = passes(early, "reward", "judge")
+    assert [(p[0], p[3][-1]) for p in again] == [
+        ("select-reward", "select:best_of_n"),
+        ("select-judge", "metric:m_judge"),
+        ("select-reward-last", "metric:m_reward"),
+    ]

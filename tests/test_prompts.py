@@ -516,9 +516,9 @@ def test_wrong_config(run: RunFolder, tmp_path: Path, source: SourceConfig, mess
         ("a.jsonl", b'{"prompt": "p"}\n\n{"prompt": \n', r"a\.jsonl, line 3: not valid JSON"),
         ("a.jsonl", b'{"prompt": "p"}\n["p"]\n', r"a\.jsonl, line 2: must be a JSON object, not list"),
         ("a.jsonl", b'{"prompt": "p"}\n{"prompt": "\xff"}\n', r"a\.jsonl, line 2: cannot be read as jsonl"),
-        ("a.csv", b"prompt,x\na,1\nb,2,3\n", r"a\.csv: cannot be read as csv: .*line 3"),
-        ("a.csv", b"prompt,x\na,1,2\nb,2,3\n", r"a\.csv: cannot be read as csv"),
-        ("a.csv", b'prompt,x\n"a,1\nb,2\n', r"a\.csv: cannot be read as csv"),
+        ("a.csv", b"prompt,x\na,1\nb,2,3\n", r"a\.csv, line 3: 3 fields, but there are 2 columns"),
+        ("a.csv", b"prompt,x\na,1,2\nb,2,3\n", r"a\.csv, line 2: 3 fields, but there are 2 columns$"),
+        ("a.csv", b'prompt,x\n"a,1\nb,2\n', r"a\.csv, line 2: 1 fields, .*is a quote not closed"),
         ("a.jsonl", b"", "no prompt"),
         ("a.jsonl", b"\n", "no prompt"),
         ("a.csv", b"prompt,x\n", "no prompt"),
@@ -583,7 +583,8 @@ def test_hub_configurations_give_language_and_decoded_messages(run: RunFolder, h
     assert [row["messages"][0]["content"] for row in rows][::2] == ["Hi en", "Hi pt-BR", "Hi main"]
     assert [len(row["errors"]) for row in rows] == [0, 1] * 3
     assert [row["source"]["meta"] for row in rows][:2] == ['{"a":1}', "2"]
-    assert run.dataset("prompts").schema.field("source").type == pa.struct([("meta", pa.string())])
+    text = pa.string()
+    assert run.dataset("prompts").schema.field("source").type == pa.struct([("meta", text), ("_original", text)])
     assert report.clusters == 2
     assert report.files == [f"{hub_set}/{name}" for name in source.names]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +13,12 @@ import pytest
 from pipeline.config import load_config
 from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams, Tokens
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.errors import ConfigError, EngineRequestError, ResumeError
 from pipeline.languages import identify, is_language
 from pipeline.policy import Policy, Rule
 from pipeline.records import Candidate, Row, Selection
 from pipeline.sampling.evidence import Evidence
-from pipeline.sampling.plans import Greedy, Hedged, MixedTemperatures, PlanConfig, SingleTemperature
+from pipeline.sampling.plans import Greedy, Hedged, MixedTemperatures, PlanConfig, PlannedRequest, SingleTemperature
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.policy import PolicyStage
 from pipeline.selection.sample import Sample
@@ -246,3 +248,34 @@ def test_what_cannot_be_told_is_not_called_wrong() -> None:
         assert identify(text) is None
         assert is_language(text, "de") is None
     assert is_language("Regen ist Wasser.", None) is None
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [SingleTemperature(n=8), Hedged(n=8), MixedTemperatures(n=8), MixedTemperatures(n=3, temperatures=[0.0, 0.5, 1.0])],
+)
+def test_a_larger_set_begins_with_the_smaller_one(plan: PlanConfig) -> None:
+    """What is sampled for the first ``have``, and then beyond them, is together what a fresh set of N samples."""
+
+    def children(requests: Sequence[PlannedRequest]) -> Counter[tuple[float, int | None]]:
+        return Counter(
+            (r.params.temperature, None if r.params.seed is None else r.params.seed + k)
+            for r in requests
+            for k in range(r.params.n)
+        )
+
+    for have in range(2, plan.n):
+        first = replace(plan, n=have).requests("plan", "p", 1)
+        beyond = plan.further("plan", "p", 1, have)
+        assert children(first) + children(beyond) == children(plan.requests("plan", "p", 1))
+        assert all(r.params.n >= 1 for r in beyond)
+
+
+def test_what_cannot_be_extended_is_refused() -> None:
+    """Evidence that was drawn again, and a smaller N."""
+    stage = GenerateStage("evidence", Evidence(n=4), 1)
+    with pytest.raises(ResumeError, match="a finished evidence set cannot be extended"):
+        stage.rest(["evidence"], {"evidence": {"n": 3}})
+    assert stage.rest(["evidence"], {}).have == 0
+    with pytest.raises(ResumeError, match="has 5 candidates per prompt, more than n=4"):
+        GenerateStage("single", SingleTemperature(n=4), 1).rest(["single"], {"single": {"n": 5}})

@@ -53,7 +53,10 @@ class Judge(DummyEngine):
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         self.prompts.append(text)
-        return LabelProbs(dict(zip(labels, self.rule(text, labels), strict=True)), Tokens(prompt=len(text.split())))
+        weights = self.rule(text, labels)
+        whole = max(1.0, sum(weights))  # rules may give weights; more than 1 in all would be no probabilities
+        probs = {label: weight / whole for label, weight in zip(labels, weights, strict=True)}
+        return LabelProbs(probs, Tokens(prompt=len(text.split())))
 
 
 def test_baselines() -> None:

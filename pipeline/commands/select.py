@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.commands.chain import Step, chain
+from pipeline.commands.chain import Step, chain, measure_steps
 from pipeline.commands.context import console, job, run_passes
 from pipeline.config import Config, to_dict
 from pipeline.engines.base import spell_needs
 from pipeline.errors import ConfigError, TooManyFailedRows
+from pipeline.extend import Made
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
-from pipeline.scoring.measure import MeasureStage
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy import PolicyStage
 from pipeline.selection.stage import SelectStage
@@ -48,14 +48,17 @@ def _run(config: Config) -> None:
             for line in read_prompts(config.prompts, current.run).lines():
                 print(line)
         steps = []
+        pools = Made.read(current.run, reads)
         for name, chosen in config.selectors.items():
             plans = tuple(config.sets_of(name))
-            settings = to_dict(chosen) | {"plans": list(plans), "templates": chosen.templates()}
+            fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
+            units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
             stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars)
-            steps.append(Step(chosen.engine, stage, settings, 4))
-        steps.append(Step(None, MeasureStage(config.tasks), {}, last=True))
+            settings = fixed | {"plans": list(plans)}
+            steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
         if policy is not None:
             steps.append(Step(None, PolicyStage(policy), {}, last=True))
+        steps += measure_steps(config, "select")
         run_passes(current, chain("select", config, steps, reads, "selections", common))
 
 

@@ -39,14 +39,15 @@ def run(config: Config) -> None:
             f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
         )
     for name, table in results.tables.items():
-        _write(folder, name, table)
+        store_table(folder, name, table)
     print_results(results, settings)
     if results.games is not None and not settings.games:
         for line in judge.independence(config):
             print(f"WARNING: {line}")
 
 
-def _write(folder: RunFolder, name: str, table: pa.Table) -> None:
+def store_table(folder: RunFolder, name: str, table: pa.Table) -> None:
+    """Write a table of results into the run's folder, as ``.parquet`` and ``.csv``."""
     folder.make()
     with folder.fs.open_output_stream(folder.path(f"{name}.parquet")) as stream:
         pq.write_table(table, stream)
@@ -83,10 +84,10 @@ def print_audit(table: pa.Table, confidence: float) -> None:
                 r["version"],
                 str(r["n_prompts"]),
                 str(r["n_invalid"]),
-                _percent(r["sensitivity"]),
-                _interval(r["ci_low"], r["ci_high"]),
-                _percent(r["first_share"]),
-                _interval(r["first_low"], r["first_high"]),
+                percent(r["sensitivity"]),
+                interval(r["ci_low"], r["ci_high"]),
+                percent(r["first_share"]),
+                interval(r["first_low"], r["first_high"]),
                 r["grade"],
             )
     console(shown)
@@ -100,30 +101,27 @@ def print_audit(table: pa.Table, confidence: float) -> None:
 
 
 def print_scores(table: pa.Table, settings: WinrateConfig) -> None:
-    """Print every system's pooled scores, and its difference to the base."""
+    """Print every system's pooled scores and its difference to the base, a table per task and metric."""
     from rich.table import Table
 
     rows = [r for r in table.to_pylist() if r["language"] == "all"]
-    if not rows:
-        return
-    shown = Table(title=f"task scores ({settings.confidence:.0%} intervals, clusters)", title_justify="left")
-    for name in ("task", "metric", "system"):
-        shown.add_column(name)
-    for name in ("prompts", "mean", "interval", f"minus {settings.base}", "interval", "of the oracle's gain"):
-        shown.add_column(name, justify="right")
-    for r in sorted(rows, key=lambda r: (r["task"], r["metric"], -(r["mean"] or 0))):
-        shown.add_row(
-            r["task"],
-            r["metric"],
-            r["system"],
-            str(r["n_prompts"]),
-            _percent(r["mean"]),
-            _interval(r["ci_low"], r["ci_high"]),
-            "-" if r["difference"] is None else f"{100 * r['difference']:+.1f}",
-            _points(r["difference_low"], r["difference_high"]),
-            "-" if r["recovered"] is None else f"{r['recovered']:.0%}",
-        )
-    console(shown)
+    for task, metric in dict.fromkeys((r["task"], r["metric"]) for r in rows):
+        shown = Table(title=f"{task}: {metric} ({settings.confidence:.0%} intervals, clusters)", title_justify="left")
+        shown.add_column("system", overflow="fold")
+        for name in ("prompts", "mean", "interval", f"minus {settings.base}", "interval", "of the oracle's gain"):
+            shown.add_column(name, justify="right", no_wrap=True)
+        mine = [r for r in rows if (r["task"], r["metric"]) == (task, metric)]
+        for r in sorted(mine, key=lambda r: (-(r["mean"] or 0), r["system"])):
+            shown.add_row(
+                r["system"],
+                str(r["n_prompts"]),
+                percent(r["mean"]),
+                interval(r["ci_low"], r["ci_high"]),
+                "-" if r["difference"] is None else f"{100 * r['difference']:+.1f}",
+                points(r["difference_low"], r["difference_high"]),
+                "-" if r["recovered"] is None else f"{r['recovered']:.0%}",
+            )
+        console(shown)
 
 
 def print_winrates(games: Games, table: pa.Table, confidence: float) -> None:
@@ -154,20 +152,23 @@ def print_winrates(games: Games, table: pa.Table, confidence: float) -> None:
             row["language"],
             str(row["n_prompts"]),
             str(row["n_invalid"]),
-            _percent(row["win_rate"]),
-            _interval(row["ci_low"], row["ci_high"]),
+            percent(row["win_rate"]),
+            interval(row["ci_low"], row["ci_high"]),
             *("-" if not rate or rate[key] is None else f"{rate[key]:.0%}" for key in ("flip_rate", "tie_rate")),
         )
     console(shown)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """For tables: ``12.3%``, or a dash."""
     return "-" if value is None else f"{value:.1%}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None) -> str:
+    """An interval in percent."""
     return "-" if low is None or high is None else f"{low:.1%} to {high:.1%}"
 
 
-def _points(low: float | None, high: float | None) -> str:
+def points(low: float | None, high: float | None) -> str:
+    """An interval of a difference, in percentage points."""
     return "-" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"

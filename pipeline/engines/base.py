@@ -17,7 +17,7 @@ from pipeline.registry import Registry
 Prompt = Sequence[Message] | str
 """A conversation in the chat format, or the raw text that a base model continues."""
 
-CAPABILITIES = ("generate", "label_probs", "loglikelihood", "reward", "embed", "count_tokens")
+CAPABILITIES = ("generate", "label_probs", "loglikelihood", "reward", "embed", "quality", "count_tokens")
 
 
 def spell_needs(needs: Iterable[str]) -> str:
@@ -135,6 +135,14 @@ class Embedding:
     tokens: Tokens
 
 
+@dataclass
+class Quality:
+    """Result of :meth:`Engine.quality`: 0 (worst) to 1 (perfect)."""
+
+    value: float
+    tokens: Tokens
+
+
 @runtime_checkable
 class Engine(Protocol):
     """What a stage may ask of a model. All calls may be awaited concurrently by thousands of rows.
@@ -172,8 +180,39 @@ class Engine(Protocol):
     async def embed(self, text: str) -> Embedding:
         """Sentence embedding."""
 
+    async def quality(self, source: str, text: str, reference: str) -> Quality:
+        """How good ``text`` is as a translation of ``source``, given a ``reference`` translation."""
+
     async def count_tokens(self, prompt: Prompt) -> int:
         """Prompt tokens after the chat template."""
+
+
+class PartialEngine:
+    """Base of engines that have a part of the protocol only; ``capabilities`` says which, so nobody asks for more."""
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        raise self._cannot("generate")
+
+    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
+        raise self._cannot("label_probs")
+
+    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        raise self._cannot("loglikelihood")
+
+    async def reward(self, prompt: Prompt, text: str) -> Reward:
+        raise self._cannot("reward")
+
+    async def embed(self, text: str) -> Embedding:
+        raise self._cannot("embed")
+
+    async def quality(self, source: str, text: str, reference: str) -> Quality:
+        raise self._cannot("quality")
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        raise self._cannot("count_tokens")
+
+    def _cannot(self, what: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} cannot {what}")
 
 
 @dataclass
@@ -204,18 +243,44 @@ class PoolConfig:
 
 
 @dataclass
+class PriceConfig:
+    """What a million tokens cost, in any one currency.
+
+    Attributes:
+        prompt, completion: per million tokens.
+        cached: per million prompt tokens that came from a prefix cache; ``null`` = as ``prompt``.
+    """
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    cached: float | None = None
+
+    @property
+    def charges(self) -> bool:
+        """Whether anything costs anything."""
+        return bool(self.prompt or self.completion or self.cached)
+
+    def of(self, prompt: int, cached: int, completion: int) -> float:
+        """Price of so many tokens; ``cached`` of the ``prompt`` ones came from a cache."""
+        hit = self.prompt if self.cached is None else self.cached
+        return ((prompt - cached) * self.prompt + cached * hit + completion * self.completion) / 1e6
+
+
+@dataclass
 class EngineConfig:
     """Base of every engine's config. ``kind`` picks the subclass.
 
     Attributes:
         model: name or path; ``cache:NAME`` is looked up in Lemonpress's cache folder.
         revision: model revision, recorded with every candidate.
+        price: what its tokens cost, for ``limits.money``.
     """
 
     kind: ClassVar[str] = ""
     model: str = ""
     revision: str | None = None
     pool: PoolConfig = field(default_factory=PoolConfig)
+    price: PriceConfig = field(default_factory=PriceConfig)
 
     def capabilities(self) -> frozenset[str]:
         """What the engine will be able to do, known before anything loads."""
@@ -265,5 +330,5 @@ class EngineConfig:
 
 ENGINES: Registry[EngineConfig] = Registry(
     "engine",
-    ("pipeline.engines.dummy", "pipeline.engines.vllm", "pipeline.engines.openai", "pipeline.engines.transformers"),
+    tuple(f"pipeline.engines.{name}" for name in ("dummy", "vllm", "openai", "transformers", "comet")),
 )

@@ -26,10 +26,12 @@ from pipeline.engines.base import (
     LabelProbs,
     LogLikelihood,
     Prompt,
+    Quality,
     Reward,
     SamplingParams,
     Tokens,
 )
+from pipeline.engines.context import fit
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.hashing import derive_seed, hash_rng
 
@@ -65,9 +67,12 @@ class DummyEngineConfig(EngineConfig):
         latency: mean seconds per request; each request takes a deterministic share of it, exponentially
             distributed, as real answers' lengths are.
         words: mean length of an answer in words.
+        max_model_len: longest request, in words; ``null`` = any.
+        truncate_prompt: cut the middle out of longer ones, instead of failing them.
         fail: requests whose prompt matches this regular expression fail (an ordinary error).
         crash: requests whose prompt matches this regular expression kill the worker process.
         dead: requests whose prompt matches this regular expression make the engine report its death.
+        fuse: a file that the first crash or death leaves behind; while it exists there is no second one.
         log: a file to which every request appends a line when it begins and when it ends (its kind, a hash of its
             prompt, ``begin`` or ``end``).
         accuracy: makes it a judge of answers that are shown in tags ``<answer_X>``: it names the better one with this
@@ -80,9 +85,12 @@ class DummyEngineConfig(EngineConfig):
 
     latency: float = 0.0
     words: int = 12
+    max_model_len: int | None = None
+    truncate_prompt: bool = False
     fail: str | None = None
     crash: str | None = None
     dead: str | None = None
+    fuse: str | None = None
     log: str | None = None
     accuracy: float | None = None
     best: str = ""
@@ -103,7 +111,7 @@ class DummyEngineConfig(EngineConfig):
 
     def identity(self) -> dict[str, Any]:
         judge = {"accuracy": self.accuracy, "best": self.best, "always": self.always, "seed": self.seed}
-        return {"kind": self.kind, "model": self.model, "words": self.words, **judge}
+        return {"kind": self.kind, "model": self.model, "words": self.words, **judge, "context": self.max_model_len}
 
     def create(self) -> Engine:
         return DummyEngine(self)
@@ -184,6 +192,10 @@ class DummyEngine:
         norm = math.sqrt(sum(v * v for v in vector)) or 1.0
         return Embedding([v / norm for v in vector], self._tokens(text, 0))
 
+    async def quality(self, source: str, text: str, reference: str) -> Quality:
+        asked = await self._request("quality", f"{source}\n{text}\n{reference}")
+        return Quality(1.0 if text == reference else hash_rng("quality", asked).random(), self._tokens(asked, 0))
+
     async def count_tokens(self, prompt: Prompt) -> int:
         return len(_flatten(prompt).split())
 
@@ -204,10 +216,12 @@ class DummyEngine:
     async def _request(self, kind: str, prompt: Prompt) -> str:
         text = _flatten(prompt)
         config = self.config
+        if config.max_model_len is not None and len(text.split()) > config.max_model_len:
+            text = " ".join(fit(text.split(), config.max_model_len, 0, config.truncate_prompt))
         self._log(kind, text, "begin")
-        if config.crash and re.search(config.crash, text):
+        if config.crash and re.search(config.crash, text) and self._burn():
             os._exit(1)
-        if config.dead and re.search(config.dead, text):
+        if config.dead and re.search(config.dead, text) and self._burn():
             raise EngineDead("the dummy engine was told to die")
         if config.latency:
             rng = hash_rng("latency", kind, text)
@@ -216,6 +230,15 @@ class DummyEngine:
             raise EngineRequestError("the dummy engine was told to fail this request")
         self._log(kind, text, "end")
         return text
+
+    def _burn(self) -> bool:
+        """Whether a fault may happen (again)."""
+        fuse = self.config.fuse
+        if fuse and Path(fuse).exists():
+            return False
+        if fuse:
+            Path(fuse).touch()
+        return True
 
     def _log(self, kind: str, text: str, event: str) -> None:
         if self.config.log:

@@ -12,6 +12,7 @@ from pipeline.engines.base import (
     LabelProbs,
     LogLikelihood,
     Prompt,
+    Quality,
     Reward,
     SamplingParams,
     Tokens,
@@ -68,6 +69,9 @@ class Meter:
 
     async def embed(self, text: str) -> Embedding:
         return await self._count(self._engine.embed(text))
+
+    async def quality(self, source: str, text: str, reference: str) -> Quality:
+        return await self._count(self._engine.quality(source, text, reference))
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return await self._engine.count_tokens(prompt)

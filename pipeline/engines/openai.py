@@ -19,21 +19,23 @@ from pipeline.engines.base import (
     EngineConfig,
     Generation,
     LabelProbs,
-    LogLikelihood,
+    PartialEngine,
     Prompt,
-    Reward,
     SamplingParams,
     Tokens,
 )
 from pipeline.engines.chat import chat_messages
 from pipeline.engines.reasoning import split_reasoning
-from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
+from pipeline.safety import HIDDEN, redact
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
     from openai import AsyncOpenAI
 
 T = TypeVar("T")
+
+_LONGEST_WAIT = 60.0  # seconds before a retry that the openai package grants an endpoint's Retry-After
 
 _OWN_FIELDS = {"model", "messages", "prompt", "n", "seed", "stop", "stream", "temperature", "top_p", "max_tokens"}
 _OWN_FIELDS |= {"max_completion_tokens", "logprobs", "top_logprobs"}
@@ -53,11 +55,13 @@ class OpenAIEngineConfig(EngineConfig):
             engine; ``null`` = the endpoint wants none. A loopback ``base_url`` works without the variable.
         concurrency: requests at once, per actor.
         requests_per_minute: paced evenly, per actor; retries come on top. ``null`` = no limit.
-        timeout: seconds to wait for an answer, per attempt.
+        timeout: seconds to wait for an answer, per attempt (for its next byte; all attempts together end after
+            this times one more than their number, and the waits between them).
         retries: further attempts, with exponential backoff, after a time-out, a lost connection or a
             status 408, 409, 429 or 5xx.
-        extra_body: further fields of every generation request, e.g. ``chat_template_kwargs`` or
-            ``reasoning_effort``; a field set to ``null`` is left out (``temperature: null`` for models that refuse it).
+        extra_body: further fields of every generation request, e.g. ``chat_template_kwargs``, ``reasoning_effort`` or a
+            vLLM server's ``truncate_prompt_tokens``; a field set to ``null`` is left out (``temperature: null`` for
+            models that refuse it).
         max_tokens_field: newer OpenAI models want ``max_completion_tokens``.
         logprobs: ask for log-probabilities; ``false`` for endpoints without them (then there are no label
             probabilities either).
@@ -121,7 +125,7 @@ class OpenAIEngineConfig(EngineConfig):
         return OpenAIEngine(self)
 
 
-class OpenAIEngine:
+class OpenAIEngine(PartialEngine):
     """See :class:`OpenAIEngineConfig`. Nothing it raises, logs or returns holds the API key."""
 
     def __init__(self, config: OpenAIEngineConfig) -> None:
@@ -239,15 +243,6 @@ class OpenAIEngine:
 
         return await self._request("embeddings", {"input": text, "encoding_format": "float"}, parse)
 
-    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
-        raise NotImplementedError("endpoints do not score a given text")
-
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
-        raise NotImplementedError("endpoints do not offer rewards")
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        raise NotImplementedError("endpoints do not count tokens")
-
     async def _sample(self, prompt: Prompt, fields: dict[str, Any], top: int, parse: Callable[[Any], T]) -> T:
         arguments: dict[str, Any]
         if isinstance(prompt, str):
@@ -270,17 +265,26 @@ class OpenAIEngine:
             if self._pace is not None:
                 await self._pace.acquire()
             try:
-                # The raw response: the package's models drop or guess what they do not know, such as reasoning.
-                raw = await resource.with_raw_response.create(model=self.model, **arguments)
+                # The package's time-out restarts with every byte that arrives: an endpoint that trickles never ends.
+                async with asyncio.timeout(self._longest()):
+                    # The raw response: the package's models drop or guess what they do not know, such as reasoning.
+                    raw = await resource.with_raw_response.create(model=self.model, **arguments)
+            except TimeoutError:
+                raise EngineRequestError(f"no complete answer within {self._longest():g} s, retries included") from None
             except openai.OpenAIError as error:
-                raise EngineRequestError(self._scrub(self._explain(error))) from None
+                too_long = getattr(error, "code", None) == "context_length_exceeded"
+                raise (PromptTooLong if too_long else EngineRequestError)(self._scrub(self._explain(error))) from None
         try:
             return parse(json.loads(raw.http_response.content))
         except EngineRequestError as error:
             raise EngineRequestError(self._scrub(str(error))) from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             message = f"unexpected response ({type(error).__name__}): {raw.http_response.text}"
             raise EngineRequestError(self._scrub(message)) from None
+
+    def _longest(self) -> float:
+        """Seconds that one request may take: every attempt's time-out and one more, and the waits between them."""
+        return self.config.timeout * (self.config.retries + 2) + _LONGEST_WAIT * self.config.retries
 
     def _explain(self, error: Exception) -> str:
         import openai
@@ -297,7 +301,7 @@ class OpenAIEngine:
         return f"the endpoint cannot be reached: {error.__cause__ or error}"
 
     def _scrub(self, message: str) -> str:
-        return (message.replace(self._key, "***") if self._key else message)[:400]
+        return redact(message.replace(self._key, HIDDEN) if self._key else message)[:400]
 
 
 def match_label(token: str, labels: Sequence[str]) -> str | None:
@@ -312,7 +316,11 @@ def match_label(token: str, labels: Sequence[str]) -> str | None:
 def _usage(data: Any) -> Tokens:
     usage = data.get("usage") or {}
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Tokens(1, usage.get("prompt_tokens") or 0, cached, usage.get("completion_tokens") or 0)
+    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    counts = [int(n) for n in (prompt, cached, completion)]
+    if not all(0 <= n < 2**31 for n in counts):
+        raise ValueError(f"usage {counts}")  # no table could hold it
+    return Tokens(1, *counts)
 
 
 def _completion(choice: Any, num_tokens: int) -> Completion:
@@ -321,11 +329,15 @@ def _completion(choice: Any, num_tokens: int) -> Completion:
     reasoning = message.get("reasoning") or message.get("reasoning_content")
     if not reasoning:  # the server has no parser for it
         reasoning, text = split_reasoning(text)
+    finish = choice.get("finish_reason")
+    for name, value in (("text", text), ("reasoning", reasoning), ("finish_reason", finish)):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{name} is no text: {value!r}")
     logprobs = choice.get("logprobs") or {}
     values = logprobs.get("token_logprobs") or [item["logprob"] for item in logprobs.get("content") or ()]
     return Completion(
         text=text,
-        finish_reason=choice.get("finish_reason"),
+        finish_reason=finish,
         num_tokens=len(values) or num_tokens,
         logprob=sum(values) if values else None,
         reasoning=reasoning,

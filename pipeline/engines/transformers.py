@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cache import model_path
 from pipeline.engines.base import (
     ENGINES,
-    Embedding,
     Engine,
     EngineConfig,
-    Generation,
-    LabelProbs,
-    LogLikelihood,
+    PartialEngine,
     Prompt,
     Reward,
-    SamplingParams,
     Tokens,
 )
-from pipeline.engines.chat import chat_messages
-from pipeline.errors import ConfigError, EngineDead, EngineRequestError, nearest
+from pipeline.engines.batching import Batcher
+from pipeline.engines.chat import ControlTokens, chat_messages
+from pipeline.errors import ConfigError, EngineRequestError, nearest
 
 
 @ENGINES.register("transformers")
@@ -81,18 +75,15 @@ class TransformersEngineConfig(EngineConfig):
         return TransformersEngine(self)
 
 
-class TransformersEngine:
-    """See :class:`TransformersEngineConfig`. One thread owns tokenizer and model, so the event loop never waits."""
+class TransformersEngine(PartialEngine):
+    """See :class:`TransformersEngineConfig`."""
 
     def __init__(self, config: TransformersEngineConfig) -> None:
         self.config = config
         self.model = config.model
         self.revision = config.revision
         self.capabilities = config.capabilities()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers")
-        self._queue: asyncio.Queue[tuple[Prompt, str, asyncio.Future[Reward]]] = asyncio.Queue()
-        self._server: asyncio.Task[None] | None = None
-        self._dead: EngineDead | None = None
+        self._batcher: Batcher[tuple[Prompt, str], Reward] = Batcher("transformers", config.batch_size, self._score)
 
     async def start(self) -> None:
         """Load the model.
@@ -100,39 +91,19 @@ class TransformersEngine:
         Raises:
             ConfigError: packages are missing, ``model_class`` is unknown, the checkpoint has no head of one logit.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
-        self._server = asyncio.create_task(self._serve())
+        await self._batcher.call(self._load)
+        self._batcher.start()
 
     async def stop(self) -> None:
         """Release the model; requests that wait get :class:`EngineDead`."""
-        if self._server is not None:
-            self._server.cancel()
-            await asyncio.wait([self._server])
-        await asyncio.to_thread(self._thread.shutdown)
+        await self._batcher.stop()
         del self._model, self._tokenizer
 
     async def reward(self, prompt: Prompt, text: str) -> Reward:
-        if self._dead is not None:
-            raise self._dead
-        future: asyncio.Future[Reward] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((prompt, text, future))
-        return await future
+        return await self._batcher.ask((prompt, text))
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        ids = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, prompt, None)
-        return len(ids)
-
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        raise NotImplementedError("the transformers engine serves reward models only")
-
-    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
-        raise NotImplementedError("the transformers engine serves reward models only")
-
-    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
-        raise NotImplementedError("the transformers engine serves reward models only")
-
-    async def embed(self, text: str) -> Embedding:
-        raise NotImplementedError("the transformers engine serves reward models only")
+        return len(await self._batcher.call(self._encode, prompt, None))
 
     def _load(self) -> None:
         try:
@@ -147,6 +118,7 @@ class TransformersEngine:
         name = model_path(config.model)
         source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **source)
+        self._control = ControlTokens(self._tokenizer)
         spread = {"device_map": "auto"} if config.device == "auto" else {}
         if config.head == "mlp":
             source["num_labels"] = 1
@@ -163,32 +135,6 @@ class TransformersEngine:
         limits = (getattr(text_config, "max_position_embeddings", None), self._tokenizer.model_max_length)
         self._max_length = config.max_length or min(limit for limit in limits if limit)
         self._pad: int | None = text_config.pad_token_id
-
-    async def _serve(self) -> None:
-        """Gather what waits into batches, one forward pass at a time, for ever."""
-        loop = asyncio.get_running_loop()
-        batch: list[tuple[Prompt, str, asyncio.Future[Reward]]] = []
-        try:
-            while True:
-                batch = [await self._queue.get()]
-                while len(batch) < self.config.batch_size and not self._queue.empty():
-                    batch.append(self._queue.get_nowait())
-                requests = [(prompt, text) for prompt, text, _ in batch]
-                results = await loop.run_in_executor(self._thread, self._score, requests)
-                for (_, _, future), result in zip(batch, results, strict=True):
-                    if future.done():  # its caller gave up
-                        continue
-                    if isinstance(result, Reward):
-                        future.set_result(result)
-                    else:
-                        future.set_exception(result)
-        except BaseException as error:  # a broken device, or stop(): either way nobody may wait for ever
-            self._dead = EngineDead(f"the transformers engine ended: {error!r}")
-            while not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            for _, _, future in batch:
-                if not future.done():
-                    future.set_exception(self._dead)
 
     def _score(self, requests: list[tuple[Prompt, str]]) -> list[Reward | EngineRequestError]:
         rows = [self._try(self._encode, prompt, text) for prompt, text in requests]
@@ -220,7 +166,7 @@ class TransformersEngine:
         else:
             answer = [] if text is None else [{"role": "assistant", "content": text}]
             rendered = self._tokenizer.apply_chat_template(
-                chat_messages(prompt) + answer,
+                chat_messages([*prompt, *answer], self._control),
                 tokenize=False,
                 add_generation_prompt=text is None,
                 **self.config.chat_template_kwargs,

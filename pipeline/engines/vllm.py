@@ -28,12 +28,14 @@ from pipeline.engines.base import (
     Generation,
     LabelProbs,
     LogLikelihood,
+    PartialEngine,
     Prompt,
     Reward,
     SamplingParams,
     Tokens,
 )
-from pipeline.engines.chat import chat_messages
+from pipeline.engines.chat import ControlTokens, chat_messages
+from pipeline.engines.context import fit
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.records import Message
@@ -57,6 +59,8 @@ class VLLMEngineConfig(EngineConfig):
         runner: ``generate``; ``reward`` (a sequence-classification model with one output); ``embed``.
         dtype: weights and activations; ``auto`` follows the model.
         max_model_len: longest prompt plus answer, in tokens; ``null`` follows the model.
+        truncate_prompt: cut the middle out of requests that are longer than that, instead of failing them; a text that
+            is scored is never cut.
         max_num_seqs: requests that the engine runs at once.
         tensor_parallel_size, pipeline_parallel_size: GPUs of one engine.
         engine_args: any other argument of vLLM's ``AsyncEngineArgs``, passed through (``quantization``, ...).
@@ -71,6 +75,7 @@ class VLLMEngineConfig(EngineConfig):
     runner: str = "generate"
     dtype: str = "auto"
     max_model_len: int | None = None
+    truncate_prompt: bool = False
     max_num_seqs: int = 256
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -122,6 +127,7 @@ class VLLMEngineConfig(EngineConfig):
     def identity(self) -> dict[str, Any]:
         names = ["model", "revision", "runner", "dtype", "max_model_len", "chat_template", "chat_template_kwargs"]
         names += ["thinking", "reasoning_tags", "lora", "add_bos", "engine_args"]
+        # Not truncate_prompt: it changes nothing but rows that would fail, and may be set to retry these.
         return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
 
     def create(self) -> Engine:
@@ -137,7 +143,7 @@ def _cpu_build() -> bool:
     return True
 
 
-class VLLMEngine:
+class VLLMEngine(PartialEngine):
     """See :class:`VLLMEngineConfig`."""
 
     def __init__(self, config: VLLMEngineConfig) -> None:
@@ -149,6 +155,7 @@ class VLLMEngine:
         self._labels: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self._llm: Any = None
         self._tokenizer: Any = None
+        self._control: Any = None
         self._lora: Any = None
         self._own_template = Path(config.chat_template).read_text() if config.chat_template else ""
 
@@ -166,6 +173,7 @@ class VLLMEngine:
 
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
         self._tokenizer = self._llm.get_tokenizer()
+        self._control = ControlTokens(self._tokenizer)
         if self.config.lora:
             self._lora = LoRARequest("lora", 1, self.config.lora)
 
@@ -224,7 +232,7 @@ class VLLMEngine:
                 structured_outputs=structured,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-        ids = self._prompt_ids(prompt)
+        ids = self._fit(self._prompt_ids(prompt), params.max_tokens)
         output = await self._run(ids, sampling)
         opening, closing = self.config.reasoning_tags
         # Many chat templates open the thinking themselves, so that the text begins inside it.
@@ -263,6 +271,7 @@ class VLLMEngine:
         ids = self._prompt_ids(prompt)
         if prefill:
             ids = [*ids, *self._tokenizer.encode(prefill, add_special_tokens=False)]
+        ids = self._fit(ids, 1)
         sampling = VLLMParams(
             temperature=0.0, max_tokens=1, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
         )
@@ -278,7 +287,7 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
 
         context = self._prompt_ids(prompt)
-        answer = self._tokenizer.encode(text, add_special_tokens=False)
+        answer = self._tokenizer.encode(self._control.defuse(text), add_special_tokens=False)
         if not isinstance(prompt, str) and self._tokenizer.eos_token_id is not None:
             answer = [*answer, self._tokenizer.eos_token_id]
         if not answer:
@@ -286,9 +295,9 @@ class VLLMEngine:
         sampling = VLLMParams(
             temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        ids = [*context, *answer]
+        ids = self._fit([*context, *answer], 1, whole=len(answer))
         output = await self._run(ids, sampling)
-        positions = range(len(context), len(ids))
+        positions = range(len(ids) - len(answer), len(ids))
         total = sum(output.prompt_logprobs[i][ids[i]].logprob for i in positions)
         return LogLikelihood(total, len(answer), _tokens(output, 1))
 
@@ -298,7 +307,7 @@ class VLLMEngine:
         if isinstance(prompt, str):
             raise EngineRequestError("a reward model scores conversations, not raw prompts")
         messages = [*prompt, {"role": "assistant", "content": text}]
-        ids = self._template(messages, add_generation_prompt=False)
+        ids = self._fit(self._template(messages, add_generation_prompt=False), 0)
         output = await self._encode(ids, PoolingParams(task="classify", use_activation=False))
         values = output.outputs.data.flatten().tolist()
         if len(values) != 1:
@@ -308,7 +317,8 @@ class VLLMEngine:
     async def embed(self, text: str) -> Embedding:
         from vllm import PoolingParams
 
-        output = await self._encode(self._tokenizer.encode(text), PoolingParams(task="embed"))
+        ids = self._fit(self._tokenizer.encode(self._control.defuse(text)), 0)
+        output = await self._encode(ids, PoolingParams(task="embed"))
         return Embedding([float(v) for v in output.outputs.data.flatten().tolist()], _tokens(output, 0))
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -321,13 +331,16 @@ class VLLMEngine:
             return [bos, *ids] if self.config.add_bos and bos is not None and ids[:1] != [bos] else ids
         return self._template(prompt, add_generation_prompt=True)
 
+    def _fit(self, ids: list[int], reserve: int, whole: int = 0) -> list[int]:
+        return fit(ids, self._llm.model_config.max_model_len, reserve, self.config.truncate_prompt, whole)
+
     def _template(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
         kwargs = dict(self.config.chat_template_kwargs)
         if self.config.thinking is not None:
             kwargs["enable_thinking"] = self.config.thinking
         if self.config.chat_template:
             kwargs["chat_template"] = self._own_template
-        turns = chat_messages(messages)
+        turns = chat_messages(messages, self._control)
         try:
             return list(
                 self._tokenizer.apply_chat_template(

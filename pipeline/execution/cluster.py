@@ -30,6 +30,8 @@ def cluster(config: RayConfig) -> Iterator[None]:
 
     A Ray that this process had joined already (a notebook, a test) is used as it is and left running.
     """
+    # What fails is reported once, by us, without Ray Data's pages of traceback.
+    logging.getLogger("ray.data").setLevel(logging.ERROR if config.worker_logs else logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
@@ -43,7 +45,6 @@ def cluster(config: RayConfig) -> Iterator[None]:
     else:
         cpus = config.num_cpus or max(_MIN_CPUS, os.cpu_count() or 1)
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:

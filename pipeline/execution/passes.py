@@ -2,22 +2,21 @@
 
 Its shape is the one that Ray Data's checkpoint covers: read files -> repartition -> map_batches -> write files.
 Ray skips the rows whose ``row_id`` a committed block holds already, so the same command resumes an interrupted pass.
+Its blocks are compacted into few files before the table's marker switches to them (:mod:`pipeline.storage`). A finished
+table is extended by a pass that reads its input's current version and carries over what the table holds already
+(:mod:`pipeline.extend`).
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import logging
 import math
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -25,15 +24,25 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pipeline import __version__
 from pipeline.config import ExecutionConfig
-from pipeline.engines.base import EngineConfig, PoolConfig
-from pipeline.errors import LemonpressError, ResumeError
+from pipeline.engines.base import EngineConfig, PoolConfig, PriceConfig
+from pipeline.errors import STORAGE_ERRORS, LemonpressError, StorageError
+from pipeline.execution.carry import Carry, ExtendingWorker
+from pipeline.execution.compact import compact, worth_compacting
+from pipeline.execution.control import Control, Ledger
+from pipeline.execution.journal import JournalState, start_journal
+from pipeline.execution.observe import Histogram
 from pipeline.execution.placing import Placing
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
+from pipeline.execution.spec import PassSpec, PassSummary, summaries
+from pipeline.execution.summary import earlier_summaries, summarise, summary_before
+from pipeline.execution.unfinished import STATE, check_same, checkpoint_files, fingerprint, open_state
+from pipeline.execution.watch import Watch
 from pipeline.execution.worker import Worker
+from pipeline.extend import root
 from pipeline.hashing import digest
-from pipeline.schema import COLUMNS, METADATA_KEY, with_columns, with_provenance
-from pipeline.stage import Stage
-from pipeline.storage import MARKER, RunFolder
+from pipeline.records import NESTED
+from pipeline.schema import METADATA_KEY, with_columns, with_provenance
+from pipeline.storage import VERSION, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -41,56 +50,6 @@ _BLOCKS_GOAL = 1000  # about as many files as a pass writes, once it has enough 
 _ROWS_PER_BLOCK = (4, 2000)  # small runs lose next to nothing; 10 million prompts make 5,000 files
 _CALLS_PER_ACTOR = (4, 64)
 _FILL = 1.5  # rows in flight x requests per row, as a multiple of what the engine works on at once
-
-
-@dataclass
-class PassSpec:
-    """What one pass does.
-
-    Attributes:
-        name: unique in the run, e.g. ``select-reward``.
-        job: recorded in ``usage`` and ``errors``.
-        reads, writes: table folders below the run's root.
-        stages: run in this order on every row.
-        engine: the engine that the pool hosts; ``None`` for CPU-only stages.
-        requests_per_row: engine requests that one row has in flight at once, about (for sizing the pool).
-        fingerprint: the config that the result depends on; a resume with another one is refused.
-    """
-
-    name: str
-    job: str
-    reads: str
-    writes: str
-    stages: Sequence[Stage]
-    engine: EngineConfig | None = None
-    requests_per_row: int = 1
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class PassSummary:
-    """What one finished pass did; stored in its completion marker.
-
-    Attributes:
-        rows, failed: rows of the table, and those with an error of this pass.
-        requests, prompt_tokens, cached_tokens, completion_tokens: spent by this pass on all rows, over all attempts.
-        seconds: wall time, summed over attempts.
-        resumed: rows that an earlier attempt had finished.
-        mean_in_flight: mean rows in flight per busy actor, in the last attempt.
-        skipped: the pass had been finished before and nothing was run (not stored).
-    """
-
-    name: str
-    rows: int
-    failed: int = 0
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    resumed: int = 0
-    mean_in_flight: float = 0.0
-    skipped: bool = False
 
 
 def rows_per_block(rows: int, config: ExecutionConfig) -> int:
@@ -111,78 +70,134 @@ def calls_per_actor(k: int, requests_per_row: int, engine: EngineConfig | None, 
     return max(low, min(high, math.ceil(_FILL * engine.max_requests() / (k * max(1, requests_per_row)))))
 
 
-def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig) -> PassSummary:
+def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: Control | None = None) -> PassSummary:
     """Run one pass, or resume it, or return at once when it has been finished.
 
     Args:
         spec: what to do.
         run: the run's folder; ``spec.reads`` must be finished.
-        config: checkpoint interval and progress.
+        config: checkpoint interval, progress, and how to deal with faults.
+        control: what may stop the pass before its end.
 
     Raises:
         UnfinishedTableError: the input table is not finished.
         ResumeError: the folder holds work of this pass made with another config.
+        LimitReached, Interrupted: stopped; what is done is stored.
+        StorageError: the run's storage is full or read-only.
         LemonpressError: rows were lost or doubled, or Ray failed for good.
     """
+    if spec.skip:
+        return summary_before(spec, run)
+    control = control or Control()
+    control.check()
+    marker = run.marker(spec.writes)
     upstream = run.dataset(spec.reads)
-    fingerprint = {**spec.fingerprint, "input": (run.marker(spec.reads) or {}).get("fingerprint_hash")}
-    finished = run.marker(spec.writes)
-    if finished is not None:
-        _check_same(finished["fingerprint"], fingerprint, spec, run)
-        return PassSummary(**{**finished["summary"], "skipped": True})
-    work = ("work", spec.name)
-    state = run.read_json(*work, "state.json") or {"fingerprint": fingerprint, "seconds": 0.0, "attempts": 0}
-    _check_same(state["fingerprint"], fingerprint, spec, run)
-    state["attempts"] += 1
-    run.write_json(state, *work, "state.json")
-
+    source = run.marker(spec.reads) or {}
+    now = fingerprint(spec, source)
+    if marker is not None and not spec.extends:
+        if marker["fingerprint"].get("base") == now.get("base") or not spec.is_between:
+            check_same(marker["fingerprint"], now, spec, run)
+            return PassSummary(**{**marker["summary"], "skipped": True})
+        run.remove(spec.writes)  # between two passes of an extension before this one
+    state = open_state(spec, run, now, source)
     total = upstream.count_rows()
     started = time.monotonic()
-    resumed = _durable_rows(run, spec)
-    counts = Counts()
+    committed, pending = checkpoint_files(run, spec)
+    resumed = pads.dataset(committed, filesystem=run.fs, format="parquet").count_rows() if committed else 0
+    counts, faults = Counts(), JournalState()
+    latency = Histogram.from_json(state.get("latency"))
     try:
-        if total:
-            counts = _execute(spec, run, config, upstream, total, resumed)
+        if total and (resumed < total or pending):
+            counts, faults = _execute(spec, run, config, control, upstream, total, resumed, state["blocks"])
     finally:
         state["seconds"] += time.monotonic() - started
-        run.write_json(state, *work, "state.json")
-    summary = _summarise(spec, run, total)
+        latency.merge(counts.latency)
+        state["latency"] = latency.to_json()
+        run.write_json(state, "work", spec.name, STATE)
+    files = run.parquet_files(spec.writes, state["blocks"])
+    summary = summarise(spec, run, files, total)
     summary.seconds = round(state["seconds"], 3)
     summary.resumed = resumed
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
-    run.write_json(
-        {
-            "pass": spec.name,
-            "rows": total,
-            "schema": [f"{f.name}: {f.type}" for f in run_schema(run, spec.writes)],
-            "fingerprint": fingerprint,
-            "fingerprint_hash": digest(fingerprint),
-            "lemonpress": __version__,
-            "attempts": state["attempts"],
-            "summary": asdict(summary),
-        },
-        spec.writes,
-        MARKER,
-    )
+    summary.row_seconds = latency.quantiles()
+    summary.restarts, summary.poisoned = faults.restarts, faults.poisoned
+    _finish(spec, run, state, files, summary)
     return summary
 
 
-def run_schema(run: RunFolder, table: str) -> pa.Schema:
+def _finish(spec: PassSpec, run: RunFolder, state: dict[str, Any], files: list[str], summary: PassSummary) -> None:
+    """Compact the blocks, switch the table to them, and remove what is not needed any more."""
+    source = run.marker(spec.reads) or {}
+    before = (run.marker(spec.writes) or {}) if spec.extends else {}
+    version = before.get("version", 1) + 1 if spec.extends else 1
+    folder = state["blocks"]
+    if not spec.is_between and worth_compacting(files, run.fs):
+        folder = f"{VERSION}{version}"
+        run.remove(spec.writes, folder)  # half of one, when a compaction was interrupted
+        written = compact(files, run.make(spec.writes, folder), run.fs)
+        if written != summary.rows:
+            raise LemonpressError(f"pass {spec.name}: {summary.rows} rows went into compaction, {written} came out")
+    passes = {**summaries(before), **earlier_summaries(spec, run)}
+    if spec.name in passes:
+        summary.seconds = round(summary.seconds + passes[spec.name]["seconds"], 3)
+    passes[spec.name] = asdict(summary)
+    mixed = [*source.get("mixed", ()), *before.get("mixed", ()), *state["mixed"], *spec.record.get("mixed", ())]
+    run.switch(
+        spec.writes,
+        {
+            "pass": spec.name,
+            "rows": summary.rows,
+            "schema": [f"{f.name}: {f.type}" for f in _schema(run, files)],
+            "fingerprint": state["fingerprint"],
+            "fingerprint_hash": digest(state["fingerprint"]),
+            "lemonpress": __version__,
+            "attempts": state["attempts"],
+            "summary": passes[spec.name],
+            "passes": passes,
+            "version": version,
+            "folder": folder,
+            "root": root(run, spec.reads),
+            **spec.record,
+            "mixed": list(dict.fromkeys(mixed)),
+        },
+    )
+    # Only now: until the marker stands, the same command finishes from what lies there.
+    run.remove("work", spec.name, "checkpoint")
+    run.remove_file("work", spec.name, STATE)
+    if not spec.is_between:
+        for name in {*spec.earlier, spec.name}:
+            run.remove("work", name)
+
+
+def _schema(run: RunFolder, files: list[str]) -> pa.Schema:
     """Schema of a table's first file."""
-    return pads.dataset(run.data_files(table)[:1], filesystem=run.fs, format="parquet").schema
+    return pads.dataset(files[:1], filesystem=run.fs, format="parquet").schema
 
 
 def _execute(
-    spec: PassSpec, run: RunFolder, config: ExecutionConfig, upstream: pads.Dataset, total: int, resumed: int
-) -> Counts:
+    spec: PassSpec,
+    run: RunFolder,
+    config: ExecutionConfig,
+    control: Control,
+    upstream: pads.Dataset,
+    total: int,
+    resumed: int,
+    blocks: str,
+) -> tuple[Counts, JournalState]:
     """Build the Ray Data plan and run it to its end."""
+    ledger = Ledger(run, spec.name, spec.engine.price if spec.engine else PriceConfig())
+    control.check_spent(*ledger.total())
+    control.check()
     pool = spec.engine.pool if spec.engine else PoolConfig()
     k = rows_per_block(total, config)
     c = calls_per_actor(k, spec.requests_per_row, spec.engine, pool)
     writes = sorted({n for stage in spec.stages for n in stage.writes})
     schema = with_provenance(with_columns(upstream.schema, [*writes, "usage", "errors"]), _provenance(spec))
+    extending = {"extension": spec.extension, "carry": _carry(spec, run, upstream.schema)} if spec.extension else {}
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
+    journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
+    watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
     context.checkpoint_config = CheckpointConfig(
@@ -194,11 +209,14 @@ def _execute(
     context.enable_progress_bars = False
     placing = Placing(spec.engine)
     line.start()
+    watch.start()
     complete = False
+    faults = JournalState()
     try:
+        control.begin_pass()
         data = ray.data.read_parquet(run.data_files(spec.reads), filesystem=run.fs)
         data.repartition(target_num_rows_per_block=k).map_batches(
-            Worker,
+            ExtendingWorker if extending else Worker,
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
@@ -215,17 +233,36 @@ def _execute(
                 "job": spec.job,
                 "progress": actor,
                 "metadata": {METADATA_KEY: schema.metadata[METADATA_KEY]},
+                "labels": {"run": (run.read_json("manifest.json") or {}).get("run_id", ""), "pass": spec.name},
+                "journal": journal,
+                "attempts": config.poison_attempts,
+                "row_seconds": config.row_seconds,
+                **extending,
             },
-        ).write_parquet(run.make(spec.writes), filesystem=run.fs, compression="zstd")
+        ).write_parquet(run.make(*filter(None, (spec.writes, blocks))), filesystem=run.fs, compression="zstd")
         complete = True
-    except ray.exceptions.RayError as error:
-        raise LemonpressError(f"pass {spec.name}: {_cause(error)}; run the same command again to resume") from error
+        faults = ray.get(journal.state.remote())
+    except (ray.exceptions.RayError, OSError) as error:
+        control.check()  # a pass that is told to stop ends with an error; the reason says more
+        raise _failure(spec, run, error) from error
     finally:
+        control.draining = False
+        watch.finish()
         counts = line.finish(complete)
         context.checkpoint_config, context.enable_progress_bars = saved
         placing.release()
         ray.kill(actor)
-    return counts
+        ray.kill(journal)
+    return counts, faults
+
+
+def _failure(spec: PassSpec, run: RunFolder, error: Exception) -> LemonpressError:
+    """What a person can act on, from Ray's error."""
+    again = "run the same command again to resume"
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS:
+        return StorageError(f"pass {spec.name}: cannot write to {run.root}: {cause.strerror or cause}; {again}")
+    return LemonpressError(f"pass {spec.name}: {_cause(error)}; {again}")
 
 
 def _pool_size(pool: PoolConfig) -> dict[str, int]:
@@ -239,53 +276,18 @@ def _provenance(spec: PassSpec) -> dict[str, Any]:
     return {"lemonpress": __version__, "pass": spec.name, "fingerprint": spec.fingerprint}
 
 
-def _durable_rows(run: RunFolder, spec: PassSpec) -> int:
-    """Rows that an earlier attempt committed."""
-    path = run.path("work", spec.name, "checkpoint")
-    try:
-        data = pads.dataset(path, filesystem=run.fs, format="parquet", exclude_invalid_files=True)
-        return int(data.count_rows())
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return 0
+def _durable_blocks(run: RunFolder, spec: PassSpec) -> int:
+    return len(run.parquet_files("work", spec.name, "checkpoint"))
 
 
-def _summarise(spec: PassSpec, run: RunFolder, total: int) -> PassSummary:
-    """Check that rows out = rows in, each once, and add up what the pass spent; reads three columns only."""
-    summary = PassSummary(spec.name, total)
-    if not total:
-        return summary
-    names = {stage.name for stage in spec.stages}
-    ids: list[pa.Array] = []
-    data = pads.dataset(run.data_files(spec.writes), filesystem=run.fs, format="parquet")
-    for batch in data.to_batches(columns=["row_id", "usage", "errors"]):
-        ids.append(batch.column("row_id"))
-        for usage, errors in zip(batch.column("usage").to_pylist(), batch.column("errors").to_pylist(), strict=True):
-            summary.failed += any(e["job"] == spec.job and e["stage"] in names for e in errors or [])
-            for item in usage or []:
-                if item["job"] == spec.job and item["stage"] in names:
-                    for key in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens"):
-                        setattr(summary, key, getattr(summary, key) + item[key])
-    found = pa.chunked_array(ids, pa.int64())
-    unique = pc.count_distinct(found).as_py()
-    if len(found) != total or unique != total:
-        raise LemonpressError(
-            f"pass {spec.name}: {total} rows went in, {len(found)} came out ({unique} different); please report this, "
-            f"with the folder {run.path('work', spec.name)}"
-        )
-    return summary
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], spec: PassSpec, run: RunFolder) -> None:
-    """Refuse to mix the results of two configs in one table."""
-    old, new = (json.dumps(json.loads(json.dumps(x)), indent=1, sort_keys=True).splitlines() for x in (before, now))
-    if old == new:
-        return
-    diff = [d for d in difflib.unified_diff(old, new, "in the folder", "now", lineterm="", n=0) if d[:2] != "@@"]
-    raise ResumeError(
-        f"{run.path(spec.writes)} holds work of pass {spec.name} that was made with another config:\n"
-        + "\n".join(diff[2:])
-        + "\nuse another folder (out=...), or the config that the folder was made with"
-    )
+def _carry(spec: PassSpec, run: RunFolder, schema: pa.Schema) -> Carry | None:
+    """For the first pass that extends a table: what its version before holds, beyond the input's columns."""
+    extension = spec.extension
+    if extension is None or spec.earlier:
+        return None
+    files = run.data_files(extension.table)
+    own = [c for c in _schema(run, files).names if c not in schema.names or c in extension.columns]
+    return Carry(extension, files, run.fs, [c for c in own if c in NESTED and c not in ("usage", "errors")])
 
 
 def _cause(error: BaseException) -> str:
@@ -294,4 +296,4 @@ def _cause(error: BaseException) -> str:
     return named[-1].strip() if named else f"{type(error).__name__}: {error}"
 
 
-__all__ = ["COLUMNS", "PassSpec", "PassSummary", "calls_per_actor", "rows_per_block", "run_pass"]
+__all__ = ["PassSpec", "PassSummary", "calls_per_actor", "rows_per_block", "run_pass"]

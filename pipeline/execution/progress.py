@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 from tqdm import tqdm
 
+from pipeline.execution.observe import Histogram, RayMetrics
+from pipeline.records import Row, RowError, Usage
+
+logger = logging.getLogger(__name__)
+
 _INTERVAL = 0.5
+_MAX_EVENTS = 1000  # kept at once; a run whose every row fails must not fill the actor's memory
+_MESSAGE = 500  # characters of an error in the log
+_TOLD = 5
 
 
 @dataclass
@@ -21,23 +32,34 @@ class Counts:
 
     Attributes:
         rows, failed: rows finished by this attempt's workers, and those of them with a new error.
-        tokens: completion tokens.
+        tokens, prompt_tokens, cached_tokens: completion tokens; prompt tokens, and those that the prefix cache had.
         row_seconds: integral of the rows in flight over time, summed over actors.
         busy_seconds: time with at least one row in flight, summed over actors.
+        latency: seconds that each row was in flight.
         workers: actors (restarts included) that reported.
     """
 
     rows: int = 0
     failed: int = 0
     tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
     row_seconds: float = 0.0
     busy_seconds: float = 0.0
+    latency: Histogram = field(default_factory=Histogram)
     workers: set[str] = field(default_factory=set)
 
     @property
     def mean_in_flight(self) -> float:
         """Mean rows in flight per actor while it was busy."""
         return self.row_seconds / self.busy_seconds if self.busy_seconds else 0.0
+
+    def add(self, other: Counts) -> None:
+        """Add another one's counts."""
+        for name in ("rows", "failed", "tokens", "prompt_tokens", "cached_tokens", "row_seconds", "busy_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.latency.merge(other.latency)
+        self.workers |= other.workers
 
 
 class Progress(Protocol):
@@ -46,46 +68,65 @@ class Progress(Protocol):
     add: Any
 
 
-@ray.remote(num_cpus=0, max_concurrency=8)
+Event = dict[str, Any]
+"""What a worker wants in the run's log: ``row_id``, ``prompt_id``, ``stage``, ``kind`` and ``error`` of a failure."""
+
+
+@ray.remote(num_cpus=0)
 class ProgressActor:
-    """Adds up the workers' counts."""
+    """Adds up the workers' counts, and keeps their events until the driver fetches them."""
 
     def __init__(self) -> None:
         self._counts = Counts()
+        self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
+        self._dropped = 0
 
-    def add(self, worker: str, rows: int, failed: int, tokens: int, row_seconds: float, busy_seconds: float) -> None:
+    def add(self, counts: Counts, events: list[Event]) -> None:
         """Count what one worker did since its last report."""
-        c = self._counts
-        c.rows += rows
-        c.failed += failed
-        c.tokens += tokens
-        c.row_seconds += row_seconds
-        c.busy_seconds += busy_seconds
-        c.workers.add(worker)
+        self._counts.add(counts)
+        self._dropped += max(0, len(self._events) + len(events) - _MAX_EVENTS)
+        self._events.extend(events)
 
     def read(self) -> Counts:
         """The totals so far."""
         return self._counts
 
+    def drain(self) -> tuple[list[Event], int]:
+        """The events since the last call, and how many more there were; all of them are in the rows' ``errors``."""
+        events, dropped = list(self._events), self._dropped
+        self._events.clear()
+        self._dropped = 0
+        return events, dropped
+
 
 class Reporter:
-    """A worker's own counts, sent every half second. All calls come from the worker's event loop."""
+    """A worker's own counts, sent every half second and when it runs dry. All calls come from its event loop.
 
-    def __init__(self, progress: Progress | None) -> None:
+    Args:
+        progress: where to send them; ``None`` sends nothing.
+        flush: called every half second, too.
+        labels: tags of the Ray metrics (``run``, ``pass``); ``None`` makes none.
+    """
+
+    def __init__(
+        self, progress: Progress | None, flush: Callable[[], None], labels: Mapping[str, str] | None = None
+    ) -> None:
         self._progress = progress
+        self._flush = flush
         self._worker = f"{time.time_ns():x}"
+        self._metrics = RayMetrics({**labels, "worker": self._worker}) if labels is not None else None
         self._in_flight = 0
         self._since = time.monotonic()
         self._reset()
 
     def _reset(self) -> None:
-        self._rows = self._failed = self._tokens = 0
-        self._row_seconds = self._busy_seconds = 0.0
+        self._counts = Counts(workers={self._worker})
+        self._events: list[Event] = []
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._row_seconds += self._in_flight * (now - self._since)
-        self._busy_seconds += (now - self._since) if self._in_flight else 0.0
+        self._counts.row_seconds += self._in_flight * (now - self._since)
+        self._counts.busy_seconds += (now - self._since) if self._in_flight else 0.0
         self._since = now
 
     def enter(self) -> None:
@@ -93,24 +134,40 @@ class Reporter:
         self._tick()
         self._in_flight += 1
 
-    def leave(self, failed: bool, tokens: int, seconds: float) -> None:
-        """A row ends."""
+    def leave(self, row: Row, errors: Sequence[RowError], usage: Sequence[Usage], seconds: float) -> None:
+        """A row ends, with its new errors and what it spent."""
         self._tick()
         self._in_flight -= 1
-        self._rows += 1
-        self._failed += int(failed)
-        self._tokens += tokens
+        c = self._counts
+        c.rows += 1
+        c.failed += bool(errors)
+        for u in usage:
+            c.tokens += u.completion_tokens
+            c.prompt_tokens += u.prompt_tokens
+            c.cached_tokens += u.cached_tokens
+        c.latency.add(seconds)
+        for e in errors[: _MAX_EVENTS - len(self._events)]:
+            ids = {"row_id": row.row_id, "prompt_id": row.prompt_id}
+            self._events.append({**ids, "stage": e.stage, "kind": e.kind, "error": e.message[:_MESSAGE]})
+        if not self._in_flight:
+            self._send()  # it may be the last one: the actor is about to go
 
     async def run(self) -> None:
         """Send what was counted, every half second, for ever."""
         while True:
             await asyncio.sleep(_INTERVAL)
+            self._flush()
             self._tick()
-            if self._progress is not None and (self._rows or self._busy_seconds):
-                self._progress.add.remote(
-                    self._worker, self._rows, self._failed, self._tokens, self._row_seconds, self._busy_seconds
-                )
-                self._reset()
+            self._send()
+
+    def _send(self) -> None:
+        c = self._counts
+        if self._metrics is not None:
+            ok, tokens = c.rows - c.failed, (c.prompt_tokens, c.cached_tokens, c.tokens)
+            self._metrics.report(ok, c.failed, *tokens, self._in_flight)
+        if self._progress is not None and (c.rows or c.busy_seconds):
+            self._progress.add.remote(c, self._events)
+        self._reset()
 
 
 class ProgressLine(threading.Thread):
@@ -137,12 +194,37 @@ class ProgressLine(threading.Thread):
             disable=not show,
             dynamic_ncols=True,
         )
+        self._name = name
         self._interval = 1.0 if sys.stderr.isatty() else 15.0
         self._begun = time.monotonic()
+        self._told = 0
 
     def run(self) -> None:
-        while not self._halt.wait(self._interval):
-            self._show()
+        shown = time.monotonic()
+        while not self._halt.wait(1.0):
+            self._log()
+            if time.monotonic() - shown >= self._interval:
+                shown = time.monotonic()
+                self._show()
+
+    def _log(self) -> None:
+        """Rows that failed go into the run's log, the first few of a pass to a person's eyes, too."""
+        try:
+            events, dropped = ray.get(self._actor.drain.remote(), timeout=5)
+        except Exception:  # as in _show
+            return
+        if not events:
+            return
+        with tqdm.external_write_mode():
+            for event in events:
+                level = logging.WARNING if self._told < _TOLD else logging.INFO
+                self._told += 1
+                text = f"{self._name}: row {event['prompt_id']}: {event['stage']} failed: {event['error']}"
+                logger.log(level, "%s", text, extra={"fields": {"pass": self._name, **event}})
+                if self._told == _TOLD:
+                    logger.warning("%s: further failed rows are only in the run's logs and errors", self._name)
+            if dropped:
+                logger.info("%s: %d more errors are only in the rows", self._name, dropped)
 
     def _show(self) -> None:
         try:
@@ -158,6 +240,7 @@ class ProgressLine(threading.Thread):
         """Stop the line and return the totals; the actors' last half second may be missing from them."""
         self._halt.set()
         self.join(timeout=10)
+        self._log()
         self._show()
         if complete:
             self._bar.n = self._bar.total

@@ -14,21 +14,27 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from pipeline.engines.base import EngineConfig
+from pipeline.engines.base import Engine, EngineConfig
 from pipeline.engines.meter import Meter
-from pipeline.errors import EngineDead
+from pipeline.engines.refusal import Refusal
+from pipeline.errors import EngineDead, PoisonRow
+from pipeline.execution.gate import UNLIMITED, Gate
+from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
+from pipeline.execution.suspects import Suspicion
 from pipeline.records import Row, RowError, Usage, column_values, row_from_dict
+from pipeline.safety import redact
 from pipeline.schema import COLUMNS, with_columns
 from pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
 
 _MESSAGE_LIMIT = 2000
+_UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 class Worker:
@@ -40,6 +46,10 @@ class Worker:
         job: recorded in ``usage`` and ``errors``.
         progress: where to report counts; ``None`` reports nothing.
         metadata: schema metadata of the output (provenance).
+        labels: tags of the Ray metrics; ``None`` makes none.
+        journal: where to ask before rows begin; ``None`` asks nobody.
+        attempts: deaths of the engine with a row alone in flight after which the row is set aside.
+        row_seconds: longest time for one stage on one row; ``None`` = for ever.
     """
 
     def __init__(
@@ -49,6 +59,10 @@ class Worker:
         job: str,
         progress: Progress | None = None,
         metadata: dict[bytes, bytes] | None = None,
+        labels: dict[str, str] | None = None,
+        journal: Any | None = None,
+        attempts: int = 2,
+        row_seconds: float | None = None,
     ) -> None:
         self._stages = list(stages)
         self._job = job
@@ -59,52 +73,123 @@ class Worker:
         self._reads = [name for name in (*COLUMNS, "source") if name in needed]
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="lemonpress-engine", daemon=True).start()
-        self._reporter = Reporter(progress)
-        self._engine = None
+        self._gate = Gate()
+        self._dying = False
+        self._attempts = attempts
+        self._row_seconds = row_seconds
+        self._journal = JournalClient(journal)
+        self._suspects = self._journal.start()
+        self._reporter = Reporter(progress, self._journal.flush, labels)
+        self._engine: Engine | None = None
         if engine is not None:
             self._engine = engine.create()
             asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
-        asyncio.run_coroutine_threadsafe(self._reporter.run(), self._loop)
+        self._journal.ready()
+        for task in (self._reporter.run(), self._journal.follow()):
+            asyncio.run_coroutine_threadsafe(task, self._loop)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process one block; called from several threads at once."""
-        rows = [row_from_dict(d) for d in table.select([n for n in self._reads if n in table.column_names]).to_pylist()]
+        known = table.select([n for n in self._reads if n in table.column_names])
+        rows = [row_from_dict(d) for d in known.to_pylist()]
         done = asyncio.run_coroutine_threadsafe(self._block(rows), self._loop).result()
-        return self._append(table, done)
+        try:
+            return self._append(table, done)
+        except _UNSTORABLE:  # one row's odd value must not take the whole job down: find it
+            befores = (row_from_dict(d) for d in known.to_pylist())
+            return self._append(table, [self._storable(row, b) for row, b in zip(done, befores, strict=True)])
+
+    def _storable(self, row: Row, before: Row) -> Row:
+        """The row, or, when its values do not fit the table's columns, the row as it was with an error more."""
+        try:
+            for name in self._writes:
+                _array([column_values(row, name)], COLUMNS[name])
+        except _UNSTORABLE as error:
+            kind, message = "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
+            before.usage = row.usage
+            before.errors = [*row.errors, RowError(self._job, self._stages[-1].name, kind, message)]
+            return before
+        return row
 
     async def _block(self, rows: list[Row]) -> list[Row]:
-        return list(await asyncio.gather(*(self._row(row) for row in rows)))
+        """Process rows; suspects apart from the others, and before them."""
+        suspects = [row for row in rows if row.row_id in self._suspects]
+        others = [row for row in rows if row.row_id not in self._suspects]
+        groups = [self._group([row], self._suspects[row.row_id].width) for row in suspects]
+        if others:
+            groups.append(self._group(others, UNLIMITED))
+        done = {row.row_id: row for group in await asyncio.gather(*groups) for row in group}
+        return [done[row.row_id] for row in rows]
+
+    async def _group(self, rows: list[Row], width: int) -> list[Row]:
+        async with self._gate.enter(width, len(rows)):
+            news = await self._journal.begin([row.row_id for row in rows], known=width != UNLIMITED)
+            if not news:
+                return list(await asyncio.gather(*(self._row(row) for row in rows)))
+        self._suspects.update(news)  # another worker died over them
+        return await self._block(rows)
 
     async def _row(self, row: Row) -> Row:
         self._reporter.enter()
         started = time.monotonic()
-        known_errors = len(row.errors)
+        known_errors, known_usage = len(row.errors), len(row.usage)
+        suspicion = self._suspects.get(row.row_id)
         for stage in self._stages:
-            row = await self._stage(stage, row)
-        self._reporter.leave(
-            failed=len(row.errors) > known_errors,
-            tokens=sum(u.completion_tokens for u in row.usage if u.job == self._job),
-            seconds=time.monotonic() - started,
-        )
+            if suspicion is not None:
+                await self._journal.enter(row.row_id, stage.name)
+            if suspicion is not None and suspicion.alone.get(stage.name, 0) >= self._attempts:
+                row = await self._without(stage, row, suspicion)
+            else:
+                row = await self._stage(stage, row, self._engine)
+        self._journal.end(row.row_id)
+        seconds = time.monotonic() - started
+        self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
         return row
 
-    async def _stage(self, stage: Stage, row: Row) -> Row:
-        meter = Meter(self._engine) if self._engine is not None else None
+    async def _without(self, stage: Stage, row: Row, suspicion: Suspicion) -> Row:
+        """Set a row aside in the stage in which it killed its engine: its requests are refused."""
+        deaths = suspicion.alone[stage.name]
+        error = PoisonRow(
+            f"the worker died {suspicion.deaths} times with this row in flight, {deaths} of them with no other row; "
+            f"the last time: {suspicion.words}"[:_MESSAGE_LIMIT]
+        )
+        before = list(row.errors)
+        if self._engine is not None and deaths == self._attempts:
+            row = await self._stage(stage, row, Refusal(self._engine, error))
+        # else: not a request kills it but the stage itself, which is left out
+        row.errors = [*before, RowError(self._job, stage.name, type(error).__name__, str(error))]
+        return row
+
+    async def _stage(self, stage: Stage, row: Row, engine: Engine | None) -> Row:
+        meter = engine if isinstance(engine, Refusal) else Meter(engine) if engine is not None else None
         try:
-            row = await stage(row, meter)
+            async with asyncio.timeout(self._row_seconds) as limit:
+                row = await stage(row, meter)
         except EngineDead as error:
-            logger.error("engine died, replacing its worker: %s", error)
-            # The process must go, so that Ray restarts the actor and retries its rows: an exception would be retried
-            # on the same broken engine, and ray.actor.exit_actor() is not retried at all
-            # (https://github.com/ray-project/ray/issues/59522).
-            os._exit(1)
+            await self._die(str(error))
         except Exception as error:
-            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, error)
-            row.errors.append(RowError(self._job, stage.name, type(error).__name__, str(error)[:_MESSAGE_LIMIT]))
+            message = redact(str(error))[:_MESSAGE_LIMIT]  # in this order: half a key is no longer known as one
+            if isinstance(error, TimeoutError) and limit.expired():
+                message = f"not done within {self._row_seconds:g} s (execution.row_seconds)"
+            logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, message)
+            row.errors.append(RowError(self._job, stage.name, type(error).__name__, message))
         if meter is not None and meter.total.requests:
             t = meter.total
             row.usage.append(Usage(self._job, stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion))
         return row
+
+    async def _die(self, words: str) -> NoReturn:
+        """End this process after its engine's death, which all rows in flight notice at once."""
+        if self._dying:
+            await asyncio.Event().wait()  # the first one to notice ends the process
+        self._dying = True
+        words = redact(words)
+        logger.error("engine died, replacing its worker: %s", words)
+        await self._journal.last_words(words)
+        # The process must go, so that Ray restarts the actor and retries its rows: an exception would be retried
+        # on the same broken engine, and ray.actor.exit_actor() is not retried at all
+        # (https://github.com/ray-project/ray/issues/59522).
+        os._exit(1)
 
     def _append(self, table: pa.Table, rows: list[Row]) -> pa.Table:
         """The input table with the written columns replaced or appended; all other columns stay as they are."""

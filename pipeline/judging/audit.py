@@ -25,6 +25,7 @@ from pipeline.selection.stage import answer
 from pipeline.stage import Stage
 from pipeline.tasks import Task, task_for
 
+VERSIONS = ("identical", "truncated", "numbers", "shuffled", "language")
 _SHORTEST = 20  # characters from which half of an answer is clearly less than the whole
 _LONG_REFERENCE = 40  # a shorter reference is a final answer, not an answer to read
 _FEWEST_WORDS = 5

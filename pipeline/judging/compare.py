@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.judging.templates import JudgeTemplate, load_template
-from pipeline.judging.verdicts import pairwise_score
+from pipeline.judging.verdicts import pairwise_score, read_label
 from pipeline.records import Message
 
 VERDICT = "label_probs|generate"
@@ -57,8 +56,7 @@ async def ask(engine: Engine, prompt: Sequence[Message], labels: Sequence[str], 
         text = (await engine.generate(prompt, params)).completions[0].text
     except EngineRequestError as error:
         return Verdict({}, str(error))
-    # Endpoints that ignore the choice write "(B)" or "B." at best; anything longer is not guessed at.
-    said = re.sub(r"^\W+|\W+$", "", text)
+    said = read_label(text, labels)  # endpoints may ignore the choice
     return Verdict({label: float(label == said) for label in labels})
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+JUDGE_FAILED = "judge failed: "
+"""Begins ``games.reason`` where the judge's engine refused the request."""
+
 CANDIDATE = "#"
 """Between a plan's name and a candidate's index: ``hedged#3`` in ``games.system``."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine
-from pipeline.judging.names import candidate_system
+from pipeline.judging.names import CANDIDATE, candidate_system
 from pipeline.judging.referee import ORDERS, Referee, Refereeing
 from pipeline.records import Row
 from pipeline.selection.stage import answer
@@ -47,6 +47,13 @@ class JudgeStage(Refereeing, Stage):
     @property
     def name(self) -> str:
         return "judge"
+
+    def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> JudgeStage:
+        return replace(
+            self,
+            systems=tuple(s for s in self.systems if f"{s} vs {self.opponent}" in units),
+            candidate_sets=tuple(s for s in self.candidate_sets if f"{s}{CANDIDATE} vs {self.opponent}" in units),
+        )
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert engine is not None

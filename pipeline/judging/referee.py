@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.errors import EngineRequestError
 from pipeline.judging.compare import Verdict, ask
+from pipeline.judging.names import JUDGE_FAILED
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import pairwise_score
 from pipeline.records import Game, Row
@@ -77,7 +78,7 @@ class Referee:
             return Game(**base, score=score, mass=None, verdict=_word(score), reason=why)
         said, reason = await (self._ask(mine, theirs) if order == "ab" else self._ask(theirs, mine))
         if said.error is not None:
-            return Game(**base, score=None, mass=None, verdict="invalid", reason=f"judge failed: {said.error}"[:500])
+            return Game(**base, score=None, mass=None, verdict="invalid", reason=f"{JUDGE_FAILED}{said.error}"[:500])
         scores = [self._score(said, soft, order) for soft in (rules.soft, False)]
         mass = min(1.0, sum(said.probs.values()))
         return Game(**base, score=scores[0], mass=mass, verdict=_word(scores[1]), reason=reason)

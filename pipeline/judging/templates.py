@@ -24,7 +24,10 @@ from pipeline.records import Message
 
 FOLDER = Path(__file__).parent / "templates"
 _SECTIONS = ("system", "user", "prefill", "labels")
-_TAG = re.compile(r"<(?=\s*/?\s*(?:answer|question|conversation|checklist))", re.IGNORECASE)
+_TAG = re.compile(r"<\s*(?:/\s*)?([A-Za-z]+)")
+_CONTROL = re.compile(r"<(?=[|｜]|/?(?:start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
+_LANGUAGE = re.compile("[a-z]{2,8}")
+_HARMLESS = {"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "[": "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class JudgeTemplate:
         Args:
             messages: the prompt that was answered.
             values: what the template shows besides ``question``; strings and (label, text) pairs are delimited:
-                tags of the template that occur inside them are defused.
+                tags of the template that occur inside them are defused, and so are the control tokens of common chat
+                formats (an endpoint's tokenizer would read them; engines of this process see to their own).
         """
-        values = {k: _defuse(v) for k, v in values.items()} | {"question": _defuse(conversation(messages))}
+        tags = _own_tags(self.system + self.user)
+        values = {k: _defuse(v, tags) for k, v in {**values, "question": conversation(messages)}.items()}
         system, user = (_compile(s).render(**values).strip() for s in (self.system, self.user))
         turns: list[Message] = [{"role": "system", "content": system}] if system else []
         return [*turns, {"role": "user", "content": user}]
@@ -87,7 +92,8 @@ def load_template(name: str, language: str | None = None, key: str = "template")
     Raises:
         ConfigError: there is no such template, or it cannot be used.
     """
-    path = _find(name, (language or "").split("-")[0].lower(), key)
+    tag = (language or "").split("-")[0].lower()  # data: no part of a path unless it is a plain word
+    path = _find(name, tag if _LANGUAGE.fullmatch(tag) else "", key)
     text = path.read_text(encoding="utf-8")
     parts: dict[str, list[str]] = {}
     current: list[str] | None = None
@@ -130,10 +136,22 @@ def _family(path: Path) -> list[Path]:
     return sorted(path.parent.glob(glob.escape(path.name.split(".")[0]) + ".*txt"), key=lambda p: p.name)
 
 
-def _defuse(value: Any) -> Any:
-    """Break the template's own tags inside a text, so that a candidate cannot close its frame and speak as us."""
+@functools.lru_cache(maxsize=256)
+def _own_tags(source: str) -> re.Pattern[str]:
+    """What opens or closes a tag of the template (``answer`` stands for ``answer_a`` too): own templates have own.
+
+    Two neighbouring ``\\s*`` would take time quadratic in the spaces behind a ``<``.
+    """
+    names = "|".join(sorted({name.lower() for name in _TAG.findall(source)}))
+    return re.compile(rf"<(?=\s*(?:/\s*)?(?:{names}))" if names else "(?!)", re.IGNORECASE)
+
+
+def _defuse(value: Any, tags: re.Pattern[str]) -> Any:
+    """Break tags and control tokens inside a text, so that a candidate cannot close its frame and speak as us."""
     if isinstance(value, str):
-        return _TAG.sub("\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", value)
+        for pattern in (tags, _CONTROL):
+            value = pattern.sub(lambda m: _HARMLESS[m[0]], value)
+        return value
     if isinstance(value, list | tuple):
-        return type(value)(_defuse(v) for v in value)
+        return type(value)(_defuse(v, tags) for v in value)
     return value

@@ -1,19 +1,40 @@
-"""From label probabilities to verdicts. A verdict is invalid when the labels hold less than half of the mass."""
+"""From label probabilities, or a judge's words, to verdicts.
+
+A verdict is invalid when the labels hold less than half of the mass, or an endpoint's numbers are no probabilities.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.hashing import argmax
 
 MIN_MASS = 0.5
+_MAX_MASS = 1.05  # rounded log-probabilities add up to a little more than 1
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+_LONGEST = 100  # characters of a judge's words that can still be nothing but a label
+
+
+def read_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label that a judge wrote: ``(B)`` or ``B.`` at best; anything longer is not guessed at, and ``None``."""
+    text = text.strip()
+    said = re.sub(r"^\W+|\W+$", "", text) if len(text) <= _LONGEST else ""
+    return said if said in labels else None
+
+
+def _mass(probs: Mapping[str, float]) -> float | None:
+    """What the labels hold together, or ``None`` when the verdict is invalid."""
+    mass = sum(probs.values())
+    usable = all(p >= 0 for p in probs.values()) and MIN_MASS <= mass <= _MAX_MASS  # false for NaN, too
+    return mass if usable else None
 
 
 def pick(probs: Mapping[str, float], *tie_key: Any) -> str | None:
     """The most probable label (ties by seeded hash), or ``None`` when the verdict is invalid."""
-    if sum(probs.values()) < MIN_MASS:
+    if _mass(probs) is None:
         return None
     labels = list(probs)
     index = argmax([probs[label] for label in labels], *tie_key)
@@ -22,8 +43,8 @@ def pick(probs: Mapping[str, float], *tie_key: Any) -> str | None:
 
 def expected_grade(probs: Mapping[str, float], labels: Sequence[str]) -> float | None:
     """Mean of the numeric labels under their normalised probabilities, or ``None`` when invalid."""
-    mass = sum(probs.values())
-    if mass < MIN_MASS:
+    mass = _mass(probs)
+    if mass is None:
         return None
     return sum(float(label) * probs[label] for label in labels) / mass
 
@@ -36,8 +57,8 @@ def pairwise_score(probs: Mapping[str, float], first: str, second: str, tie: str
         first, second, tie: the labels for "first is better", "second is better" and "neither".
         soft: win probability plus half the tie probability, instead of the hard 1, 1/2, 0.
     """
-    mass = sum(probs.values())
-    if mass < MIN_MASS:
+    mass = _mass(probs)
+    if mass is None:
         return None
     if soft:
         return (probs[first] + 0.5 * probs[tie]) / mass

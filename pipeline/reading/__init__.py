@@ -5,6 +5,7 @@ row; the second time writes them.
 """
 
 from pipeline.reading.given import given_files
+from pipeline.reading.grown import new_row_ids, write_grown
 from pipeline.reading.opening import file_state, local_files, open_source
 from pipeline.reading.upstream import Upstream
 from pipeline.reading.write import write_table
@@ -14,6 +15,8 @@ __all__ = [
     "file_state",
     "given_files",
     "local_files",
+    "new_row_ids",
     "open_source",
+    "write_grown",
     "write_table",
 ]

@@ -21,6 +21,8 @@ from pipeline.reading.values import as_text, clean, from_json
 from pipeline.records import Candidate
 from pipeline.schema import COLUMNS
 
+_LARGEST = 2.0**63  # num_tokens is an int64; no answer's log-probability comes near it either
+
 _TEXTS = ("text", "model", "finish_reason", "reasoning", "language")
 
 
@@ -127,8 +129,9 @@ def _fields(item: Record, where: str) -> dict[str, Any]:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
         whole = name == "num_tokens"
-        if isinstance(value, bool) or not isinstance(value, int | float) or (whole and value != int(value)):
-            raise ValueError(f"{where}.{name} is {value!r}, not a {'whole ' if whole else ''}number")
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+        if not usable or (whole and value != int(value)):
+            raise ValueError(f"{where}.{name} is {value!r:.40}, not a {'whole ' if whole else ''}number")
         found[name] = int(value) if whole else float(value)
     return found
 

@@ -23,6 +23,9 @@ _ROLES = {
 }
 """Key under ``prompts.columns`` -> the column it takes by default."""
 
+ORIGINAL = "_original"
+"""Field of ``source`` that only tables with unreadable rows have: those rows' mapped columns, as JSON text."""
+
 NOTHING = "prompts: the source has no prompt"
 
 
@@ -41,6 +44,13 @@ class Layout:
     others: list[str]
     source: pa.StructType
     as_json: frozenset[str] = frozenset()
+
+    def with_original(self) -> pa.StructType:
+        """``source`` plus a text field, for what unreadable rows held in the mapped columns."""
+        name = ORIGINAL
+        while name in self.others:
+            name = "_" + name
+        return pa.struct([*self.source, (name, pa.string())])
 
 
 def find_layout(source: SourceConfig, pieces: Sequence[Piece]) -> Layout:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import glob
 import hashlib
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, InputError, nearest
+from pipeline.errors import ConfigError, InputError, LemonpressError, nearest
 from pipeline.hashing import digest
 from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
-from pipeline.reading.lines import parse_lines, undecodable_line
+from pipeline.reading.lines import GZIP, parse_lines, undecodable_line
+from pipeline.reading.separated import pandas_options
 
 if TYPE_CHECKING:  # importing it takes a second, which a finished table need not pay
     from datasets import Dataset
@@ -32,6 +33,8 @@ _ENDINGS = {
     ".csv": "csv",
     ".tsv": "tsv",
 }
+
+_PARQUET = b"PAR1"  # how such files begin
 
 Record = dict[str, Any]
 
@@ -60,12 +63,14 @@ class Piece:
         tables: Iterator[pa.Table] = self.data.with_format("arrow").iter(_BATCH)
         return tables
 
-    def records(self, table: pa.Table, names: Iterable[str], before: int = 0) -> Iterator[tuple[int, Record, bool]]:
+    def records(
+        self, table: pa.Table, names: Iterable[str], before: int = 0
+    ) -> Iterator[tuple[int, Record, str | None]]:
         """Every row of a batch that has ``before`` rows before it.
 
         Returns:
             Its position in the piece, the columns ``names`` that it has (all of them in JSON Lines) as Python values,
-            and whether lone surrogates were replaced.
+            and the line itself where lone surrogates were replaced.
         """
         if self.lines:
             yield from parse_lines(self.name, before, table)
@@ -73,7 +78,7 @@ class Piece:
         found = [name for name in dict.fromkeys(names) if name in table.column_names]
         columns = self.data.features.decode_batch(table.select(found).to_pydict())  # the hub's JSON columns
         for i in range(table.num_rows):
-            yield before + i, {name: columns[name][i] for name in found}, False
+            yield before + i, {name: columns[name][i] for name in found}, None
 
 
 def local_files(source: SourceConfig, base: Path) -> list[tuple[Path, str | None]]:
@@ -192,19 +197,36 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
     if source.header is not None and format_ not in ("csv", "tsv"):
         raise ConfigError(f"prompts.header: only for CSV and TSV files, not for {path}")
     try:
-        if path.stat().st_size == 0 or (format_ == "parquet" and pq.read_metadata(path).num_rows == 0):
+        if _is_empty(path, format_):
             return None
-        with warnings.catch_warnings():
-            # pandas only warns when it drops the last fields of lines that are too long
-            warnings.filterwarnings("error", message="Length of header or names does not match")
-            data = _load(path, format_, source.header)
-    except ConfigError:
+        data = _load(path, format_, source.header)
+    except LemonpressError:
         raise
     except Exception as error:  # the library wraps what the Parquet, CSV and text readers raise
-        line = undecodable_line(path) if format_ == "jsonl" else None
+        line = undecodable_line(path) if format_ != "parquet" and isinstance(_innermost(error), UnicodeError) else None
         where = f"{path}, line {line}" if line else str(path)
-        raise InputError(f"{where}: cannot be read as {format_}: {cause(error)}") from error
+        raise InputError(f"{where}: cannot be read as {format_}: {cause(error)}{_hint(path, format_)}") from error
     return None if data is None else Piece(str(path), data, language, lines=format_ == "jsonl")
+
+
+def _is_empty(path: Path, format_: str) -> bool:
+    if format_ == "parquet":
+        return path.stat().st_size == 0 or pq.read_metadata(path).num_rows == 0
+    with path.open("rb") as stream:
+        return stream.read(4) in (b"", codecs.BOM_UTF8)
+
+
+def _hint(path: Path, format_: str) -> str:
+    """What the first bytes say that a file really is, where its reader refused it."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "; it is UTF-16: save it as UTF-8"
+    if start == _PARQUET and format_ != "parquet":
+        return "; it is a Parquet file: rename it, or set format to parquet"
+    if start[:2] == GZIP and not path.name.endswith(".gz"):
+        return "; it is compressed by gzip: " + ("unpack it" if format_ == "parquet" else "add .gz to its name")
+    return "; it is no UTF-8 text: save it as UTF-8" if format_ != "parquet" and undecodable_line(path) else ""
 
 
 def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
@@ -213,7 +235,7 @@ def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
     builder = {"parquet": "parquet", "jsonl": "text"}.get(format_, "csv")
     options: dict[str, Any] = {"encoding": "utf-8-sig"} if builder == "text" else {}
     if builder == "csv":
-        found = _csv_options(path, format_, header)
+        found = pandas_options(path, format_ == "tsv", header)
         if found is None:
             return None
         options = {**found, "features": datasets.Features({c: datasets.Value("string") for c in found["column_names"]})}
@@ -225,26 +247,12 @@ def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
     return data
 
 
-def _csv_options(path: Path, format_: str, header: list[str] | None) -> dict[str, Any] | None:
-    """How pandas reads this file; ``None`` when it has no row.
-
-    Every column stays text: such files have no types, and "007" or "NA" must not become 7 or nothing. A tab-separated
-    file knows no quoting, so that a stray quote does not swallow the lines up to the next one.
-    """
-    import pandas as pd
-
-    style: dict[str, Any] = {"sep": "\t", "quoting": 3} if format_ == "tsv" else {"sep": ","}
-    style |= {"na_filter": False, "index_col": False, "header": None if header else 0}
-    first = pd.read_csv(path, nrows=1, dtype=object, **style)
-    if header and len(header) != first.shape[1]:
-        raise ConfigError(f"prompts.header: names {len(header)} columns, but {path} has {first.shape[1]}")
-    names = header or [str(c) for c in first.columns]
-    return {**style, "column_names": names} if len(first) else None
+def _innermost(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _innermost(error.__cause__)
 
 
 def cause(error: BaseException) -> str:
     """First line of the innermost cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = _innermost(error)
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

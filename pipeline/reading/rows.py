@@ -28,14 +28,14 @@ class Batch:
     Attributes:
         start: position of the first in its piece (blank lines do not count).
         items: each row's mapped columns (or all of them) as Python values.
-        replaced: which rows had lone surrogates.
+        replaced: the lines of the rows in which lone surrogates were replaced.
         table: the rows as Arrow, unless they are JSON Lines.
     """
 
     piece: Piece
     start: int
     items: list[Record]
-    replaced: list[bool]
+    replaced: list[str | None]
     table: pa.Table | None = None
 
 
@@ -75,7 +75,7 @@ class Rows:
             start = before = 0
             for table in piece.tables():
                 found = list(piece.records(table, self._layout.mapped.values(), before))
-                items, replaced = [item for _, item, _ in found], [flag for _, _, flag in found]
+                items, replaced = [item for _, item, _ in found], [line for _, _, line in found]
                 yield Batch(piece, start, items, replaced, None if piece.lines else table)
                 before += table.num_rows
                 start += len(found)
@@ -88,7 +88,8 @@ class Rows:
 
     def language(self, batch: Batch, offset: int, problems: list[str] | None = None) -> str | None:
         """The row's language."""
-        return self.text(batch, offset, "language", problems) or batch.piece.language or self._source.language
+        found = (self.text(batch, offset, "language", problems) or "").strip()
+        return found or batch.piece.language or self._source.language
 
     def cluster(self, batch: Batch, offset: int, problems: list[str] | None = None) -> str | None:
         """The row's explicit cluster."""
@@ -132,6 +133,12 @@ class Rows:
             if end > done:
                 yield batch, [int(p) - seen for p in positions[done:end]]
             done, seen = end, seen + len(batch.items)
+
+    def original(self, batch: Batch, offset: int) -> str:
+        """What the mapped columns of a row held, as JSON text; the whole line where surrogates were replaced."""
+        item, names = batch.items[offset], dict.fromkeys(self._layout.mapped.values())
+        held = {name: item[name] for name in names if name in item}
+        return batch.replaced[offset] or json.dumps(held, ensure_ascii=False, default=str)
 
     def source_array(self, batch: Batch, offsets: list[int]) -> pa.StructArray:
         """The ``source`` struct of some rows of a batch.

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from pipeline.reading.opening import Piece
 
+_MAX_DEPTH = 16  # Parquet's readers refuse deeply nested schemas
+
 
 def _storage_type(type_: pa.DataType) -> pa.DataType:
     """``type_`` without extension types, which other Parquet readers do not know."""
@@ -43,10 +45,15 @@ def _infer(values: list[Any]) -> pa.DataType | None:
     """The Arrow type that gives these values back unchanged, or ``None``."""
     try:
         found = pa.array(values)
-    except (pa.ArrowException, OverflowError):
+    except (pa.ArrowException, OverflowError, RecursionError):
         return None
     # Arrow fills in the keys that only some objects have: such values are not the source's any more.
-    return found.type if found.to_pylist() == values and not _has_empty_struct(found.type) else None
+    storable = not _has_empty_struct(found.type) and _depth(found.type) <= _MAX_DEPTH
+    return found.type if storable and found.to_pylist() == values else None
+
+
+def _depth(type_: pa.DataType) -> int:
+    return 1 + max((_depth(type_.field(i).type) for i in range(type_.num_fields)), default=0)
 
 
 def _has_empty_struct(type_: pa.DataType) -> bool:

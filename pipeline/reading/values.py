@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.records import Message
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # a NUL would end the text in C code further on
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Roles of turns. Most chat templates render any other word too, as a turn that no model was trained on."""
 
 
 def as_text(value: Any) -> str | None:
@@ -39,7 +41,7 @@ def from_json(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: thousands of brackets inside each other
         return None
 
 
@@ -64,13 +66,30 @@ def _turn(item: Any, where: str, problems: list[str]) -> Message | None:
     if not isinstance(role, str) or not role:
         problems.append(f"{where} is no object with a role")
         return None
+    if role not in ROLES:
+        problems.append(f"{where}.role is {role[:40]!r}, not one of {', '.join(ROLES)}")
     calls = _tool_calls(item.get("tool_calls"), where, problems)
     content = item.get("content")
-    if not isinstance(content, str) and not (content is None and calls):
+    if isinstance(content, list) and content:
+        content = _joined(content, f"{where}.content", problems)
+    elif not isinstance(content, str) and not (content is None and calls):
         problems.append(f"{where}.content is {'null' if content is None else 'not text'}")
         content = None
     fields = {"role": role, "content": content, "name": as_text(item.get("name")), "tool_calls": calls}
     return {k: clean(v, f"{where}.{k}", problems) for k, v in fields.items() if v is not None}
+
+
+def _joined(parts: list[Any], where: str, problems: list[str]) -> str | None:
+    """The text of a list of text parts, a line each as vLLM's server joins them; ``None`` if a part is no text."""
+    texts = []
+    for i, part in enumerate(parts):
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        text = part.get("text") if isinstance(part, dict) and kind == "text" else None
+        if not isinstance(text, str):
+            problems.append(f"{where}[{i}] is not text ({kind!s:.40}); only parts of type text can be answered")
+            return None
+        texts.append(text)
+    return "\n".join(texts)
 
 
 def _tool_calls(value: Any, where: str, problems: list[str]) -> str | None:

@@ -15,8 +15,9 @@ from pipeline.prompts import ReadReport, SourceConfig
 from pipeline.reading.given import GivenSets
 from pipeline.reading.layout import NOTHING, find_layout
 from pipeline.reading.opening import Piece
-from pipeline.reading.rows import Prompt, Rows
+from pipeline.reading.rows import Batch, Prompt, Rows
 from pipeline.reading.scan import Scan, scan
+from pipeline.reading.values import clean
 from pipeline.schema import prompts_schema, with_provenance
 from pipeline.storage import RunFolder
 
@@ -46,7 +47,8 @@ def write_table(
     given = GivenSets(source, answers, layout) if source.given_sets() else None
     rows = Rows(source, pieces, layout)
     found = scan(source, rows)
-    schema = with_provenance(prompts_schema(layout.source, *(["candidates"] if given else [])), provenance)
+    source_type = layout.with_original() if found.bad else layout.source
+    schema = with_provenance(prompts_schema(source_type, *(["candidates"] if given else [])), provenance)
     write_shards(run, schema, _prompt_tables(rows, found, schema, given))
     report = ReadReport(
         rows=len(found.positions),
@@ -80,7 +82,7 @@ def _prompt_tables(rows: Rows, found: Scan, schema: pa.Schema, given: GivenSets 
             "errors": [_errors(p) for p in prompts],
         }
         arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
-        arrays["source"] = rows.source_array(batch, offsets)
+        arrays["source"] = _source(rows, batch, offsets, prompts, schema.field("source").type)
         if given:
             arrays["candidates"] = given.column(batch, offsets, prompts)
         yield pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
@@ -93,6 +95,19 @@ def _prompt_id(prompt: Prompt, before: int) -> str:
     return prompt.derived_id() + (f"-{before + 1}" if before else "")
 
 
+def _source(
+    rows: Rows, batch: Batch, offsets: list[int], prompts: Sequence[Prompt], type_: pa.StructType
+) -> pa.StructArray:
+    """The ``source`` struct; where the table has unreadable rows, with what these rows held in the mapped columns."""
+    array = rows.source_array(batch, offsets)
+    if array.type == type_:
+        return array
+    held = [rows.original(batch, o) if p.problems else None for o, p in zip(offsets, prompts, strict=True)]
+    # A line with surrogates in it is ASCII (escapes); other values may hold characters that cannot be stored.
+    columns = [*array.flatten(), pa.array([clean(text, "", []) for text in held], pa.string())]
+    return pa.StructArray.from_arrays(columns, fields=list(type_))
+
+
 def _errors(prompt: Prompt) -> list[dict[str, str]]:
     if not prompt.problems:
         return []
@@ -100,16 +115,18 @@ def _errors(prompt: Prompt) -> list[dict[str, str]]:
     return [{"job": "prompts", "stage": "read", "kind": "BadPrompt", "message": message}]
 
 
-def write_shards(run: RunFolder, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """One Parquet file per ``_SHARD`` rows, in row groups of ``_ROW_GROUP``."""
-    run.make("prompts")
+def write_shards(
+    run: RunFolder, schema: pa.Schema, tables: Iterable[pa.Table], folder: str = "prompts", name: str = "part"
+) -> None:
+    """One Parquet file per ``_SHARD`` rows, in row groups of ``_ROW_GROUP``, in a folder of the run."""
+    run.make(folder)
     groups = _regroup(tables, _ROW_GROUP)
     for number in itertools.count():
         shard = list(itertools.islice(groups, 1))
         if not shard:
             return
         with pq.ParquetWriter(
-            run.path("prompts", f"part-{number:05d}.parquet"), schema, filesystem=run.fs, compression="zstd"
+            run.path(folder, f"{name}-{number:05d}.parquet"), schema, filesystem=run.fs, compression="zstd"
         ) as writer:
             for group in itertools.chain(shard, itertools.islice(groups, _SHARD // _ROW_GROUP - 1)):
                 writer.write_table(group)

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pipeline import __version__
 from pipeline.config import Config, to_dict, to_yaml
 from pipeline.report import plots, wording
-from pipeline.report.collect import Contest, Report, Standing, WinRate, collect
+from pipeline.report.banners import warnings
+from pipeline.report.collect import collect
+from pipeline.report.costs import HOW
+from pipeline.report.escaping import clean, escape_line, escape_markdown, fence, visible
+from pipeline.report.headline import by_language, failed_audit, headline, score_headline
+from pipeline.report.model import Contest, Report, Standing, WinRate
+from pipeline.report.panels import audits, sampling_panels
+from pipeline.report.sides import POOLED
+from pipeline.report.task_model import TaskScores
+from pipeline.scoring.measure import LANGUAGE
 from pipeline.storage import RunFolder
 
 _FOLDER = Path(__file__).parent
-_LONGEST = 20_000  # characters of one text on the page; the table keeps all of it
-_CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n\r"} | {127: 0x2421}
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$@:])")
+_WORDS = ("count", "interval", "quality", "quality_interval", "readable", "share", "signed", "signed_interval")
 
 
 def build_report(run: RunFolder, config: Config) -> str:
@@ -33,7 +39,7 @@ def build_report(run: RunFolder, config: Config) -> str:
         Path of the page.
 
     Raises:
-        UnfinishedTableError: ``judge`` has not finished.
+        UnfinishedTableError: ``judge`` has not finished (without a judge and outside answers: ``select``).
         InputError: a table cannot be used.
     """
     report = collect(run, config)
@@ -43,12 +49,12 @@ def build_report(run: RunFolder, config: Config) -> str:
 
 def render_html(report: Report) -> str:
     """The page. Everything that is not template is escaped: texts of models, data and configs cannot break out."""
-    env = _environment(autoescape=True)
+    env = _environment("html", autoescape=True)
     env.filters |= {"clean": clean, "pct": _pct_html, "num": _number_html, "score": _score}
-    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+    script = (_FOLDER / "html" / "page.js").read_text(encoding="utf-8")
     return env.get_template("page.html.j2").render(
         **_context(report),
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        style=Markup((_FOLDER / "html" / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         # beside escaping: the browser loads nothing and runs nothing but this one script
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -58,82 +64,57 @@ def render_html(report: Report) -> str:
 
 def render_markdown(report: Report) -> str:
     """The page's main content as Markdown; texts of models stand in fences that they cannot close."""
-    env = _environment(autoescape=False)
+    env = _environment("md", autoescape=False)
     env.filters |= {"md": escape_markdown, "line": escape_line, "fence": fence, "pct": wording.percent, "num": _number}
     text = env.get_template("report.md.j2").render(**_context(report))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def clean(text: Any) -> str:
-    """A text as it can be shown: control characters become visible signs, very long texts are cut (and say so)."""
-    shown = str(_visible(str(text).replace("\r\n", "\n")))
-    if len(shown) > _LONGEST:
-        return f"{shown[:_LONGEST]}… [{len(shown) - _LONGEST:,} more characters in the table]"
-    return shown
-
-
-def _visible(value: Any) -> Any:
-    """Every plain string on its way into a template passes here; Markup has been through it."""
-    return value.translate(_CONTROLS) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def escape_markdown(text: Any) -> str:
-    """One line of plain text for running Markdown or a table's cell."""
-    line = " ".join(_mark_bidi(clean(text)).split())
-    return _SPECIAL.sub(r"\\\1", line).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
-
-
-def escape_line(text: Any) -> str:
-    """One line inside an HTML tag, where Markdown's own escapes do not work."""
-    return str(escape(" ".join(_mark_bidi(clean(text)).split())))
-
-
-def fence(text: Any) -> str:
-    """A code block whose fence is longer than any run of backticks inside."""
-    shown = _mark_bidi(clean(text))
-    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
-    return f"{ticks}text\n{shown}\n{ticks}"
-
-
-def _mark_bidi(text: str) -> str:
-    """Markdown cannot isolate directions, so the characters that override them are spelled out."""
-    return _BIDI.sub(lambda m: f"⟦U+{ord(m[0]):04X}⟧", text)
-
-
-def _environment(autoescape: bool) -> Environment:
+def _environment(folder: str, autoescape: bool) -> Environment:
     env = Environment(
-        loader=FileSystemLoader(_FOLDER),
+        loader=FileSystemLoader(_FOLDER / folder),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_visible,
+        finalize=visible,
     )
     env.filters |= {
         "language": wording.language_label,
         "model": wording.model_label,
         "listing": wording.listing,
+        "metric": wording.metric_label,
+        "version": wording.version_label,
     }
     return env
 
 
 def _context(report: Report) -> dict[str, Any]:
-    notes = {s.system: _notes(s) for c in report.contests for s in c.standings}
+    choices = {s.system: s for s in report.selectors}
     return {
         "r": report,
         "config": report.config,
-        "headline": wording.headline(report),
-        "banners": wording.warnings(report),
+        "headline": headline(report),
+        "score_headline": partial(score_headline, report),
+        "distrusted": partial(failed_audit, report),
+        "by_language": by_language(report),
+        "banners": warnings(report),
         "asked": wording.asked(report),
-        "interval": wording.interval,
+        **{name: getattr(wording, name) for name in _WORDS},
         "missing": wording.missing_number,
-        "readable": wording.readable,
+        "grade": wording.grade_words,
         "left_out": wording.LEFT_OUT,
+        "cost_how": HOW,
+        "has_gains": any(c.gain is not None and c.tokens is not None and not c.is_base for c in report.costs),
+        "roles": _roles(report),
+        "choices": choices,
+        "wrong_language": _wrong_language,
+        "audits": audits(report),
+        "panels": sampling_panels(report),
         "has_left_out": partial(has_left_out, report),
         "has_greedy": any(s.greedy is not None for s in report.selectors),
-        "count": wording.count,
-        "pass_notes": notes,
+        "pass_notes": {s.system: _notes(s) for c in report.contests for s in c.standings},
         "pooled_notes": partial(_all_footnotes, report),
         "level": f"{100 * report.config.winrate.confidence:g}%",
         "has_new": any(s.new for s in report.selectors),
@@ -143,6 +124,21 @@ def _context(report: Report) -> dict[str, Any]:
         "version": report.manifest.get("lemonpress", __version__),
         "per_prompt": lambda n: n / report.n_prompts if report.n_prompts else None,
     }
+
+
+def _roles(report: Report) -> dict[str, str]:
+    """What stands beside the systems that are no contenders."""
+    words = {"oracle": "upper bound", "outside": "outside answer"}
+    found = {s.system: words[s.role] for c in report.contests for s in c.standings if s.role}
+    for task in report.tasks:
+        found |= dict.fromkeys(task.oracles, words["oracle"]) | dict.fromkeys(task.outside, words["outside"])
+    return found
+
+
+def _wrong_language(task: TaskScores, system: str) -> float | None:
+    """Share of a system's texts that are not in the language asked for, of those that could be told."""
+    score = task.get(system, POOLED, LANGUAGE)
+    return None if score is None or score.mean is None else 1 - score.mean
 
 
 def footnotes(rates: Iterable[WinRate]) -> list[str]:
@@ -191,6 +187,8 @@ def _signatures(report: Report) -> list[str]:
     standings = [s for c in report.contests for s in c.standings]
     every = [s.pooled.signature for s in standings] + [s.joint_signature for s in standings if s.joint_low is not None]
     every += [s.readable.signature for s in standings if s.readable is not None]
+    every += [a.signature for a in report.audit if a.language == POOLED]
+    every += [s.signature for t in report.tasks for s in t.scores.values() if s.language == POOLED]
     return list(dict.fromkeys(every))
 
 

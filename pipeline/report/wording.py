@@ -1,40 +1,84 @@
-"""The page's sentences: what was asked, which system won, what to beware of. They claim no more than the intervals."""
+"""Numbers, names and sentences as the page writes them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pipeline.config import Config
 from pipeline.languages import language_name
-from pipeline.report.collect import POOLED, Contest, Report, Standing, WinRate
+from pipeline.report.model import Audit, Report, Standing, WinRate
+from pipeline.report.sides import MACRO, POOLED
+from pipeline.report.task_model import TaskScores
 from pipeline.sampling.plans import PlanConfig
-from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, FEW_CLUSTERS
+from pipeline.stats.audit import ABLE, ALTERED, CHANCE, IDENTICAL, MISLED
 
-FLIPS_TOO_MANY = 0.5
-"""Above this share of prompts whose winner changes with the order, position decides more than content."""
+_METRICS = {"chrf": "chrF", "bleu": "BLEU", "numbers": "number match", "win": "wins"}
+_VERSIONS = {
+    ALTERED: "all altered versions",
+    IDENTICAL: "identical",
+    "truncated": "cut in half",
+    "numbers": "numbers changed",
+    "shuffled": "words shuffled",
+    "language": "wrong language",
+}
+_OUT_OF_100 = ("chrf", "bleu")  # scores that nobody writes as percentages
 
 
 def language_label(tag: str) -> str:
     """English name of a BCP 47 tag; the tag itself where it is not known."""
-    return language_name(tag) or tag
+    return {POOLED: "all prompts", MACRO: "mean of languages"}.get(tag) or language_name(tag) or tag
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The answer to "which system won": ``kind`` is ``won``, ``open``, ``lost`` or ``empty``."""
-
-    kind: str
-    title: str
-    text: str
+def metric_label(metric: str) -> str:
+    """A metric as people write it."""
+    return _METRICS.get(metric, metric)
 
 
-@dataclass(frozen=True)
-class Banner:
-    """A banner: ``level`` is ``loud`` (the result may be wrong) or ``note``."""
+def quality(metric: str, value: float | None) -> str:
+    """A metric's value: ``57.3`` for chrF and BLEU, ``43.1%`` for a share."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}" + ("" if metric in _OUT_OF_100 else "%")
 
-    level: str
-    title: str
-    text: str
+
+def quality_interval(metric: str, low: float | None, high: float | None) -> str:
+    """``55.1–59.4``, with a percent sign for a share."""
+    return interval(low, high) if metric not in _OUT_OF_100 else interval(low, high).removesuffix("%")
+
+
+def share(value: float | None) -> str:
+    """``78%``; an en dash for a number that does not exist."""
+    return "–" if value is None else f"{100 * value:.0f}%".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """A difference in 0..1 as points: ``+5.6``, ``−2.0``."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.{digits}f}"
+    return (text[1:] if float(text) == 0 else text).replace("-", "−")
+
+
+def signed_interval(low: float | None, high: float | None) -> str:
+    """``+2.1 to +9.0``."""
+    return "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+
+def version_label(version: str) -> str:
+    """An altered version of an answer, in words."""
+    return _VERSIONS.get(version, version)
+
+
+def grade_words(audit: Audit) -> str:
+    """What the grade of one row of the audit means."""
+    if audit.version == IDENTICAL:
+        return {
+            ABLE: "no preference for a position seen",
+            MISLED: "prefers a position: equal texts, and yet one wins",
+        }.get(audit.grade, "too few questions to say")
+    return {
+        ABLE: "prefers the undamaged answer",
+        CHANCE: "cannot be told from chance",
+        MISLED: "prefers the damaged answer",
+    }.get(audit.grade, "too few questions to say")
 
 
 def percent(value: float | None) -> str:
@@ -95,11 +139,12 @@ def asked(report: Report) -> str:
     languages = f" in {count(n_languages, 'language')}" if n_languages != 1 else f" in {_only_language(report)}"
     sentences = [f"{count(report.n_prompts, 'prompt')}{languages} {_be(report.n_prompts)} put to the generator."]
     plans = [
-        f"{engine_model(config, plan.engine)} gave {plan_sentence(plan)} (plan {name}, at most "
+        f"{engine_model(config, plan.engine)} gave {plan_sentence(plan)} (plan {name}{_only(plan)}, at most "
         f"{plan.max_tokens:,} tokens)"
         for name, plan in config.all_plans().items()
     ]
-    sentences.append(f"For each, {'; '.join(plans)}.")
+    if plans:
+        sentences.append(f"For each, {'; '.join(plans)}.")
     if report.selectors:
         methods = len({s.method for s in report.selectors})
         sentences.append(f"{count(methods, 'selector').capitalize()} turned each candidate set into one answer.")
@@ -109,7 +154,15 @@ def asked(report: Report) -> str:
             f"{model_label(contest.judge)} judged each answer against that of {report.short(contest.opponent)}, "
             "with either shown first."
         )
+    elif report.tasks:
+        metrics = [f"{metric_label(t.main)} ({t.task})" for t in report.tasks]
+        sentences.append(f"No judge was asked: the answers are measured against references, by {listing(metrics)}.")
     return " ".join(sentences)
+
+
+def _only(plan: PlanConfig) -> str:
+    tags = plan.only_languages
+    return f", only {listing([language_label(tag) for tag in tags])}" if tags is not None else ""
 
 
 def _be(n: int) -> str:
@@ -119,120 +172,6 @@ def _be(n: int) -> str:
 def _only_language(report: Report) -> str:
     tag = next(iter(report.languages))
     return "an unspecified language" if tag == "und" else language_label(tag)
-
-
-def headline(report: Report) -> Headline:
-    """Which system won, and whether that is certain. A winner needs an interval that leaves out an even match."""
-    if not report.contests:
-        return Headline("empty", "No games were judged", "There is nothing to compute a win-rate from.")
-    contest = report.contests[0]
-    opponent = report.short(contest.opponent)
-    best = contest.standings[0]
-    rate = best.pooled
-    n = f"n = {count(rate.n_prompts, 'prompt')}"
-    if rate.win_rate is None:
-        return Headline("empty", "No verdict could be used", f"No prompt has a valid verdict against {opponent}.")
-    low, high, kind = (
-        (rate.low, rate.high, "")
-        if best.joint_low is None
-        else (best.joint_low, best.joint_high, "simultaneous " if len(contest.standings) > 1 else "")
-    )
-    name = report.short(best.system)
-    level = f"{100 * report.config.winrate.confidence:g}%"
-    basis = f"{count(rate.n_prompts, 'prompt')} in {count(contest.n_clusters, 'independent cluster')}"
-    found = f"{name} wins {percent(rate.win_rate)} against {opponent}"
-    if low is None:
-        text = f"{found}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
-        return Headline("open", f"No system can be told from {opponent} at {n}", text)
-    span = f"{level} {kind}interval {interval(low, high)}, {basis}"
-    if contest.n_clusters < CLUSTERS_TO_CLAIM:
-        text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}). So few independent clusters decide nothing."
-        return Headline("open", f"No system can be told from {opponent} at {n}", text)
-    if best.side == "above":
-        points = f"{100 * (rate.win_rate - 0.5):.1f} points above an even match"
-        text = f"{found}: {points} ({span}).{_others(report, contest)}"
-        if best.self_judged:
-            title = f"{name} beats {opponent}, says the model that selected for it"
-            return Headline("won", title, f"{text} That is no independent verdict: see the warning above.")
-        return Headline("won", f"{name} beats {opponent}", text)
-    losers = [report.short(s.system) for s in contest.standings if s.side == "below"]
-    if best.side == "below":
-        title = f"{opponent} beats " + (f"all {len(losers)} systems" if len(losers) > 1 else name)
-        lead = "Even the best: " if len(losers) > 1 else ""
-        return Headline("lost", title, f"{lead}{found} ({span}).")
-    lost = f" {listing(losers)} {'loses' if len(losers) == 1 else 'lose'} to {opponent}." if losers else ""
-    text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}): an even match, 50%, is inside.{lost}"
-    return Headline("open", f"No system can be told from {opponent} at {n}", text)
-
-
-def _others(report: Report, contest: Contest) -> str:
-    """How the best system stands against the other systems."""
-    rest = [s for s in contest.standings[1:] if s.pooled.win_rate is not None]
-    close = [report.short(s.system) for s in rest if s.system not in contest.behind]
-    if not rest:
-        return ""
-    if not close:
-        return " Compared prompt by prompt, it is also ahead of every other system."
-    return f" It cannot be told from {listing(close)}: their paired differences include zero."
-
-
-def warnings(report: Report) -> list[Banner]:
-    """Banners, loud ones first."""
-    found: list[Banner] = []
-    config = report.config
-    judge = (
-        model_label(report.contests[0].judge) if report.contests else engine_model(config, config.judge.engine or "")
-    )
-    if report.judge_selects:
-        who = listing(report.judge_selects)
-        found.append(
-            Banner(
-                "loud",
-                "The judge also selected",
-                f"{who} chose with {judge}, the model that then decided whether the choice won. Their win-rates "
-                "(marked †) show agreement with the judge, not quality. Judge with another model.",
-            )
-        )
-    if report.judge_generates:
-        found.append(
-            Banner(
-                "loud",
-                "The judge also wrote the answers",
-                f"{judge} is generator and judge: it compares its own answers, and models favour their own. "
-                "Judge with another model.",
-            )
-        )
-    if config.report.note:
-        found.append(Banner("note", "Read this first", config.report.note))
-    if report.contests:
-        found += _data_warnings(report, report.contests[0])
-    return found
-
-
-def _data_warnings(report: Report, contest: Contest) -> list[Banner]:
-    found = []
-    flips = [s for s in contest.standings if (s.pooled.flip_rate or 0) > FLIPS_TOO_MANY]
-    if flips:
-        worst = max(flips, key=lambda s: s.pooled.flip_rate or 0)
-        found.append(
-            Banner(
-                "note",
-                "The judge's verdict follows the order",
-                f"For {count(len(flips), 'system')} the winner changes with the order in more than half of the "
-                f"prompts ({report.short(worst.system)}: {percent(worst.pooled.flip_rate)}): "
-                "position decides more than content.",
-            )
-        )
-    if contest.n_clusters < FEW_CLUSTERS:
-        found.append(
-            Banner(
-                "note",
-                "Few independent questions",
-                f"The prompts form only {count(contest.n_clusters, 'cluster')} (translations of one question count "
-                "once): intervals are wide, and rest on a t approximation.",
-            )
-        )
-    return found
 
 
 LEFT_OUT = (
@@ -276,3 +215,25 @@ def describe(report: Report, standing: Standing, opponent: str) -> str:
         where = "all prompts" if rate.language == POOLED else language_label(rate.language)
         parts.append(f"{where} {value}{span}")
     return f"Win-rate of {name} against {opponent}: {'; '.join(parts)}."
+
+
+def describe_scores(report: Report, task: TaskScores, language: str) -> str:
+    """A plot of all systems' scores in one language in words."""
+    parts = []
+    for system in task.systems:
+        score = task.get(system, language)
+        if score is not None and score.mean is not None:
+            span = quality_interval(task.main, score.ci_low, score.ci_high)
+            parts.append(f"{report.short(system)} {quality(task.main, score.mean)} (interval {span})")
+    return f"{metric_label(task.main)}, {language_label(language)}: {'; '.join(parts)}."
+
+
+def describe_gains(report: Report, task: TaskScores) -> str:
+    """The plot of differences to the base in words."""
+    parts = []
+    for system in task.systems:
+        score = task.get(system)
+        if score is not None and score.difference is not None:
+            span = signed_interval(score.difference_low, score.difference_high)
+            parts.append(f"{report.short(system)} {signed(score.difference)} (interval {span})")
+    return f"Points of {metric_label(task.main)} over {report.short(task.base or '')}: {'; '.join(parts)}."

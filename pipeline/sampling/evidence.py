@@ -37,6 +37,7 @@ class Evidence(SingleTemperature):
     languages: dict[str, str] = field(default_factory=lambda: {"default": "en", "en": "zh"})
     instruction: str = "Answer in {language} only."
     origin: ClassVar[str] = "evidence"
+    grows: ClassVar[bool] = False  # how many were refused, and drawn again, is not known afterwards
 
     def check(self, key: str) -> None:
         super().check(key)

@@ -52,6 +52,8 @@ class PlanConfig:
     """
 
     kind: ClassVar[str] = ""
+    grows: ClassVar[bool] = True
+    """Whether a finished set can be extended to a larger N."""
     engine: str = "generator"
     n: int = 5
     temperature: float = 0.7
@@ -92,6 +94,20 @@ class PlanConfig:
             have: candidates that earlier draws have given.
         """
         raise NotImplementedError
+
+    def further(self, plan: str, prompt_id: str, run_seed: int, have: int) -> list[PlannedRequest]:
+        """The requests for what a set of N has and one of ``have`` has not: child k of a request has its seed + k, so
+        the first children of each request are the same in both. (Mixed temperatures give the same set in another
+        order.)
+        """
+        known = [r.params.n for r in replace(self, n=have).requests(plan, prompt_id, run_seed)]
+        found = []
+        for i, request in enumerate(self.requests(plan, prompt_id, run_seed)):
+            params, skip = request.params, known[i] if i < len(known) else 0
+            if params.n > skip:
+                seed = None if params.seed is None else params.seed + skip
+                found.append(replace(request, params=replace(params, n=params.n - skip, seed=seed)))
+        return found
 
     def redraw_limit(self) -> int:
         """How often candidates that were not accepted are drawn again."""

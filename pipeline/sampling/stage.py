@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine, Prompt
-from pipeline.errors import EngineRequestError
+from pipeline.errors import EngineRequestError, ResumeError
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, Score
 from pipeline.sampling.plans import PlanConfig, PlannedRequest
@@ -31,6 +32,7 @@ class GenerateStage(Stage):
         run_seed: the run's seed.
         tasks: settings of the tasks that have any; the row's task says how to prompt.
         policy: restricts the plan to the rows whose rule names it.
+        have: candidates of the plan that the rows have already; only those beyond them are sampled.
     """
 
     plan: str
@@ -38,6 +40,7 @@ class GenerateStage(Stage):
     run_seed: int
     tasks: dict[str, Task] = field(default_factory=dict)
     policy: Policy | None = None
+    have: int = 0
 
     reads: ClassVar[tuple[str, ...]] = (
         "prompt_id",
@@ -60,6 +63,17 @@ class GenerateStage(Stage):
         """The candidate set that this plan adds to."""
         return self.config.candidate_set or self.plan
 
+    def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> GenerateStage:
+        have = int(before.get(self.set_name, {}).get("n", 0))
+        if have > self.config.n:
+            raise ResumeError(
+                f"plan {self.plan}: the run has {have} candidates per prompt, more than n={self.config.n}; use another "
+                "folder (out=...), or the larger n"
+            )
+        if have and not self.config.grows:
+            raise ResumeError(f"plan {self.plan}: n was {have}; a finished {self.config.kind} set cannot be extended")
+        return replace(self, have=have)
+
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert engine is not None
         if row.unreadable:
@@ -71,18 +85,26 @@ class GenerateStage(Stage):
         task = task_for(row, self.tasks)
         prompt = self.config.prompt(task.instruct(row.messages, row), row.language)
         drawn: list[tuple[Candidate, float | None]] = []
+        failures: list[EngineRequestError] = []
+
+        async def ask(request: PlannedRequest) -> list[tuple[Candidate, float | None]]:
+            return await self._request(row, engine, prompt, task, request, failures)
+
         for draw in range(1 + self.config.redraw_limit()):
-            requests = self.config.requests(self.plan, row.prompt_id, self.run_seed, draw, len(drawn))
-            groups = await asyncio.gather(*(self._request(row, engine, prompt, task, request) for request in requests))
+            if self.have:
+                requests = self.config.further(self.plan, row.prompt_id, self.run_seed, self.have)
+            else:
+                requests = self.config.requests(self.plan, row.prompt_id, self.run_seed, draw, len(drawn))
+            groups = await asyncio.gather(*(ask(request) for request in requests))
             drawn += [pair for group in groups for pair in group if self.config.accepts(pair[0])]
-            if len(drawn) >= self.config.n:
+            if self.have + len(drawn) >= self.config.n:
                 break
         candidates = [candidate for candidate, _ in drawn]
         if self.config.confidence_tokens:
             self._keep_certainty(row, [value for _, value in drawn])
         row.candidates = [*row.candidates, *candidates]
         if candidates and all(c.error for c in candidates):
-            raise EngineRequestError(candidates[0].error or "no candidate")
+            raise failures[0]
         return row
 
     def _keep_certainty(self, row: Row, values: list[float | None]) -> None:
@@ -93,7 +115,13 @@ class GenerateStage(Stage):
         row.scores = [*others, Score(CERTAINTY, self.set_name, [*before, *values])]
 
     async def _request(
-        self, row: Row, engine: Engine, prompt: Prompt, task: Task, request: PlannedRequest
+        self,
+        row: Row,
+        engine: Engine,
+        prompt: Prompt,
+        task: Task,
+        request: PlannedRequest,
+        failures: list[EngineRequestError],
     ) -> list[tuple[Candidate, float | None]]:
         params = request.with_stop(task.stops())
         base: dict[str, Any] = {
@@ -109,6 +137,7 @@ class GenerateStage(Stage):
         try:
             generation = await engine.generate(prompt, params)
         except EngineRequestError as error:
+            failures.append(error)
             seeds = [None if params.seed is None else params.seed + k for k in range(params.n)]
             return [(Candidate(**base, seed=seed, error=str(error)), None) for seed in seeds]
         return [

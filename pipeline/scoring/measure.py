@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.languages import is_language
+from pipeline.policy import NAME as POLICY
 from pipeline.records import Row, Score
 from pipeline.stage import Stage
 from pipeline.tasks import Task, task_for
@@ -21,6 +22,9 @@ ANSWER = "answer:"
 
 LANGUAGE = "language"
 """The metric of every task: 1 = in the language asked for, 0 = in another, null = cannot be told."""
+
+WIN = "win"
+"""Pseudo-metric of the statistics: a candidate's prompt score against the opponent."""
 
 
 @dataclass
@@ -64,7 +68,7 @@ class MeasureStage(Stage):
         language = task.answer_language(row)
         known = {s.plan for s in row.scores if s.scorer == METRIC + LANGUAGE}
         found = []
-        for name, texts in _texts(row):
+        for name, texts in measured_texts(row):
             if name in known:
                 continue
             values = task.measure(texts, row)
@@ -73,15 +77,20 @@ class MeasureStage(Stage):
         return found
 
 
-def _texts(row: Row) -> Iterator[tuple[str, Sequence[str | None]]]:
+def measured_texts(row: Row) -> Iterator[tuple[str, Sequence[str | None]]]:
     """(``Score.plan``, texts) of everything that can be measured; evidence is nobody's answer."""
     for plan in dict.fromkeys(c.plan for c in row.candidates if c.origin != "evidence"):
         yield plan, [c.text for c in row.plan(plan)]
     for selection in row.selections:
-        if selection.index == -1:
+        if is_own_text(selection.plan, selection.index):
             yield ANSWER + selection.system, [selection.text]
     for answer in row.answers:
         yield ANSWER + answer.system, [answer.text]
+
+
+def is_own_text(plan: str, index: int | None) -> bool:
+    """Whether a selection's numbers stand under ``answer:SYSTEM``: a new text, or the policy's, which has no pool."""
+    return index is not None and (index == -1 or plan == POLICY)
 
 
 def _as_number(value: bool | None) -> float | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.errors import EngineDead
 from pipeline.languages import is_among, is_language
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, RowError
+from pipeline.safety import redact
 from pipeline.selection.base import Choice, Pool, Selector, to_records
 from pipeline.stage import Stage
 from pipeline.tasks import Task, task_for
@@ -58,6 +60,9 @@ class SelectStage(Stage):
     def name(self) -> str:
         return f"select:{self.method}"
 
+    def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> SelectStage:
+        return replace(self, plans=tuple(units))
+
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         if self.policy is not None and not self.policy.wants_selector(self.method, row):
             return row
@@ -75,8 +80,9 @@ class SelectStage(Stage):
                 raise
             except Exception as error:
                 # One selector that fails does not fail the row: it falls back, marked, and the error is kept.
-                row.errors.append(RowError("select", self.name, type(error).__name__, str(error)[:2000]))
-                choice = Choice(pool.fallback(), detail={"fallback": f"{type(error).__name__}: {error}"[:500]})
+                failure = RowError("select", self.name, type(error).__name__, redact(str(error))[:2000])
+                row.errors.append(failure)
+                choice = Choice(pool.fallback(), detail={"fallback": f"{failure.kind}: {failure.message}"[:500]})
             if note:
                 choice.detail = {**choice.detail, **note}
             selection, score = to_records(self.method, pool, choice)

@@ -12,14 +12,11 @@ import pyarrow as pa
 
 from pipeline.hashing import derive_seed
 from pipeline.judging.names import CANDIDATE, is_candidate
-from pipeline.scoring.measure import ANSWER, LANGUAGE, METRIC
+from pipeline.scoring.measure import ANSWER, LANGUAGE, METRIC, WIN, is_own_text
 from pipeline.stats.arrays import Bools, Floats, Ints
 from pipeline.stats.choices import column, nested
 from pipeline.stats.games import UNDETERMINED
 from pipeline.storage import RunFolder
-
-WIN = "win"
-"""Pseudo-metric: a candidate's prompt score against the opponent."""
 
 _LEAVES = {
     "candidates": {"plan", "origin", "temperature", "min_p", "error"},
@@ -191,8 +188,8 @@ class _Builder:
             if known:
                 self._metric(at, row, metric, by_target, origins)
         won = _wins(row["games"], origins)
-        for plan, values in won.items():
-            self._pool(at, WIN, plan, values, origins[plan])
+        if won:
+            self._metric(at, row, WIN, won, origins)
 
     def _metric(
         self,
@@ -211,7 +208,7 @@ class _Builder:
                 pool = self.pools[metric, plan].get(at)
                 value = None if pool is None else _mean(pool[0])
             elif chars is not None:
-                target, place = (plan, index) if index != -1 else (f"{ANSWER}{plan}/{method}", 0)
+                target, place = (f"{ANSWER}{plan}/{method}", 0) if is_own_text(plan, index) else (plan, index)
                 value = _item(by_target.get(target), place)
             self._system(at, metric, f"{plan}/{method}", value, chars is None)
         for system, chars in row["answers"]:

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.stats.arrays import Bools, Floats
+from pipeline.scoring.measure import WIN
+from pipeline.stats.arrays import Bools, Floats, Ints
 from pipeline.stats.grouped import Sample, estimate
 from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals
 from pipeline.stats.pool_curves import hope_and_risk, pool_curves, recovered_share
@@ -82,7 +83,7 @@ def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | 
     bootstrap = bootstrap or Bootstrap()
     rows: list[dict[str, Any]] = []
     for task in quality.tasks.values():
-        for metric in sorted({metric for metric, _ in task.systems}):
+        for metric in sorted({metric for metric, _ in task.systems} - {WIN}):  # win-rates have tables of their own
             rows += _metric_rows(task, metric, base, bootstrap)
     return pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)
 
@@ -94,14 +95,14 @@ def _metric_rows(task: TaskQuality, metric: str, base: str, bootstrap: Bootstrap
     bases = {s: _base_of(s, base, plans) for s in systems}
     values = {s: task.systems[metric, s] for s in systems}
     differences = {s: values[s] - values[b] for s, b in bases.items() if b in values and b != s}
-    samples = [_sample(task, v) for v in (*values.values(), *differences.values())]
+    samples = [sample_of(task, v) for v in (*values.values(), *differences.values())]
     found = estimate(task, samples[: len(values)], bootstrap, 0.0, 1.0, mean_intervals)
     against = estimate(task, samples[len(values) :], bootstrap, -1.0, 1.0, mean_intervals)
     gains = dict(zip(differences, against, strict=True))
     for system, estimates in zip(systems, found, strict=True):
         missing = task.missing[metric, system]
         for language, mean in estimates.items():
-            mine = _of_language(task, language)
+            mine = of_language(task, language)
             gap = gains.get(system, {}).get(language)
             share = _recovered(task, metric, system, bases[system], language, bootstrap) if gap else None
             yield {
@@ -126,12 +127,14 @@ def _base_of(system: str, base: str, plans: list[str]) -> str | None:
     return f"{plans[0]}/{base}" if plans and "/" not in system else None
 
 
-def _sample(task: TaskQuality, values: Floats) -> Sample:
+def sample_of(task: TaskQuality, values: Floats) -> Sample:
+    """One number per prompt of the task [P], of which those that are not NaN count."""
     valid = np.flatnonzero(~np.isnan(values))
     return Sample(valid, values[valid], np.unique(task.prompt_language[valid]))
 
 
-def _of_language(task: TaskQuality, language: str) -> Bools:
+def of_language(task: TaskQuality, language: str) -> Bools:
+    """The task's prompts [P] in one language; all of them for ``all`` and ``macro``."""
     if language in (POOLED, MACRO):
         return np.ones(len(task.prompt_language), dtype=bool)
     return np.asarray(task.prompt_language == task.languages.index(language))
@@ -143,7 +146,7 @@ def _recovered(
     pool = task.pools.get((metric, (base or "").rpartition("/")[0]))
     if pool is None or language == MACRO or metric == "language" or "/" not in system:
         return None
-    mine = _of_language(task, language)
+    mine = of_language(task, language)
     chosen, start = task.systems[metric, system][mine], task.systems[metric, str(base)][mine]
     return recovered_share(chosen, start, pool.oracle[mine], task.prompt_cluster[mine], str(base), bootstrap).share
 
@@ -183,7 +186,7 @@ def curves_table(quality: Quality) -> pa.Table:
         out, N being the plan's most common number.
     """
     rows = []
-    for task, metric, plan, whole, values in _pools(quality):
+    for task, metric, plan, whole, values in whole_pools(quality):
         curves = pool_curves(values)
         language = task.prompt_language[whole]
         groups = {name: np.flatnonzero(language == i) for i, name in enumerate(task.languages)}
@@ -219,12 +222,12 @@ def hope_risk_table(quality: Quality, bootstrap: Bootstrap | None = None) -> pa.
         metric's unit with cluster intervals. ``n_left_out`` prompts lack a greedy value or some of the N candidates.
     """
     rows = []
-    for task, metric, plan, whole, values in _pools(quality):
+    for task, metric, plan, whole, values in whole_pools(quality):
         pool = task.pools[metric, plan]
         has_greedy = ~np.isnan(pool.greedy[whole])
         sampled = np.array([v is not None for v in pool.values])
         for name in [*task.languages, POOLED]:
-            mine = _of_language(task, name)
+            mine = of_language(task, name)
             use = has_greedy & mine[whole]
             if not use.any():
                 continue
@@ -249,8 +252,8 @@ def hope_risk_table(quality: Quality, bootstrap: Bootstrap | None = None) -> pa.
     return pa.Table.from_pylist(rows, schema=HOPE_RISK_SCHEMA)
 
 
-def _pools(quality: Quality) -> Iterator[tuple[TaskQuality, str, str, Any, Floats]]:
-    """(task, metric, plan, its whole prompts' indices, their values [P, N])."""
+def whole_pools(quality: Quality) -> Iterator[tuple[TaskQuality, str, str, Ints, Floats]]:
+    """(task, metric, plan, indices of the prompts with all N valid candidates [P], their values [P, N])."""
     for task in quality.tasks.values():
         for (metric, plan), pool in task.pools.items():
             if metric == "language":

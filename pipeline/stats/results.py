@@ -15,7 +15,7 @@ from pipeline.stats.games import Games, load_table_games
 from pipeline.stats.intervals import Bootstrap
 from pipeline.stats.length_control import length_controlled
 from pipeline.stats.prompt_scores import judge_rates
-from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table
+from pipeline.stats.quality import Quality, curves_table, hope_risk_table, load_quality, scores_table
 from pipeline.stats.run_games import AUDIT, NoGames, load_run_games
 from pipeline.stats.winrate import simultaneous_differences, winrates
 from pipeline.storage import RunFolder
@@ -34,6 +34,7 @@ class Results:
 
     Attributes:
         games: the games between systems; ``None`` without any.
+        quality: the run's metrics, from which the task scores are computed; ``None`` for an outside table of games.
         tables: name -> table with at least one row: ``winrates``, ``judge_rates`` (flips, ties, invalid verdicts),
             ``differences`` (all pairs of systems against one opponent, simultaneous intervals), ``bradley_terry`` (with
             several opponents), ``length_controlled``, ``audit`` (of the judge), ``scores``, ``curves``, ``hope_risk``
@@ -42,6 +43,7 @@ class Results:
     """
 
     games: Games | None = None
+    quality: Quality | None = None
     tables: dict[str, pa.Table] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = 
             pass
         else:
             results.add("audit", lambda: audit_table(audit, bootstrap))
-    quality = load_quality(run)
+    quality = results.quality = load_quality(run)
     results.add("scores", lambda: scores_table(quality, settings.base, bootstrap))
     results.add("curves", lambda: curves_table(quality))
     results.add("hope_risk", lambda: hope_risk_table(quality, bootstrap))

@@ -67,15 +67,24 @@ class Task:
         """
         return {}
 
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of :meth:`measure`, the main one first."""
+        return tuple(self.measure([], Row(0, "")))
+
 
 def task_for(row: Row, tasks: Mapping[str, Task] | None = None) -> Task:
-    """The task of a row: what ``tasks`` configures under its name, else that kind with default settings.
+    """The task of a row."""
+    return task_named(row.task, tasks)
+
+
+def task_named(name: str, tasks: Mapping[str, Task] | None = None) -> Task:
+    """What ``tasks`` configures under a task's name, else that kind with default settings.
 
     A name that is no kind either (a user's own label in the ``task`` column) is treated as ``open``.
     """
-    if tasks and row.task in tasks:
-        return tasks[row.task]
-    return _default(row.task if row.task in TASKS else "open")
+    if tasks and name in tasks:
+        return tasks[name]
+    return _default(name if name in TASKS else "open")
 
 
 @cache

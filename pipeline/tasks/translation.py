@@ -103,7 +103,7 @@ class Translation(Task):
 
     def verify(self, text: str, reference: str | None, row: Row) -> float | None:
         """Sentence chrF (order 6, beta 2) / 100, equal to sacrebleu's; ``None`` without a reference."""
-        return chrf_matrix([text], [reference])[0][0] / 100 if reference and reference.strip() else None
+        return _share(chrf_matrix([text], [reference])[0][0]) if reference and reference.strip() else None
 
     def measure(self, texts: Sequence[str | None], row: Row) -> dict[str, list[float | None]]:
         """``chrf`` and ``bleu`` (of the sentence, sacrebleu's, / 100) and ``numbers`` (:func:`number_match`)."""
@@ -112,8 +112,8 @@ class Translation(Task):
         language = self.answer_language(row)
         numbers: list[float | None] = [number_match(t, reference) for t in known]
         found: dict[str, list[float | None]] = {
-            "chrf": [line[0] / 100 for line in chrf_matrix(known, [reference])],
-            "bleu": [line[0] / 100 for line in bleu_matrix(known, [reference], language)],
+            "chrf": [_share(line[0]) for line in chrf_matrix(known, [reference])],
+            "bleu": [_share(line[0]) for line in bleu_matrix(known, [reference], language)],
             "numbers": numbers,
         }
         if len(known) == len(texts):
@@ -125,6 +125,10 @@ class Translation(Task):
         target = self.answer_language(row)
         source = self.source_language or (row.language if self.target_language else None)
         return language_name(source) or "", language_name(target) or "the other language"
+
+
+def _share(percent: float) -> float:
+    return min(1.0, percent / 100)  # sacrebleu's BLEU of a perfect match is 100.00000000000004
 
 
 def _line(text: str) -> str:

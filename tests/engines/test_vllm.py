@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.engines.vllm import VLLMEngineConfig
-from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -183,11 +183,34 @@ def test_raw_prompts_and_stop_strings(chat: Runner) -> None:
 
 
 def test_one_bad_request_leaves_the_engine_alive(chat: Runner) -> None:
-    with pytest.raises(EngineRequestError, match="1024"):
+    with pytest.raises(EngineRequestError, match="1023"):
         chat(chat.engine.generate([{"role": "user", "content": "word " * 3000}], SamplingParams(temperature=0.0)))
     with pytest.raises(EngineRequestError, match="greedy"):
         chat(chat.engine.generate(QUESTION, SamplingParams(n=2, temperature=0.0)))
     assert chat(chat.engine.generate(QUESTION, SamplingParams(temperature=0.0, max_tokens=1))).completions
+
+
+def test_a_request_longer_than_the_context_is_refused_or_cut(chat: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = [{"role": "user", "content": "What is the capital of France? " + "lemon " * 150_000 + "Answer in one word."}]
+    calls = [
+        lambda: chat(chat.engine.generate(long, SamplingParams(max_tokens=8, temperature=0))),
+        lambda: chat(chat.engine.label_probs(long, ["A", "B"])),
+        lambda: chat(chat.engine.loglikelihood(long, "Paris")),
+    ]
+    for call in calls:
+        with pytest.raises(PromptTooLong, match=r"\d+ tokens, but the model takes 1023; .*truncate_prompt"):
+            call()
+    with pytest.raises(PromptTooLong):
+        chat(chat.engine.loglikelihood(QUESTION, "lemon " * 2000))
+    monkeypatch.setattr(chat.engine.config, "truncate_prompt", True)
+    generated, labels, likelihood = (call() for call in calls)
+    assert generated.tokens.prompt == 1024 - 8 and generated.completions[0].text
+    assert labels.tokens.prompt == 1023 and labels.mass > 0
+    assert likelihood.tokens.prompt == 1023 and likelihood.num_tokens == 2
+    with pytest.raises(PromptTooLong, match="may not be cut"):
+        chat(chat.engine.loglikelihood(QUESTION, "lemon " * 2000))
+    short = chat(chat.engine.generate(QUESTION, SamplingParams(max_tokens=4, temperature=0)))
+    assert len(short.completions) == 1
 
 
 def test_reward_equals_transformers(reward_model: str) -> None:

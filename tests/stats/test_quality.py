@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.schema import COLUMNS, with_provenance
 from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table, split_clusters
+from pipeline.stats.score_gaps import simultaneous_gaps
 from pipeline.storage import MARKER, RunFolder
 
 
@@ -193,3 +194,50 @@ def test_splits_keep_clusters_whole_and_do_not_depend_on_order(tmp_path: Path) -
 def test_nothing_measured_gives_empty_tables(tmp_path: Path) -> None:
     quality = load_quality(write(tmp_path, [hedged([0.5, 0.2]) | {"scores": []}], "selections"))
     assert [t.num_rows for t in (scores_table(quality), curves_table(quality), hope_risk_table(quality))] == [0, 0, 0]
+
+
+def test_the_policys_answer_has_numbers_of_its_own(tmp_path: Path) -> None:
+    """Its index points into the row's own plan, which the statistics do not know."""
+    row = hedged([0.5, 0.2, 0.6])
+    row["selections"] = [
+        choice("hedged", "mbr", 2),
+        choice("policy", "policy", 2),
+        choice("policy", "sample", None, None),
+    ]
+    row["scores"] = [*row["scores"], score("metric:chrf", "answer:policy/policy", [0.6])]
+    table = scores_table(load_quality(write(tmp_path, [row])))
+    assert only(table, system="policy/policy", language="all")["mean"] == 0.6
+    assert only(table, system="policy/sample", language="all")["n_missing"] == 1
+
+
+def test_candidates_games_score_selectors_and_stay_out_of_task_scores(tmp_path: Path) -> None:
+    row = hedged([None, None, None])
+    games = [("hedged#0", 0.0), ("hedged#1", 0.5), ("hedged#1", 1.0), ("hedged#2", 1.0), ("hedged/mbr", 0.25)]
+    names = {
+        "opponent": "o",
+        "judge": "j",
+        "template": "t",
+        "order": "ab",
+        "mass": None,
+        "verdict": "win",
+        "reason": None,
+    }
+    row["games"] = [{"system": system, "score": value, **names} for system, value in games]
+    quality = load_quality(write(tmp_path, [row]))
+    found = quality.tasks["translation"].systems
+    assert found["win", "hedged/mbr"].tolist() == [1.0] and found["win", "hedged/sample"].tolist() == [0.875]
+    assert scores_table(quality).num_rows == 0
+
+
+def test_gaps_of_several_systems_hold_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = [hedged([0.5, *rng.uniform(0.2, 0.8, 3)]) for _ in range(60)]
+    task = load_quality(write(tmp_path, rows)).tasks["translation"]
+    pairs = [("hedged/mbr", "hedged/sample"), ("hedged/greedy", "hedged/sample"), ("hedged/mbr", "hedged/greedy")]
+    found = simultaneous_gaps(task, "chrf", pairs)
+    alone = simultaneous_gaps(task, "chrf", pairs[:1])[0]
+    values = [r["scores"][0]["values"] for r in rows]
+    assert found[0].value == pytest.approx(np.mean([v[2] - np.mean(v[1:]) for v in values]))
+    assert found[2].value == pytest.approx(np.mean([v[2] - v[0] for v in values]))
+    assert found[0].low is not None and alone.low is not None and found[0].low < alone.low  # wider: three at once
+    assert simultaneous_gaps(task, "chrf", []) == []

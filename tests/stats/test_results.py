@@ -152,7 +152,7 @@ def test_the_job_writes_what_it_computes(whole: RunFolder, capsys: pytest.Captur
         assert table.num_rows == pacsv.read_csv(whole.path(f"{name}.csv")).num_rows > 0
     printed = capsys.readouterr().out
     assert "audit of the judge" in printed and "able" in printed
-    assert "task scores" in printed and "chrf" in printed and "win-rates" in printed
+    assert "translation: chrf" in printed and "win-rates" in printed
 
 
 def test_without_a_judge_the_selections_are_scored(tmp_path: Path) -> None:

@@ -1,4 +1,10 @@
 (function () {
+  function open() {
+    var target = location.hash && document.getElementById(location.hash.slice(1));
+    if (target && target.tagName === "DETAILS") target.open = true;
+  }
+  window.addEventListener("hashchange", open);
+  open();
   var bar = document.getElementById("filter"), pick = document.getElementById("filter-language");
   if (!bar) return;
   var prompts = document.querySelectorAll("details.prompt");

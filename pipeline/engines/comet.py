@@ -1,0 +1,155 @@
+"""COMET and XCOMET, learned metrics of translation quality, in a Python environment of their own.
+
+Their library unbabel-comet (2.2.7) asks for numpy < 2, transformers < 5 and protobuf < 5, so it cannot be installed
+beside Ray, vLLM and this package. ``scripts/comet.sh`` makes the environment; every actor of the pool runs
+``comet_server.py`` in it as a child process. So the numbers are the library's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import cache_folder, model_path
+from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Quality, Tokens
+from pipeline.engines.batching import Batcher
+from pipeline.errors import ConfigError, EngineDead, EngineRequestError
+
+SERVER = Path(__file__).with_name("comet_server.py")
+
+Request = dict[str, str]
+
+_BATCHES = 4  # forward passes a call: the library sorts a call's texts by length, which saves padding
+
+
+def comet_python(configured: str | None = None) -> str:
+    """The interpreter of COMET's environment: as configured, ``$LEMONPRESS_COMET_PYTHON``, else where the script
+    ``scripts/comet.sh`` makes it.
+    """
+    path = configured or os.environ.get("LEMONPRESS_COMET_PYTHON") or cache_folder() / "comet/bin/python"
+    return str(Path(path).expanduser())
+
+
+@ENGINES.register("comet")
+@dataclass
+class CometEngineConfig(EngineConfig):
+    """Config of a COMET model that compares a translation with its source and a reference.
+
+    ``model`` is a hub repository, a folder that holds ``checkpoints/model.ckpt`` and ``hparams.yaml``, or such a
+    ``.ckpt`` file. The paper's XCOMET-XL (``Unbabel/XCOMET-XL``, 3.5B parameters) is gated: accept its licence
+    (CC BY-NC-SA 4.0: no commercial use) on the hub and log in. A checkpoint is a Python pickle, which can run code when
+    it is loaded: use only those that you trust, and pin ``revision``.
+
+    Attributes:
+        batch_size: texts per forward pass. It uses the GPU that ``pool.num_gpus=1`` gives to each actor, else the CPU.
+        python: interpreter of the environment that holds unbabel-comet; ``null`` = ``$LEMONPRESS_COMET_PYTHON``, else
+            the one that ``scripts/comet.sh`` made. On a cluster every node needs it, at the same path.
+    """
+
+    batch_size: int = 16
+    python: str | None = None
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"quality"})
+
+    def max_requests(self) -> int:
+        return _BATCHES * self.batch_size
+
+    def check(self, key: str) -> None:
+        if not self.model:
+            raise ConfigError(f"{key}.model: names no model; e.g. Unbabel/XCOMET-XL")
+        if self.batch_size < 1:
+            raise ConfigError(f"{key}.batch_size: {self.batch_size} is not a positive number")
+
+    def ready(self, key: str) -> None:
+        python = comet_python(self.python)
+        probe = "import importlib.util as i; raise SystemExit(i.find_spec('comet') is None)"
+        try:
+            found = subprocess.run([python, "-I", "-c", probe], capture_output=True, check=False).returncode == 0
+        except OSError:
+            found = False
+        if not found:
+            raise ConfigError(f"{key}.python: {python} is no Python with unbabel-comet; scripts/comet.sh makes one")
+
+    def identity(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("kind", "model", "revision")}
+
+    def create(self) -> Engine:
+        return CometEngine(self)
+
+
+class CometEngine(PartialEngine):
+    """See :class:`CometEngineConfig`."""
+
+    def __init__(self, config: CometEngineConfig) -> None:
+        self.config = config
+        self.model = config.model
+        self.revision = config.revision
+        self.capabilities = config.capabilities()
+        self._batcher: Batcher[Request, Quality] = Batcher("comet", config.max_requests(), self._score)
+        self._child: subprocess.Popen[str] | None = None
+
+    async def start(self) -> None:
+        """Start the child and wait until it has loaded the model.
+
+        Raises:
+            ConfigError: there is no such environment, or the model cannot be loaded.
+        """
+        await self._batcher.call(self._load)
+        self._batcher.start()
+
+    async def stop(self) -> None:
+        """End the child; requests that wait get :class:`EngineDead`."""
+        child = self._child
+        if child is not None:
+            child.kill()
+        await self._batcher.stop()
+        if child is not None:
+            child.communicate()
+
+    async def quality(self, source: str, text: str, reference: str) -> Quality:
+        """The model's score, cut to 0..1: of the older models some leave it by a little, XCOMET's do not go above."""
+        return await self._batcher.ask({"src": source, "mt": text, "ref": reference})
+
+    def _load(self) -> None:
+        config = self.config
+        command = [comet_python(config.python), "-I", str(SERVER), model_path(config.model), config.revision or ""]
+        try:
+            self._child = subprocess.Popen(
+                [*command, str(config.batch_size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+            )
+        except OSError as error:
+            raise ConfigError(f"{command[0]}: {error.strerror}; scripts/comet.sh makes COMET's environment") from None
+        said = self._read()
+        if "error" in said:
+            raise ConfigError(f"{config.model} cannot be loaded: {said['error']}")
+
+    def _score(self, requests: list[Request]) -> Sequence[Quality | EngineRequestError]:
+        assert self._child is not None and self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps(requests) + "\n")
+            self._child.stdin.flush()
+        except OSError as error:
+            raise EngineDead(f"COMET's process ended: {error}") from error
+        return [_result(said) for said in self._read()]
+
+    def _read(self) -> Any:
+        assert self._child is not None and self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line.endswith("\n"):
+            raise EngineDead(f"COMET's process ended with exit code {self._child.wait()}")
+        return json.loads(line)
+
+
+def _result(said: float | dict[str, str]) -> Quality | EngineRequestError:
+    if isinstance(said, dict):
+        return EngineRequestError(said["error"])
+    if not math.isfinite(said):
+        return EngineRequestError(f"the score is {said}")
+    return Quality(min(max(said, 0.0), 1.0), Tokens(1))

@@ -1,0 +1,97 @@
+"""What a pass is to do, and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.engines.base import EngineConfig
+from pipeline.extend import Extension
+from pipeline.stage import Stage
+
+
+@dataclass
+class PassSpec:
+    """What one pass does.
+
+    Attributes:
+        name: unique in the run, e.g. ``select-reward``.
+        job: recorded in ``usage`` and ``errors``.
+        reads, writes: table folders below the run's root.
+        stages: run in this order on every row.
+        engine: the engine that the pool hosts; ``None`` for CPU-only stages.
+        requests_per_row: engine requests that one row has in flight at once, about (for sizing the pool).
+        fingerprint: the config that the result depends on; a resume with another one is refused.
+        extension: what is there already, when the job's table is extended.
+        earlier: names of the job's passes before this one.
+        record: goes into the table's marker besides what the pass itself knows.
+        counts: names of the stages whose usage and errors are this pass's; default: of ``stages``.
+        skip: nothing is to be done; there is only a summary of what was done before.
+        force: go on with another config's unfinished work, and record it.
+    """
+
+    name: str
+    job: str
+    reads: str
+    writes: str
+    stages: Sequence[Stage]
+    engine: EngineConfig | None = None
+    requests_per_row: int = 1
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    extension: Extension | None = None
+    earlier: Sequence[str] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    counts: Sequence[str] = ()
+    skip: bool = False
+    force: bool = False
+
+    @property
+    def extends(self) -> bool:
+        """Whether the pass writes the next version of a finished table."""
+        return self.extension is not None and self.extension.table == self.writes
+
+    @property
+    def is_between(self) -> bool:
+        """Whether its table is only there for the job's next pass."""
+        return self.writes.startswith("work/")
+
+
+@dataclass
+class PassSummary:
+    """What one finished pass did; stored in its completion marker.
+
+    Attributes:
+        rows, failed: rows of the table, and those with an error of this pass.
+        requests, prompt_tokens, cached_tokens, completion_tokens: spent by this pass on all rows, over all attempts.
+        seconds: wall time, summed over attempts.
+        resumed: rows that an earlier attempt had finished.
+        mean_in_flight: mean rows in flight per busy actor, in the last attempt.
+        row_seconds: p50, p90 and p99 of the seconds that a row was in flight, over all attempts that ended in order.
+        row_tokens: p50, p90 and p99 of the completion tokens that a row cost.
+        restarts: worker processes that died and were replaced, over all attempts.
+        poisoned: rows set aside because they kill their engine.
+        skipped: the pass had been finished before and nothing was run (not stored).
+    """
+
+    name: str
+    rows: int
+    failed: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    resumed: int = 0
+    mean_in_flight: float = 0.0
+    row_seconds: dict[str, float] = field(default_factory=dict)
+    row_tokens: dict[str, float] = field(default_factory=dict)
+    restarts: int = 0
+    poisoned: int = 0
+    skipped: bool = False
+
+
+def summaries(marker: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> summary of the passes that made a finished table."""
+    found: dict[str, dict[str, Any]] | None = marker.get("passes")
+    return found or ({marker["pass"]: marker["summary"]} if "summary" in marker else {})

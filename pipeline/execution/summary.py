@@ -1,0 +1,66 @@
+"""What a pass did: counted from the blocks that it wrote, or told by the marker of a finished table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from pipeline.errors import LemonpressError
+from pipeline.execution.observe import Histogram
+from pipeline.execution.spec import PassSpec, PassSummary, summaries
+from pipeline.storage import RunFolder
+
+_BATCH = 4096
+
+
+def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> PassSummary:
+    """Check that rows out = rows in, each once, and add up what the pass spent; reads three columns only."""
+    summary = PassSummary(spec.name, total)
+    if not total:
+        return summary
+    names = pa.array(sorted({stage.name for stage in spec.stages} | set(spec.counts)), pa.string())
+    seen = np.zeros(total, bool)  # a byte a row: row_ids count the prompts from 0
+    rows = 0
+    per_row = Histogram()
+    data = pads.dataset(files, filesystem=run.fs, format="parquet")
+    for batch in data.to_batches(columns=["row_id", "usage", "errors"], batch_size=_BATCH):
+        rows += batch.num_rows
+        seen[batch.column("row_id").to_numpy()] = True
+        summary.failed += len(_of_pass(batch.column("errors"), spec.job, names)[1].unique())
+        usage, parents = _of_pass(batch.column("usage"), spec.job, names)
+        spent = pc.fill_null(pc.struct_field(usage, "completion_tokens"), 0).to_numpy(zero_copy_only=False)
+        for tokens in np.bincount(parents.to_numpy(), weights=spent, minlength=batch.num_rows):
+            per_row.add(tokens)
+        for key in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens"):
+            setattr(summary, key, getattr(summary, key) + (pc.sum(pc.struct_field(usage, key)).as_py() or 0))
+    summary.row_tokens = per_row.quantiles()
+    if rows != total or not seen.all():
+        raise LemonpressError(
+            f"pass {spec.name}: {total} rows went in, {rows} came out ({int(seen.sum())} different); please report "
+            f"this, with the folder {run.path('work', spec.name)}"
+        )
+    return summary
+
+
+def _of_pass(column: pa.ListArray, job: str, stages: pa.Array) -> tuple[pa.StructArray, pa.Array]:
+    """The items of a ``usage`` or ``errors`` column that these stages made, and the position of each one's row."""
+    items = column.flatten()
+    ours = pc.and_(pc.equal(pc.struct_field(items, "job"), job), pc.is_in(pc.struct_field(items, "stage"), stages))
+    return items.filter(ours), pc.list_parent_indices(column).filter(ours)
+
+
+def summary_before(spec: PassSpec, run: RunFolder) -> PassSummary:
+    """The summary of a pass whose work is in a finished table."""
+    marker = run.marker(spec.writes) or {}
+    found = summaries(marker).get(spec.name) or {"name": spec.name, "rows": marker.get("rows", 0)}
+    return PassSummary(**{**found, "skipped": True})
+
+
+def earlier_summaries(spec: PassSpec, run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Of the job's passes before this one, by name."""
+    markers = {name: run.marker(f"work/{name}/table") for name in spec.earlier}
+    return {name: marker["summary"] for name, marker in markers.items() if marker}

@@ -1,0 +1,80 @@
+"""A pass that is not finished: where it stands, and whether this config may go on with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
+
+from pipeline.errors import ResumeError
+from pipeline.execution.spec import PassSpec
+from pipeline.extend import ADVICE, difference
+from pipeline.storage import BLOCKS, RunFolder
+
+STATE = "state.json"
+
+
+def fingerprint(spec: PassSpec, source: dict[str, Any]) -> dict[str, Any]:
+    """What a pass's unfinished work depends on; ``base`` only where a table is extended."""
+    base = {"base": spec.extension.version} if spec.extension else {}
+    return {**spec.fingerprint, "input": source.get("fingerprint_hash"), **base}
+
+
+def check_unfinished(spec: PassSpec, run: RunFolder) -> None:
+    """Raise ResumeError when another config has left unfinished work of this pass; nothing is started or changed."""
+    state, source = run.read_json("work", spec.name, STATE), run.marker(spec.reads)
+    if state is None or source is None or spec.skip or spec.force:
+        return
+    now = fingerprint(spec, source)
+    if state["fingerprint"].get("base") == now.get("base") and not _only_more_rows(state, now, source):
+        check_same(state["fingerprint"], now, spec, run)
+
+
+def open_state(spec: PassSpec, run: RunFolder, now: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+    """Where the pass stands; counts this attempt.
+
+    Raises:
+        ResumeError: it was left unfinished by another config.
+    """
+    state: dict[str, Any] | None = run.read_json("work", spec.name, STATE)
+    if state is not None and state["fingerprint"].get("base") != now.get("base"):
+        run.remove("work", spec.name)  # towards a version that has been finished since, or given up
+        state = None
+    if state is None:
+        version = spec.extension.version + 1 if spec.extends and spec.extension else 1
+        state = {"fingerprint": now, "seconds": 0.0, "attempts": 0, "blocks": f"{BLOCKS}{version}"}
+        run.remove("work", spec.name, "checkpoint")
+        run.remove(spec.writes, state["blocks"])
+    state = {"blocks": "", "mixed": [], **state}  # earlier versions put the blocks into the table's own folder
+    if not _only_more_rows(state, now, source):
+        state["mixed"] += check_same(state["fingerprint"], now, spec, run)
+    state["fingerprint"] = now
+    state["attempts"] += 1
+    run.write_json(state, "work", spec.name, STATE)
+    return state
+
+
+def _only_more_rows(state: dict[str, Any], now: dict[str, Any], source: dict[str, Any]) -> bool:
+    """Whether nothing changed but that rows were added to the input."""
+    before = state["fingerprint"]
+    return before.get("input") in source.get("earlier", ()) and {**before, "input": now["input"]} == now
+
+
+def checkpoint_files(run: RunFolder, spec: PassSpec) -> tuple[list[str], list[str]]:
+    """The files that list committed rows, and those of writes that were under way when an attempt ended."""
+    files = run.parquet_files("work", spec.name, "checkpoint")
+    pending = [path for path in files if path.endswith(f"{PENDING_CHECKPOINT_SUFFIX}.parquet")]
+    return [path for path in files if path not in set(pending)], pending
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], spec: PassSpec, run: RunFolder) -> list[str]:
+    """Refuse to mix the results of two configs in one table, or return how they differ where that is forced."""
+    lines = difference(before, now, spec.name)
+    if not lines:
+        return []
+    if spec.force:
+        return [lines]
+    raise ResumeError(
+        f"{run.path(spec.writes)} holds work of pass {spec.name} that was made with another config:\n{lines}\n{ADVICE}"
+        f"; or remove {run.path('work', spec.name)}, which throws the pass's unfinished work away"
+    )

@@ -1,0 +1,121 @@
+"""The thread that stops a pass: drains it when there is a reason to, and keeps the account of what it spends."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from pipeline.config import ExecutionConfig
+from pipeline.errors import WorkerLost
+from pipeline.execution.control import Control, Ledger
+from pipeline.execution.journal import JournalState
+from pipeline.execution.progress import Counts
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL = 0.5
+_SAVE = 10.0  # seconds between writes of the ledger, and looks at the cluster's nodes
+_SETTLE = 2.0  # seconds without a newly stored block after which nothing more is expected
+_PATIENCE = 3.0  # seconds for the plan to end by itself once its workers refuse to go on
+
+
+class Watch(threading.Thread):
+    """Watches one pass.
+
+    Args:
+        control: the command's reasons to stop.
+        journal, progress: the pass's actors.
+        ledger: what the run has spent.
+        config: how long rows in flight get to finish in, and lost workers to come back.
+        stored: counts the blocks that are durable.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        journal: Any,
+        progress: Any,
+        ledger: Ledger,
+        config: ExecutionConfig,
+        stored: Callable[[], int],
+    ) -> None:
+        super().__init__(daemon=True, name="lemonpress-watch")
+        self._control = control
+        self._journal = journal
+        self._progress = progress
+        self._ledger = ledger
+        self._grace = config.drain_seconds
+        self._replace = config.replace_seconds
+        self._whole = time.monotonic()
+        self._stored = stored
+        self._halt = threading.Event()
+
+    def run(self) -> None:
+        saved = time.monotonic()
+        try:
+            while not self._halt.wait(_INTERVAL):
+                self._account()
+                self._control.check_time()
+                if time.monotonic() - saved > _SAVE:
+                    saved = time.monotonic()
+                    self._ledger.save()
+                    self._check_nodes()
+                if self._control.reason is not None:
+                    self._stop_pass()
+                    return
+        except ray.exceptions.RayError as error:  # the cluster is going away; the pass itself reports why
+            logger.info("watch ends: %s", error)
+            if self._control.reason is not None:
+                self._control.interrupt_main()  # the pass may not have noticed, and wait for ever
+        finally:
+            self._control.draining = False  # from here on a signal is not left to this thread
+
+    def finish(self) -> None:
+        """End the thread and store what was spent."""
+        self._halt.set()
+        self.join(timeout=10)
+        try:
+            self._account()
+        except ray.exceptions.RayError as error:
+            logger.info("the last half second is not in the account: %s", error)
+        self._ledger.save()
+
+    def _account(self) -> None:
+        counts: Counts = ray.get(self._progress.read.remote(), timeout=30)
+        self._ledger.update(counts.prompt_tokens, counts.cached_tokens, counts.tokens)
+        self._control.check_spent(*self._ledger.total())
+
+    def _check_nodes(self) -> None:
+        """Ray keeps a lost worker's blocks for its replacement, which a smaller cluster may never have room for."""
+        lost: int = ray.get(self._journal.lost.remote(), timeout=30)
+        if not lost:
+            self._whole = time.monotonic()
+        elif time.monotonic() - self._whole > self._replace and self._control.reason is None:
+            self._control.reason = WorkerLost(
+                f"{lost} workers were lost with their machine, and for {self._replace:g} s no other had room for them "
+                "(execution.replace_seconds); the same command resumes with what is left"
+            )
+
+    def _stop_pass(self) -> None:
+        print(
+            f"\nlemonpress: {self._control.reason}: finishing the rows in flight (at most {self._grace:g} s)",
+            file=sys.stderr,
+        )
+        ray.get(self._journal.drain.remote(), timeout=30)
+        deadline = time.monotonic() + self._grace
+        state = JournalState(in_flight=1)
+        while state.in_flight and time.monotonic() < deadline and not self._halt.wait(0.2):
+            state = ray.get(self._journal.state.remote(), timeout=30)
+        stored, since = self._stored(), time.monotonic()
+        while time.monotonic() < min(deadline, since + _SETTLE) and not self._halt.wait(0.2):
+            if (now := self._stored()) != stored:
+                stored, since = now, time.monotonic()
+        ray.get(self._journal.refuse.remote(str(self._control.reason)), timeout=30)
+        if not self._halt.wait(_PATIENCE):
+            self._control.interrupt_main()  # e.g. while a model loads, nobody asks the journal

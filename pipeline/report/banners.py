@@ -1,0 +1,110 @@
+"""What to beware of: the banners above the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.report.headline import failed_audit
+from pipeline.report.model import Contest, Report
+from pipeline.report.task_model import TaskScores
+from pipeline.report.wording import count, engine_model, listing, metric_label, model_label, percent
+from pipeline.stats.intervals import FEW_CLUSTERS
+
+FLIPS_TOO_MANY = 0.5
+"""Above this share of prompts whose winner changes with the order, position decides more than content."""
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A banner: ``level`` is ``loud`` (the result may be wrong) or ``note``."""
+
+    level: str
+    title: str
+    text: str
+
+
+def warnings(report: Report) -> list[Banner]:
+    """Banners, loud ones first."""
+    found: list[Banner] = []
+    config = report.config
+    judge = (
+        model_label(report.contests[0].judge) if report.contests else engine_model(config, config.judge.engine or "")
+    )
+    if report.judge_selects:
+        who = listing(report.judge_selects)
+        found.append(
+            Banner(
+                "loud",
+                "The judge also selected",
+                f"{who} chose with {judge}, the model that then decided whether the choice won. Their win-rates "
+                "(marked †) show agreement with the judge, not quality. Judge with another model.",
+            )
+        )
+    if report.judge_generates:
+        found.append(
+            Banner(
+                "loud",
+                "The judge also wrote the answers",
+                f"{judge} is generator and judge: it compares its own answers, and models favour their own. "
+                "Judge with another model.",
+            )
+        )
+    if config.report.note:
+        found.append(Banner("note", "Read this first", config.report.note))
+    if report.contests:
+        found += _data_warnings(report, report.contests[0])
+    for task in report.tasks:
+        found += _circular(report, task)
+    clusters = report.contests[0].n_clusters if report.contests else report.n_clusters
+    if (report.contests or report.tasks) and clusters < FEW_CLUSTERS:
+        found.append(
+            Banner(
+                "note",
+                "Few independent questions",
+                f"The prompts form only {count(clusters, 'cluster')} (translations of one question count "
+                "once): intervals are wide, and rest on a t approximation.",
+            )
+        )
+    return sorted(found, key=lambda b: b.level != "loud")
+
+
+def _data_warnings(report: Report, contest: Contest) -> list[Banner]:
+    found = []
+    flips = [s for s in contest.standings if (s.pooled.flip_rate or 0) > FLIPS_TOO_MANY]
+    if flips:
+        worst = max(flips, key=lambda s: s.pooled.flip_rate or 0)
+        found.append(
+            Banner(
+                "note",
+                "The judge's verdict follows the order",
+                f"For {count(len(flips), 'system')} the winner changes with the order in more than half of the "
+                f"prompts ({report.short(worst.system)}: {percent(worst.pooled.flip_rate)}): "
+                "position decides more than content.",
+            )
+        )
+    if failed_audit(report, contest) is not None:
+        found.append(
+            Banner(
+                "loud",
+                "The judge failed its audit",
+                f"{model_label(contest.judge)} does not reliably prefer an answer to a damaged version of it (see "
+                "“Can the judge be trusted”). Its win-rates rank nothing.",
+            )
+        )
+    return found
+
+
+def _circular(report: Report, task: TaskScores) -> list[Banner]:
+    found = []
+    for metric, systems in task.circular.items():
+        others = [metric_label(m) for m in task.metrics if m != metric]
+        advice = f" Look at {listing(others)} too." if others else ""
+        found.append(
+            Banner(
+                "note",
+                f"Chosen and scored by {metric_label(metric)}",
+                f"{listing(report.short_all(systems))} {'chooses' if len(systems) == 1 else 'choose'} by "
+                f"{metric_label(metric)}, the metric that then scores the choice: that is circular.{advice}",
+            )
+        )
+    return found

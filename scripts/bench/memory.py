@@ -1,0 +1,115 @@
+"""Does memory stay flat? Peak private memory of driver and workers, for small and large inputs, fresh and resumed.
+
+    python scripts/bench/memory.py [--rows 100000 300000] [--runs fresh resumed] [key=value ...]
+
+Private memory is USS (pages that no other process maps) without the object store's pages. Peak over the run of the
+driver, of the largest worker that hosts an engine, and of the largest of Ray's other processes for reading, filtering
+and writing. Exit code 1 when a figure of driver or workers differs by 15% or more between the four runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+from driving import durable, kill, start, words, write_prompts
+
+_ROLES = ("driver", "workers", "tasks")
+_RUNS = ("fresh", "resumed")
+_EVERY = 5  # looks at driver and workers for one at all processes: reading their maps takes time
+_LIMIT = 0.15
+_MIB = 2**20
+
+
+def main() -> int:
+    """Measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000])
+    parser.add_argument("--runs", choices=_RUNS, nargs="+", default=_RUNS)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="more of the config")
+    args = parser.parse_args()
+    found: list[dict[str, float]] = []
+    print(f"{'rows':>10}  {'run':8}" + "".join(f"{role + ' MiB':>14}" for role in _ROLES), flush=True)
+    for rows in args.rows:
+        for name in args.runs:
+            with tempfile.TemporaryDirectory() as folder:
+                peaks = measure(Path(folder), rows, name == "resumed", args.words)
+            found.append(peaks)
+            print(f"{rows:>10,}  {name:8}" + "".join(f"{peaks[r]:>14.0f}" for r in _ROLES), flush=True)
+    spreads = {role: max(f[role] for f in found) / min(f[role] for f in found) - 1 for role in _ROLES}
+    print("largest against smallest: " + ", ".join(f"{role} +{spread:.1%}" for role, spread in spreads.items()))
+    return int(max(spreads["driver"], spreads["workers"]) >= _LIMIT)
+
+
+def measure(folder: Path, rows: int, resumed: bool, more: list[str]) -> dict[str, float]:
+    """Peak private memory by role, in MiB; of the second attempt when the first is killed half-way."""
+    prompts, out = folder / "prompts.jsonl", folder / "run"
+    write_prompts(prompts, rows)
+    config = words(prompts, out, more)
+    if resumed:
+        process = start(config)
+        while durable(out) < rows / 2:
+            if process.poll() is not None:
+                raise SystemExit(f"the run ended (exit {process.returncode}) before it could be killed")
+            time.sleep(0.5)
+        kill(process)
+    process = start(config)
+    peaks = watch(process)
+    if process.returncode != 0:
+        raise SystemExit(f"the run failed with exit code {process.returncode}")
+    return peaks
+
+
+def watch(process: subprocess.Popen[bytes]) -> dict[str, float]:
+    """Sample the processes of a run until it ends."""
+    peaks: dict[str, float] = defaultdict(float)
+    driver = psutil.Process(process.pid)
+    busy: list[tuple[str, psutil.Process]] = []
+    look = 0
+    while process.poll() is None:
+        if look % _EVERY == 0:
+            busy = [(role, each) for each in _family(driver) if (role := _role(each, driver))]
+        for role, each in busy:
+            if role == "tasks" and look % _EVERY:
+                continue
+            try:
+                peaks[role] = max(peaks[role], private(each) / _MIB)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        look += 1
+        time.sleep(0.5)
+    return dict(peaks)
+
+
+def _family(driver: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _role(process: psutil.Process, driver: psutil.Process) -> str | None:
+    if process.pid == driver.pid:
+        return "driver"
+    try:
+        title = " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+    if not title.startswith("ray::"):
+        return None
+    return "workers" if "Worker)" in title else "tasks"
+
+
+def private(process: psutil.Process) -> int:
+    """Bytes that only this process maps, without the object store (shared memory that one process at a time maps)."""
+    maps = process.memory_maps(grouped=True)
+    return sum(m.private_clean + m.private_dirty for m in maps if not m.path.startswith("/dev/shm"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

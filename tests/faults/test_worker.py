@@ -1,0 +1,50 @@
+"""The worker by itself, without Ray and without a journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from pipeline.engines.base import Engine
+from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.execution.worker import Worker
+from pipeline.records import Answer, Row
+from pipeline.sampling.plans import Hedged
+from pipeline.sampling.stage import GenerateStage
+from pipeline.schema import prompts_schema
+from pipeline.stage import Stage
+
+
+@dataclass
+class Odd(Stage):
+    """Gives one row a value that its column cannot hold."""
+
+    reads: ClassVar[tuple[str, ...]] = ("prompt_id",)
+    writes: ClassVar[tuple[str, ...]] = ("answers",)
+
+    @property
+    def name(self) -> str:
+        return "odd"
+
+    async def __call__(self, row: Row, engine: Engine | None) -> Row:
+        row.answers = [Answer("s", {"no": "text"} if row.row_id == 1 else "text")]  # type: ignore[arg-type]
+        return row
+
+
+def test_a_value_that_its_column_cannot_hold_fails_its_row_only() -> None:
+    items = [{"row_id": i, "prompt_id": f"p{i}", "usage": [], "errors": []} for i in range(3)]
+    table = pa.Table.from_pylist(items, schema=prompts_schema(pa.struct([("row", pa.int64())])))
+    rows = Worker(None, [Odd()], "job")(table).to_pylist()
+    assert [len(r["answers"]) for r in rows] == [1, 0, 1]
+    assert [[(e["stage"], e["kind"]) for e in r["errors"]] for r in rows] == [[], [("odd", "UnstorableValue")], []]
+
+
+def test_an_engine_that_never_answers_gives_error_rows() -> None:
+    items = [{"row_id": i, "prompt_id": f"p{i}", "messages": [], "usage": [], "errors": []} for i in range(3)]
+    table = pa.Table.from_pylist(items, schema=prompts_schema(pa.struct([("row", pa.int64())])))
+    stage = GenerateStage("hedged", Hedged(), 1)
+    rows = Worker(DummyEngineConfig(latency=1e6), [stage], "job", row_seconds=0.2)(table).to_pylist()
+    assert [r["errors"][0]["kind"] for r in rows] == ["TimeoutError"] * 3
+    assert rows[0]["errors"][0]["message"] == "not done within 0.2 s (execution.row_seconds)"

@@ -1,0 +1,87 @@
+"""The report with hostile strings in every place that data, models and endpoints fill: page and Markdown."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from pipeline.report.render import build_report
+from tests.report.runs import ATTACK, CONFIG, Page, config_with, make_row, rows_for, special_rows, write_run
+
+LINKS = (
+    "![x](http://evil.example/pixel.png) [click](javascript:alert(1)) <http://evil.example> http://evil.example "
+    "[ref]: http://evil.example\n# Heading\n| a | b |\n|---|---|\n```\n~~~\n</summary></details><iframe src=//evil>"
+    "<!-- --><![CDATA[ ]]> &lt;script&gt; {{ 7*7 }} {% raw %}"
+)
+EVIL = ATTACK + LINKS
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """(page, Markdown) of a run whose names, texts, reasons and settings are all hostile."""
+    rows = rows_for(3)
+    rows += special_rows(len(rows))
+    evil = make_row(len(rows), "en", 95)
+    evil |= {"prompt_id": EVIL, "cluster_id": EVIL, "language": "en", "task": EVIL, "reference": EVIL}
+    evil["messages"] = [{"role": EVIL, "content": EVIL, "name": EVIL, "tool_calls": EVIL}]
+    for c in evil["candidates"]:
+        c |= {"text": EVIL, "reasoning": EVIL, "model": EVIL, "finish_reason": EVIL, "error": None}
+    for s in evil["selections"]:
+        s |= {"text": EVIL, "detail": EVIL}
+    evil["games"] = [g | {"reason": EVIL} for g in evil["games"]]
+    evil["errors"] = [{"job": EVIL, "stage": EVIL, "kind": EVIL, "message": EVIL}]
+    evil["usage"] = [u | {"model": EVIL, "stage": EVIL} for u in evil["usage"]]
+    rows.append(evil)
+    for row in rows:  # a hostile judge and template, in every game, or the contests would be several
+        row["games"] = [g | {"judge": EVIL, "template": EVIL} for g in row["games"]]
+    run = write_run(tmp_path_factory.mktemp("report"), rows)
+    config = config_with(report={**CONFIG["report"], "title": EVIL, "note": EVIL})
+    page = Path(build_report(run, config)).read_text(encoding="utf-8")
+    markdown = run.read_text("report", "report.md")
+    assert markdown is not None
+    return page, markdown
+
+
+def test_the_page_has_no_element_or_address_but_its_own(report: tuple[str, str]) -> None:
+    page = report[0]
+    parsed = Page(page)  # every tag closes where it should
+    tags = [tag for tag, _ in parsed.tags]
+    assert tags.count("script") == tags.count("main") == 1
+    assert not {"img", "iframe", "object", "embed", "form", "link", "base", "b"} & set(tags)
+    for tag, attributes in parsed.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("href", "src", "action", "xlink:href", "srcset"):
+            assert str(attributes.get(name) or "#").startswith("#"), (tag, name)
+    assert "alert('x')" in parsed.plain and "http://evil.example/pixel.png" in parsed.plain  # shown, as text
+    assert "49" not in re.findall(r"no end .{0,400}", parsed.plain)[0] and "{{ 7*7 }}" in parsed.plain
+
+
+class Tags(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append(tag)
+        assert not [a for a in attrs if a[0] not in ("class", "style")], (tag, attrs)
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+
+def test_the_markdown_renders_to_nothing_but_text(report: tuple[str, str]) -> None:
+    """Rendered as a forge would: CommonMark with raw HTML, tables and links of bare addresses."""
+    html = MarkdownIt("commonmark", {"html": True, "linkify": False}).enable("table").render(report[1])
+    tags = Tags(html).found
+    allowed = {"h1", "h2", "p", "strong", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "code", "pre"}
+    assert set(tags) <= allowed | {"details", "summary"}
+    assert tags.count("details") == tags.count("summary") == report[1].count("\n<details><summary>")
+    assert tags.count("h1") == 1
+    outside = re.sub(r"^(`{3,})text\n.*?^\1$|^<details><summary>.*$", "", report[1], flags=re.S | re.M)
+    assert "evil" in outside and not re.search("https?:/", outside), "a forge would make it a link"
+    assert "\u202e" not in report[1] and "\x00" not in report[1]

@@ -1,0 +1,178 @@
+"""Secrets stay out of everything that a run stores or prints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pyarrow as pa
+import pytest
+
+from pipeline.cli import _stderr, main
+from pipeline.config import load_config
+from pipeline.engines.base import Engine, SamplingParams
+from pipeline.engines.openai import OpenAIEngineConfig
+from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.execution.observe import job_log
+from pipeline.execution.worker import Worker
+from pipeline.records import Candidate, Row, RowError
+from pipeline.safety import find_secrets, redact
+from pipeline.sampling.plans import Hedged
+from pipeline.sampling.stage import GenerateStage
+from pipeline.schema import COLUMNS
+from pipeline.selection.base import Choice, Pool, Selector
+from pipeline.selection.stage import SelectStage
+from pipeline.storage import RunFolder
+
+KEY = "opaque-4711-key-of-the-test"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", KEY)
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        (f"refused: {KEY}", KEY),
+        ("Authorization: Bearer abcdefghi", "abcdefghi"),
+        ("sent Bearer abc.def-ghi123", "abc.def-ghi123"),
+        ('{"Authorization": "Bearer abcdefghi"}', "abcdefghi"),
+        ("authorization: basic dXNlcjpwYXNzd29yZA==", "dXNlcjpwYXNzd29yZA"),
+        ("cannot reach https://me:hunter2@host/v1", "hunter2"),
+        ("GET /v1?model=x&api_key=hunter2&n=1", "hunter2"),
+        ("https://b.example/f?X-Amz-Signature=deadbeef", "deadbeef"),
+        ("""{"api_key": "hunter2"}""", "hunter2"),
+        ("{'Authorization': 'hunter2'}", "hunter2"),
+        ("token hf_AbCdEfGhIjKlMnOpQrSt", "hf_AbCdEfGhIjKlMnOpQrSt"),
+        ("sk-proj-A1b2C3d4E5f6G7h8", "sk-proj-A1b2C3d4E5f6G7h8"),
+        ("AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
+    ],
+)
+def test_redaction(text: str, gone: str) -> None:
+    shown = redact(text)
+    assert gone not in shown and "***" in shown
+    assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the answer is 42; key = value, see https://example.org/a@b?page=2",
+        "basic understanding-of-arithmetic, bearer certificates, token count 12, sk-learn-experiments-of-the-year",
+        "user@example.org wrote: the password is the secret of the treasure",
+    ],
+)
+def test_ordinary_texts_stay(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "where"),
+    [
+        (f"report.note=mine {KEY}", "report.note"),
+        ("winrate.games=s3://access:hunter2@bucket/games.parquet", "winrate.games"),
+        ("engines.generator={kind: vllm, model: m, engine_args: {hf_token: hunter2}}", "engines.generator.engine_args"),
+        (
+            "engines.generator={kind: openai, model: m, extra_body: {headers: [Bearer hunter2hunter]}}",
+            "extra_body.headers[0]",
+        ),
+        ("out=s3://access:hunter2@bucket/run", "out"),
+    ],
+)
+def test_a_config_with_a_secret_is_refused_before_it_is_stored(
+    word: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "dummy", word]) == 2
+    said = capsys.readouterr().err
+    assert where in said and "environment variable" in said
+    assert KEY not in said and "hunter2" not in said
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_names_that_only_sound_like_secrets_are_taken() -> None:
+    assert not list(find_secrets({"eos_token": "</s>", "max_tokens_field": "x", "api_key_env": "MY_KEY", "token": ""}))
+
+
+@pytest.mark.parametrize("spelt", ["${oc.env:SOME_API_KEY}", "${ oc.env:SOME_API_KEY}", r"\${oc.env:SOME_API_KEY}"])
+def test_environment_variables_do_not_get_into_the_config(spelt: str) -> None:
+    with pytest.raises(ConfigError, match=r"report\.title.*environment"):
+        load_config(["dummy", f"report.title={spelt}"])
+
+
+def test_not_even_when_the_resolver_is_spelt_by_another_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARMLESS", "a plain value")  # no secret by name or form: only the resolver stops it
+    with pytest.raises(ConfigError, match="environment"):
+        load_config(["dummy", "report.note=env", "report.title=${oc.${report.note}:HARMLESS}"])
+    from omegaconf import OmegaConf
+
+    assert OmegaConf.create({"a": "${oc.env:HARMLESS}"}).a == "a plain value"  # other users of the library keep it
+
+
+class Echo(BaseHTTPRequestHandler):
+    """An endpoint that answers with an error that holds the request's own headers, as careless proxies do."""
+
+    def do_POST(self) -> None:
+        body = f'{{"error": {{"message": "bad request: {self.headers["Authorization"]} SOME {KEY}"}}}}'.encode()
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_endpoint_that_echoes_the_key_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGIN", "x1y2z3-not-named-like-a-secret")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    Thread(target=server.serve_forever, daemon=True).start()
+    config = OpenAIEngineConfig(
+        model="m", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key_env="LOGIN", retries=0
+    )
+
+    schema = pa.schema([(name, COLUMNS[name]) for name in ("row_id", "prompt_id", "messages", "errors")])
+    rows = [{"row_id": 1, "prompt_id": "p1", "messages": [{"role": "user", "content": "hi"}], "errors": []}]
+    worker = Worker(config, [GenerateStage("hedged", Hedged(max_tokens=4, n=2), 1)], "generate")
+    stored = worker(pa.Table.from_pylist(rows, schema=schema)).to_pylist()[0]
+    server.shutdown()
+    assert len(stored["errors"]) == 1 and all(c["error"] for c in stored["candidates"])
+    assert "bad request" in str(stored) and "***" in str(stored)
+    assert "x1y2z3" not in str(stored) and KEY not in str(stored)
+
+
+class Leaky(Selector):
+    """A selector whose exception holds keys, one of them where the message is cut."""
+
+    async def select(self, pool: Pool) -> Choice:
+        raise ValueError(f"cannot log in with {KEY}".ljust(1990) + KEY)
+
+
+def test_errors_of_stages_hold_no_secret() -> None:
+    row = Row(1, "p", candidates=[Candidate(text="a", plan="x")])
+    engine: Engine | None = None
+    row = asyncio.run(SelectStage("leaky", Leaky(), ("x",), 1)(row, engine))
+    assert "cannot log in" in str(row.errors) and "cannot log in" in str(row.selections[0].detail)
+    assert KEY[:8] not in str(row)
+    assert KEY not in str(EngineRequestError(f"no {KEY}")) and KEY not in RowError("j", "s", "k", KEY).message
+
+
+def test_logs_hold_no_secret(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("pipeline.test")
+    person = _stderr()
+    logger.addHandler(person)
+    with job_log(run, "generate", "r1") as path:
+        logger.warning("failed with %s", KEY, extra={"fields": {"error": f"Bearer {KEY}", "row_id": 7}})
+    logger.removeHandler(person)
+    text = Path(path).read_text()
+    assert '"row_id": 7' in text and text.count("***") == 2 and KEY not in text
+    assert "failed with ***" in capsys.readouterr().err
+
+
+def test_sampling_parameters_are_no_secret() -> None:
+    assert "***" not in redact(repr(SamplingParams(json_schema='{"key": "value"}')))

@@ -1,0 +1,95 @@
+"""``lemonpress show``: one prompt from finished tables and from the blocks of a pass that is still running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from pipeline.commands.show import describe, find
+from pipeline.errors import InputError
+from pipeline.schema import with_columns, with_provenance
+from pipeline.storage import MARKER, RunFolder
+from tests.conftest import run_with_prompts
+from tests.report.runs import candidate, game
+
+
+def append(run: RunFolder, source: str, table: str, row_id: int, finished: bool = False, **columns: Any) -> None:
+    """Write one row of ``source``, with more columns, as a block of ``table``."""
+    rows = pa.concat_tables([pq.read_table(f) for f in run.data_files(source)]).to_pylist()
+    row = next(r for r in rows if r["row_id"] == row_id)
+    schema = with_columns(pq.read_schema(run.data_files(source)[0]), list(columns))
+    data = pa.Table.from_pylist([row | columns], schema=with_provenance(schema, {}))
+    pq.write_table(data, f"{run.make(table)}/block-{row_id}.parquet")
+    if finished:
+        run.write_json({"rows": 1}, table, MARKER)
+
+
+EVIL = "fine\x1b[2J\nerror in generate/x: Forged: line\u202e"
+
+
+@pytest.fixture
+def going_on(tmp_path: Path) -> RunFolder:
+    """Candidates are finished; select's first pass wrote a block, its second is writing one, judge has not begun."""
+    run = run_with_prompts(tmp_path / "run", 6)
+    texts = [candidate("greedy text", "greedy", "en"), candidate(EVIL, "sample", "en", seed=77)]
+    texts.append(candidate(None, "sample", "en", error="timed out\nfor good"))
+    for i in (2, 3):
+        append(run, "prompts", "candidates", i, finished=True, candidates=texts)
+    first = [{"plan": "hedged", "method": "mbr", "index": 1, "text": EVIL, "score": 0.5, "detail": '{"k": 1}'}]
+    scores = [{"scorer": "mbr", "plan": "hedged", "values": [0.25, 0.5, None]}]
+    append(run, "candidates", "work/select-cpu/table", 2, finished=True, scores=scores, selections=first)
+    second = [*first, {"plan": "hedged", "method": "fusion", "index": -1, "text": "new", "score": None, "detail": None}]
+    errors = [{"job": "select", "stage": "select:x", "kind": "ValueError", "message": "bad\nthing"}]
+    usage = [{"job": "select", "stage": "select:x", "model": "m", "requests": 3}]
+    usage[0] |= {"prompt_tokens": 300, "cached_tokens": 256, "completion_tokens": 1}
+    games = [game("mbr", "ab", "win", reason="clear")]
+    more = {"selections": second, "errors": errors, "usage": usage, "games": games}
+    append(run, "work/select-cpu/table", "selections", 2, scores=scores, **more)
+    Path(run.path("selections"), "half.parquet").write_bytes(b"PAR1 being written")
+    return run
+
+
+def test_a_prompt_of_a_running_job_shows_all_that_is_known(going_on: RunFolder) -> None:
+    text = "\n".join(describe(going_on, "p2"))
+    assert "prompt p2 (row 2, cluster c1)" in text and "language en, task open" in text
+    assert "found in prompts, candidates, work/select-cpu/table, selections (its pass has not finished)" in text
+    assert "[user]\n    | question 2" in text
+    assert "candidate 0 of hedged: greedy, small-writer, en, stop, temperature 0, seed 7, 12 tokens" in text
+    assert "mbr 0.25\n    | greedy text" in text
+    assert "seed 77" in text and "mbr 0.5; chosen by mbr\n    | fine" in text
+    assert "mbr -\n    error: timed out for good" in text
+    assert "selection hedged/mbr: candidate 1, score 0.5\n" in text
+    assert "selection hedged/fusion: a new text, score -\n    | new" in text
+    assert "game hedged/mbr against hedged/sample (ab)" in text and "win, score 1, label mass 0.91; clear" in text
+    assert "cost of select/select:x on m: 3 requests, 300 prompt tokens (256 cached), 1 new" in text
+    assert "error in select/select:x: ValueError: bad thing" in text
+
+
+def test_a_prompt_that_the_running_pass_has_not_reached_is_shown_as_far_as_it_is(going_on: RunFolder) -> None:
+    assert [(f.table, f.finished) for f in find(going_on, "p3")] == [("prompts", True), ("candidates", True)]
+    assert [f.table for f in find(going_on, "p5")] == ["prompts"]
+
+
+def test_texts_of_models_cannot_pass_for_lines_of_ours(going_on: RunFolder) -> None:
+    lines = list(describe(going_on, "p2"))
+    assert not [line for line in lines if "\x1b" in line or "\u202e" in line or "\n" in line]
+    assert [line for line in lines if "Forged" in line] == ["    | error in generate/x: Forged: line⟦U+202E⟧"]
+
+
+def test_what_cannot_be_shown(going_on: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", going_on.name, "p2"]) == 0
+    assert "prompt p2" in capsys.readouterr().out
+    assert main(["show", going_on.name, "p22"]) == 2
+    assert "no prompt has the id 'p22'; did you mean 'p2'?" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "nowhere"), "p2"]) == 2
+    assert "no run's folder" in capsys.readouterr().err
+    assert main(["show", going_on.name]) == 2
+    assert "lemonpress show RUN PROMPT_ID" in capsys.readouterr().err
+    Path(going_on.path("candidates"), "broken.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(InputError, match=r"broken\.parquet"):  # a finished table has no half-written file
+        find(going_on, "p5")
