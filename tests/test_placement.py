@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -183,10 +184,11 @@ class Large(DummyEngineConfig):
     def is_spread(self): return True
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 4, "include_dashboard": False})
-for _ in range(3):
+size = int(sys.argv[2])
+for _ in range(2 * size - 1):
     cluster.add_node(num_cpus=2, num_gpus=4)
 ray.init(address=cluster.address, log_to_driver=False)
-engine = Large(model="large", pool=PoolConfig(size=2), latency=0.2)
+engine = Large(model="large", pool=PoolConfig(size=size), latency=0.2)
 (place,) = plan({"large": engine}, nodes_up())
 print("plan:", place)
 import pipeline.execution.placing as placing
@@ -212,16 +214,20 @@ ray.shutdown(); cluster.shutdown()
 
 
 @pytest.mark.ray
-def test_engines_over_several_nodes_get_a_placement_group_each_which_ends_with_the_pass(tmp_path: Any) -> None:
-    """Four raylets with 4 pretend GPUs each hold two engines of TP=4 x PP=2; afterwards all 16 GPUs are free again."""
-    command = [sys.executable, "-c", PRETEND, str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_engines_over_several_nodes_get_a_placement_group_each_which_ends_with_the_pass(
+    size: int, tmp_path: Path
+) -> None:
+    """Two raylets with 4 pretend GPUs each hold an engine of TP=4 x PP=2; afterwards all GPUs are free again."""
+    command = [sys.executable, "-c", PRETEND, str(tmp_path / "run"), str(size)]
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert "plan: 2 x large TP=4 PP=2 on 16 GPUs, each over several nodes" in lines
-    assert lines.count("group: CREATED 8 [4, 4]") == 2
+    assert f"plan: {size} x large TP=4 PP=2 on {8 * size} GPUs, each over several nodes" in lines
+    assert lines.count("group: CREATED 8 [4, 4]") == size
     assert "left: []" in lines
-    assert "rows: 40 0 free GPUs: 16.0" in lines
+    assert f"rows: 40 0 free GPUs: {8.0 * size}" in lines
 
 
 def test_passes_get_their_engines_as_the_cluster_can_hold_them(
