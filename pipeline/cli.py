@@ -25,7 +25,13 @@ JOBS = {
     "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
     "estimate": "what a run will cost in tokens, time and money, from a few of its prompts; runs nothing else",
     "doctor": "what this machine can run, and what is missing",
+    "submit": "send a job (--job, default run) to the Ray cluster at --address, and follow its log",
+    "status": "state of a submitted job (its id, or out=FOLDER; without either: of all)",
+    "logs": "log of a submitted job, until it ends",
+    "stop": "stop a submitted job",
 }
+REMOTE = ("submit", "status", "logs", "stop")
+SUBMITTED = ("run", "generate", "select", "judge", "winrate", "report", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: see :mod:`pipeline.errors`.
     """
-    args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
+    args = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(handlers=[_stderr()])
     try:
         if args.job not in JOBS:
             raise ConfigError(f"no job is called {args.job!r}{nearest(args.job, JOBS)}")
+        if args.job in REMOTE:
+            return _remote(args)
         command = importlib.import_module(f"pipeline.commands.{args.job}")
         if args.job == "doctor":
             return int(command.run())
@@ -80,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
         return 130
     return 0
+
+
+def _remote(args: argparse.Namespace) -> int:
+    from pipeline.commands.submit import main as remote
+
+    if args.what not in SUBMITTED:
+        raise ConfigError(f"--job: {args.what!r} cannot be submitted{nearest(args.what, SUBMITTED)}")
+    return remote(args.job, args.words, args.address, args.what, args.detach)
 
 
 class _ForPeople(logging.Formatter):
@@ -122,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("job", metavar="JOB", help="one of the jobs below")
     parser.add_argument("--list", action="store_true", help="with select: show every selector, its cost and source")
     parser.add_argument("--json", action="store_true", help="with errors: print JSON instead of a table")
+    parser.add_argument("--address", help="with submit, status, logs, stop: the cluster, http://HEAD:8265")
+    parser.add_argument("--job", dest="what", default="run", metavar="JOB", help="with submit: which job (run)")
+    parser.add_argument("--detach", action="store_true", help="with submit: do not wait for the job's end")
     parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="presets, files and settings")
     return parser
 

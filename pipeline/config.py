@@ -28,6 +28,7 @@ from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
 from pipeline.judging.answers import ANSWERS, AnswerSource
 from pipeline.judging.names import is_audit, is_candidate
+from pipeline.placement import NodeGroup
 from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
@@ -174,11 +175,18 @@ class RayConfig:
         address: cluster to join; ``null`` follows ``RAY_ADDRESS``, else starts a local one.
         num_cpus: logical CPUs of a local cluster; ``null`` = at least 8, because with fewer than 4 a resume hangs.
         worker_logs: show the workers' own output, for debugging.
+        nodes: the nodes that an autoscaling cluster may grow to, those that are up included: the placement is planned
+            on them; empty = on the nodes that are up.
+        env: *names* of environment variables that ``submit`` sends along with their values (``HF_TOKEN`` ...), beside
+            the engines' ``api_key_env``. Ray keeps a job's variables in the job's record, where whoever may query the
+            cluster's job server can read them; where that matters, set them on the nodes instead.
     """
 
     address: str | None = None
     num_cpus: int | None = None
     worker_logs: bool = False
+    nodes: list[NodeGroup] = field(default_factory=list)
+    env: list[str] = field(default_factory=list)
 
 
 @dataclass

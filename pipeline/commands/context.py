@@ -113,6 +113,7 @@ def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = 
     Args:
         later: the jobs after this one, whose first passes may share its last one.
     """
+    from pipeline.commands.place import place_passes
     from pipeline.execution.cluster import cluster, ship_modules
     from pipeline.execution.shared import run_with_companions
     from pipeline.execution.unfinished import check_unfinished
@@ -126,7 +127,7 @@ def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = 
             spec.engine.ready(f"engines (pass {spec.name})")
     current.run.write_text(to_yaml(current.config), "config.yaml")
     with cluster(current.config.ray) if busy else nullcontext():
-        for i, spec in enumerate(specs):
+        for i, spec in enumerate(place_passes(current, specs)):
             logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
             plans = [partial(plan, current.config) for plan in later] if i == len(specs) - 1 else []
             options = (current.run, current.config.execution, current.control)

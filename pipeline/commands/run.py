@@ -7,6 +7,7 @@ from types import ModuleType
 
 from pipeline.commands import estimate, generate, judge, report, select, spending, winrate
 from pipeline.commands.context import session
+from pipeline.commands.place import place_run
 from pipeline.config import Config
 from pipeline.prompts import read_prompts
 from pipeline.storage import RunFolder
@@ -25,6 +26,7 @@ def run(config: Config) -> None:
     with session(config, folder):
         read_prompts(config.prompts, folder)  # a bad input file shows before Ray starts
         with cluster(config.ray):
+            place_run(config)  # no model loads when the cluster cannot hold a later one
             if config.execution.pilot:
                 spending.print_costs(estimate.estimate(config), None)
             run_jobs(config, jobs(config))

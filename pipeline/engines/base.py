@@ -238,6 +238,13 @@ class PoolConfig:
         """Actors of the pool at its largest."""
         return self.size or self.max_size or self.min_size or 1
 
+    def bounds(self) -> tuple[int, int | None]:
+        """(actors at least, actors at most); the latter is ``None`` for a pool of fixed size."""
+        if self.min_size is None and self.max_size is None:
+            return self.size or 1, None
+        low = self.min_size or 1
+        return low, max(low, self.max_size or low)
+
 
 @dataclass
 class PriceConfig:
@@ -293,6 +300,22 @@ class EngineConfig:
     def gpus(self) -> float:
         """GPUs that one engine needs."""
         return 0.0
+
+    def parallel(self) -> tuple[int, int]:
+        """(tensor, pipeline) parallel sizes: one engine is so many processes, with a GPU each."""
+        return 1, 1
+
+    def can_spread(self) -> bool:
+        """Whether one engine may span several nodes."""
+        return False
+
+    def spread(self) -> EngineConfig:
+        """The same engine, its processes spread over several nodes by Ray (see ``execution/placing.py``)."""
+        raise NotImplementedError
+
+    def is_spread(self) -> bool:
+        """Whether Ray starts this engine's processes, inside a placement group, instead of the engine itself."""
+        return False
 
     def max_requests(self) -> int:
         """Requests that the engine works on at once; the worker keeps more rows than that in flight."""

@@ -29,13 +29,15 @@ class TransformersEngineConfig(EngineConfig):
     Attributes:
         dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16``, ...
         device: e.g. ``cuda`` or ``cpu``; ``null`` = a GPU where the worker sees one. On a Ray cluster it sees one
-            when ``device`` is ``cuda`` or ``pool.num_gpus`` is set.
+            when ``device`` is ``cuda`` or ``pool.num_gpus`` is set. ``auto`` spreads the layers over all GPUs that the
+            worker sees (accelerate's ``device_map``): for a model that is larger than one, with ``pool.num_gpus``.
         batch_size: conversations per forward pass.
         max_length: tokens; a longer conversation is an error. ``null`` = what the model was made for.
         trust_remote_code: run Python code that comes with the model, with all your rights: only for a model
             whose code you have read, and with ``revision`` pinned to that commit.
         chat_template_kwargs: arguments of the chat template.
         model_class: the class of ``transformers`` to load the model with.
+        head: ``linear``, transformers' own; ``mlp``, two linear layers with a ReLU between them (INF-ORM's).
     """
 
     dtype: str = "auto"
@@ -45,6 +47,7 @@ class TransformersEngineConfig(EngineConfig):
     trust_remote_code: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     model_class: str = "AutoModelForSequenceClassification"
+    head: str = "linear"
 
     def capabilities(self) -> frozenset[str]:
         return frozenset({"reward", "count_tokens"})
@@ -58,12 +61,14 @@ class TransformersEngineConfig(EngineConfig):
     def check(self, key: str) -> None:
         if not self.model:
             raise ConfigError(f"{key}.model: names no model")
+        if self.head not in ("linear", "mlp"):
+            raise ConfigError(f"{key}.head: must be linear or mlp, not {self.head!r}")
         for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
             if value is not None and value < 1:
                 raise ConfigError(f"{key}.{name}: {value} is not a positive number")
 
     def identity(self) -> dict[str, Any]:
-        names = ("kind", "model", "revision", "dtype", "max_length", "chat_template_kwargs", "model_class")
+        names = ("kind", "model", "revision", "dtype", "max_length", "chat_template_kwargs", "model_class", "head")
         return {name: getattr(self, name) for name in names}
 
     def create(self) -> Engine:
@@ -114,14 +119,18 @@ class TransformersEngine(PartialEngine):
         source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **source)
         self._control = ControlTokens(self._tokenizer)
-        model, info = auto.from_pretrained(name, dtype=config.dtype, output_loading_info=True, **source)
+        spread = {"device_map": "auto"} if config.device == "auto" else {}
+        if config.head == "mlp":
+            source["num_labels"] = 1
+            auto = _with_mlp_head(auto, transformers.AutoConfig.from_pretrained(name, **source))
+        model, info = auto.from_pretrained(name, dtype=config.dtype, output_loading_info=True, **spread, **source)
         if model.config.num_labels != 1 or info["missing_keys"]:  # a missing head would be filled with noise
             found = (
                 f"{model.config.num_labels} labels instead of 1, missing weights: {sorted(info['missing_keys'])[:3]}"
             )
             raise ConfigError(f"{config.model} is no reward model: {found}")
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: Any = model.to(device).eval()
+        self._model: Any = (model if spread else model.to(device)).eval()
         text_config = model.config.get_text_config()
         limits = (getattr(text_config, "max_position_embeddings", None), self._tokenizer.model_max_length)
         self._max_length = config.max_length or min(limit for limit in limits if limit)
@@ -187,3 +196,23 @@ class TransformersEngine(PartialEngine):
             Reward(value, Tokens(1, len(row))) if math.isfinite(value) else EngineRequestError(f"the score is {value}")
             for row, value in zip(rows, logits.float().squeeze(-1).tolist(), strict=True)
         ]
+
+
+def _with_mlp_head(auto: Any, model_config: Any) -> Any:
+    """The class that ``auto`` would load, its head replaced by two linear layers with a ReLU between them.
+
+    Source: the model card of infly/INF-ORM-Llama3.1-70B, "Modified Score Head". The checkpoint must hold both layers:
+    a missing weight is refused like any other.
+    """
+    from torch import nn
+
+    base: Any = auto._model_mapping[type(model_config)] if hasattr(auto, "_model_mapping") else auto
+
+    class WithMLPHead(base):  # type: ignore[misc]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            size = config.get_text_config().hidden_size
+            self.score = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 1))
+            self.post_init()
+
+    return WithMLPHead

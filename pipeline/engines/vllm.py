@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,18 @@ class VLLMEngineConfig(EngineConfig):
     def gpus(self) -> float:
         return 0.0 if _cpu_build() else float(self.tensor_parallel_size * self.pipeline_parallel_size)
 
+    def parallel(self) -> tuple[int, int]:
+        return self.tensor_parallel_size, self.pipeline_parallel_size
+
+    def can_spread(self) -> bool:
+        return True
+
+    def spread(self) -> VLLMEngineConfig:
+        return replace(self, engine_args={**self.engine_args, "distributed_executor_backend": "ray"})
+
+    def is_spread(self) -> bool:
+        return self.engine_args.get("distributed_executor_backend") == "ray"
+
     def max_requests(self) -> int:
         return self.max_num_seqs
 
@@ -152,6 +164,9 @@ class VLLMEngine(PartialEngine):
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         if _cpu_build():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+            if self.config.tensor_parallel_size > 1:
+                # Its processes want a NUMA node each, which a small machine lacks ("Not enough allowed NUMA nodes").
+                os.environ.setdefault("VLLM_CPU_SIM_MULTI_NUMA", "1")
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.async_llm import AsyncLLM

@@ -31,6 +31,7 @@ from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.control import Control, Ledger
 from pipeline.execution.journal import JournalState, start_journal
 from pipeline.execution.observe import Histogram
+from pipeline.execution.placing import Placing
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.execution.summary import earlier_summaries, summarise, summary_before
@@ -208,6 +209,7 @@ def _execute(
         delete_checkpoint_on_success=False,
     )
     context.enable_progress_bars = False
+    placing = Placing(spec.engine)
     line.start()
     watch.start()
     complete = False
@@ -225,8 +227,7 @@ def _execute(
                 max_tasks_in_flight_per_actor=2 * c,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=pool.num_cpus,
-            num_gpus=(spec.engine.gpus() if pool.num_gpus is None and spec.engine else pool.num_gpus) or None,
+            **placing.resources(),
             udf_modifying_row_count=False,
             fn_constructor_kwargs={
                 "engine": spec.engine,
@@ -252,6 +253,7 @@ def _execute(
         watch.finish()
         counts = line.finish(complete)
         context.checkpoint_config, context.enable_progress_bars = saved
+        placing.release()
         ray.kill(actor)
         ray.kill(journal)
     return counts, faults

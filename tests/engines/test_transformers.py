@@ -121,6 +121,34 @@ def test_a_model_without_a_padding_token_is_read_at_its_last_token(tmp_path: Pat
     assert [r.value for r in results] == pytest.approx(direct(folder, CHATS, end="[end]"), abs=1e-5)
 
 
+def test_a_head_of_two_layers_spread_by_accelerate(tiny: Path, tmp_path: Path) -> None:
+    """INF-ORM's layout: a stock Llama whose ``score`` is Linear, ReLU, Linear, in a config that says 2 labels."""
+    from safetensors.torch import load_file, save_file
+
+    save_model(tmp_path, labels=2)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["score.weight"]
+    torch.manual_seed(1)
+    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+    weights |= {f"score.{name}": value for name, value in head.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    body = transformers.LlamaModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    expected = []
+    for messages, text in CHATS:
+        conversation = [*messages, {"role": "assistant", "content": text}]
+        rendered = tokenizer.apply_chat_template(conversation, tokenize=False, end="[end]")
+        ids = tokenizer(rendered, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            expected.append(head(body(input_ids=ids).last_hidden_state[0, -1]).item())
+    for device in ("cpu", "auto"):
+        results = rewards(config_of(tmp_path, head="mlp", device=device), CHATS)
+        assert [r.value for r in results] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"missing weights: \['score.0.bias'"):
+        rewards(config_of(tiny, head="mlp"), CHATS)
+
+
 def test_a_long_conversation_fails_alone(tiny: Path) -> None:
     chats = [CHATS[0], (CHATS[1][0], "w1 " * 70), CHATS[2]]
     short, long, other = rewards(config_of(tiny), chats)

@@ -1,0 +1,74 @@
+"""Says where a job's engines go, and refuses what the cluster cannot hold, before a model loads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.config import Config
+from pipeline.engines.base import EngineConfig
+from pipeline.placement import Place, plan, spell
+from pipeline.storage import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.commands.context import Job
+    from pipeline.execution.spec import PassSpec
+
+logger = logging.getLogger(__name__)
+
+
+def place_run(config: Config) -> None:
+    """Print the plan of all jobs of a run that have still to work; call it on the joined cluster.
+
+    Raises:
+        ConfigError: the cluster cannot hold an engine.
+    """
+    run = RunFolder(config.out)
+    names: list[str | None] = []
+    if run.marker("candidates") is None:
+        names += [p.engine for p in config.all_plans().values()]
+    if run.marker("selections") is None:
+        names += [s.engine for s in config.selectors.values()]
+    if run.marker("games") is None:
+        names += [*(a.engine for a in config.answers.values()), config.judge.engine]
+    _announce(config, {n: config.engines[n] for n in names if n in config.engines}, "run")
+
+
+def place_passes(current: Job, specs: Sequence[PassSpec]) -> list[PassSpec]:
+    """The passes with their engines as the cluster can hold them.
+
+    Engines larger than a node are spread over several, and pools grow no further than there is room beside reading and
+    writing.
+
+    Raises:
+        ConfigError: the cluster cannot hold an engine of a pass that is not finished.
+    """
+    names = {id(engine): name for name, engine in current.config.engines.items()}
+    waiting = {
+        names.get(id(s.engine), s.name): s.engine
+        for s in specs
+        if s.engine is not None and not s.skip and (s.extends or current.run.marker(s.writes) is None)
+    }
+    places = {p.name: p for p in _announce(current.config, waiting, current.name)}
+    placed = {id(engine): _as_placed(engine, places[name]) for name, engine in waiting.items()}
+    return [replace(s, engine=placed.get(id(s.engine), s.engine)) for s in specs]
+
+
+def _as_placed(engine: EngineConfig, place: Place) -> EngineConfig:
+    if place.limit is not None:
+        engine = replace(engine, pool=replace(engine.pool, max_size=place.limit))
+    return engine.spread() if place.spread else engine
+
+
+def _announce(config: Config, engines: dict[str, EngineConfig], job: str) -> list[Place]:
+    from pipeline.execution.placing import nodes_up
+
+    places = plan(engines, config.ray.nodes or nodes_up())
+    if places:
+        print(f"placement ({job}): {spell(places)}", flush=True)
+    for place in places:
+        if place.advice:
+            logger.warning(place.advice)
+    return places
