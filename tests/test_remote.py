@@ -174,7 +174,7 @@ selectors: {{random: null, likelihood: null, best_of_n: null, judge: null, chops
 answers: {{filed: {{kind: file, path: "{answer}", id: q}}}}
 judge: {{audit: 0}}
 winrate: {{draws: 200}}
-execution: {{rows_per_checkpoint: {k}, progress: false}}
+execution: {{rows_per_checkpoint: {k}, progress: false, share_passes: true}}
 engines: {{generator: {{latency: 0.3, pool: {{calls_per_actor: 4}}, log: "{tmp_path / "calls.log"}"}}}}
 """
     config = bucket.put("in/mine.yaml", settings)
