@@ -27,8 +27,8 @@ def tiny_llama(chat_model: str, tmp_path_factory: pytest.TempPathFactory) -> str
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=256,  # heads of 64: the CPU attention has none of 16
+        intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
