@@ -40,7 +40,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
     # folder (/tmp/ray/session_latest/logs).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options = {"logging_level": logging.ERROR, "log_to_driver": config.worker_logs, "namespace": "lemonpress"}
-    if address:
+    if address and address != "local":
         ray.init(address=address, **options)
     else:
         cpus = config.num_cpus or max(_MIN_CPUS, os.cpu_count() or 1)
