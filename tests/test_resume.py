@@ -216,7 +216,7 @@ def test_other_configs_are_refused_or_kept_by_force_and_recorded(
     words += [f"out={tmp_path / 'run'}"]
     run = RunFolder(str(tmp_path / "run"))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(passes, "_finish", kill)
+        patch.setattr(passes, "finish", kill)
         generate.run(load_config(words))
     kept, made = run.read_text("config.yaml"), requests.new()
     assert made == {("generator", "generate"): 7 * 2}
@@ -252,7 +252,7 @@ def test_a_table_and_a_half_done_pass_of_earlier_versions_go_on(
     words += [f"out={tmp_path / 'run'}"]
     run = RunFolder(str(tmp_path / "run"))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(passes, "_finish", kill)
+        patch.setattr(passes, "finish", kill)
         generate.run(load_config([*words, "sampling.n=2"]))
     for path in run.block_files("candidates"):
         run.fs.move(path, run.path("candidates", Path(path).name))
