@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
@@ -38,6 +39,9 @@ def main(port: int, folder: str) -> None:
         "temp_dir": folder,
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
+    # As `ray start` does. Ray's job supervisor looks its own cluster up in this file, and takes any Ray that it finds on
+    # the machine where there is none (ray/dashboard/modules/job/job_supervisor.py, `_get_driver_env_vars`).
+    Path(folder, "ray_current_cluster").write_text(cluster.address)
     cluster.add_node(num_cpus=4)
     cluster.wait_for_nodes()
     wait_for_jobs(f"http://127.0.0.1:{port}")
