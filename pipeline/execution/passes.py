@@ -33,6 +33,7 @@ from pipeline.execution.journal import JournalState, start_journal
 from pipeline.execution.observe import Histogram
 from pipeline.execution.placing import Placing
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
+from pipeline.execution.source import read_table
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.execution.summary import earlier_summaries, summarise, summary_before
 from pipeline.execution.together import SharedWorker, parts
@@ -216,7 +217,7 @@ def _execute(
     faults = JournalState()
     try:
         control.begin_pass()
-        data = ray.data.read_parquet(run.data_files(spec.reads), filesystem=run.fs)
+        data = read_table(run, spec.reads)
         data.repartition(target_num_rows_per_block=k).map_batches(
             SharedWorker if spec.parts else ExtendingWorker if extending else Worker,
             batch_size=None,
