@@ -39,7 +39,7 @@ def main(port: int, folder: str) -> None:
         "temp_dir": folder,
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    # As `ray start` does. Ray's job supervisor looks its own cluster up in this file, and takes any Ray that it finds on
+    # As `ray start` does. Ray's job supervisor looks its own cluster up in this file, and takes any Ray that runs on
     # the machine where there is none (ray/dashboard/modules/job/job_supervisor.py, `_get_driver_env_vars`).
     Path(folder, "ray_current_cluster").write_text(cluster.address)
     cluster.add_node(num_cpus=4)
