@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.report.headline import failed_audit
-from pipeline.report.model import Contest, Report
+from pipeline.report.model import Audit, Contest, Report
 from pipeline.report.task_model import TaskScores
 from pipeline.report.wording import count, engine_model, listing, metric_label, model_label, percent
+from pipeline.stats.audit import CHANCE, MISLED
 from pipeline.stats.intervals import FEW_CLUSTERS
 
 FLIPS_TOO_MANY = 0.5
@@ -82,16 +83,19 @@ def _data_warnings(report: Report, contest: Contest) -> list[Banner]:
                 "position decides more than content.",
             )
         )
-    if failed_audit(report, contest) is not None:
-        found.append(
-            Banner(
-                "loud",
-                "The judge failed its audit",
-                f"{model_label(contest.judge)} does not reliably prefer an answer to a damaged version of it (see "
-                "“Can the judge be trusted”). Its win-rates rank nothing.",
-            )
-        )
+    audit = failed_audit(report, contest)
+    if audit is not None:
+        found.append(_audit_warning(model_label(contest.judge), audit))
     return found
+
+
+def _audit_warning(judge: str, audit: Audit) -> Banner:
+    see = "(see “Can the judge be trusted”). Its win-rates rank nothing."
+    if audit.grade in (CHANCE, MISLED):
+        text = f"{judge} does not reliably prefer an answer to a damaged version of it {see}"
+        return Banner("loud", "The judge failed its audit", text)
+    text = f"It cannot be said whether {judge} prefers an answer to a damaged version of it {see}"
+    return Banner("loud", "Too few questions to audit the judge", text)
 
 
 def _circular(report: Report, task: TaskScores) -> list[Banner]:

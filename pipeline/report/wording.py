@@ -73,12 +73,12 @@ def grade_words(audit: Audit) -> str:
         return {
             ABLE: "no preference for a position seen",
             MISLED: "prefers a position: equal texts, and yet one wins",
-        }.get(audit.grade, "too few questions to say")
+        }.get(audit.grade, "has too few questions to say")
     return {
         ABLE: "prefers the undamaged answer",
         CHANCE: "cannot be told from chance",
         MISLED: "prefers the damaged answer",
-    }.get(audit.grade, "too few questions to say")
+    }.get(audit.grade, "has too few questions to say")
 
 
 def percent(value: float | None) -> str:

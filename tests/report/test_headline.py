@@ -111,6 +111,14 @@ def test_no_winner_is_named_by_a_judge_who_guesses(tmp_path: Path) -> None:
     assert headline_of(tmp_path / "c", rows)[1].title == "No winner: big-judge prefers damaged answers"
 
 
+def test_an_audit_that_is_too_small_is_not_called_failed(tmp_path: Path) -> None:
+    report, found = headline_of(tmp_path, audited(sure_win(2), lambda i, o: "win"))
+    assert found.title == "No winner: too few audited questions to trust big-judge"
+    html = render_html(report)
+    assert "Too few questions to audit the judge" in html and "failed its audit" not in html
+    assert "it has too few questions to say" in Page(html).plain
+
+
 def test_games_of_candidates_and_of_the_audit_are_not_between_systems(tmp_path: Path) -> None:
     rows = audited(with_verdicts(rows_for(7), lambda i, s, o: "win"), lambda i, o: "win")
     for row in rows:
