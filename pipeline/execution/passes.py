@@ -37,7 +37,7 @@ from pipeline.execution.source import read_table
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.execution.summary import earlier_summaries, summarise, summary_before
 from pipeline.execution.together import SharedWorker, parts
-from pipeline.execution.unfinished import STATE, check_same, checkpoint_files, fingerprint, open_state
+from pipeline.execution.unfinished import STATE, DurableRows, check_same, checkpoint_files, fingerprint, open_state
 from pipeline.execution.watch import Watch
 from pipeline.execution.worker import Worker
 from pipeline.extend import root
@@ -200,7 +200,7 @@ def _execute(
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     line = ProgressLine(actor, spec.name, resumed, total, config.progress)
     journal = start_journal(run, spec.name, [s.name for s in spec.stages], config.poison_attempts, config.max_restarts)
-    watch = Watch(control, journal, actor, ledger, config, lambda: _durable_blocks(run, spec))
+    watch = Watch(control, journal, actor, ledger, config, DurableRows(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
     context.checkpoint_config = CheckpointConfig(
@@ -279,10 +279,6 @@ def _pool_size(pool: PoolConfig) -> dict[str, int]:
 def provenance(spec: PassSpec) -> dict[str, Any]:
     """What the metadata of the pass's files say."""
     return {"lemonpress": __version__, "pass": spec.name, "fingerprint": spec.fingerprint}
-
-
-def _durable_blocks(run: RunFolder, spec: PassSpec) -> int:
-    return len(run.parquet_files("work", spec.name, "checkpoint"))
 
 
 def _carry(spec: PassSpec, run: RunFolder, schema: pa.Schema) -> Carry | None:

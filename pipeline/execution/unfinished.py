@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow.parquet as pq
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
 from pipeline.errors import ResumeError
@@ -65,6 +66,26 @@ def checkpoint_files(run: RunFolder, spec: PassSpec) -> tuple[list[str], list[st
     files = run.parquet_files("work", spec.name, "checkpoint")
     pending = [path for path in files if path.endswith(f"{PENDING_CHECKPOINT_SUFFIX}.parquet")]
     return [path for path in files if path not in set(pending)], pending
+
+
+class DurableRows:
+    """Counts the rows that a pass has made durable since this was made; every file is opened once."""
+
+    def __init__(self, run: RunFolder, spec: PassSpec) -> None:
+        self._run = run
+        self._spec = spec
+        committed, pending = checkpoint_files(run, spec)
+        # Ray commits what an earlier attempt left pending, by taking that word out of the name.
+        self._known = {*committed, *(path.replace(PENDING_CHECKPOINT_SUFFIX, "") for path in pending)}
+        self._rows = 0
+
+    def __call__(self) -> int:
+        for path in checkpoint_files(self._run, self._spec)[0]:
+            if path not in self._known:
+                with self._run.fs.open_input_file(path) as file:
+                    self._rows += pq.read_metadata(file).num_rows
+                self._known.add(path)
+        return self._rows
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], spec: PassSpec, run: RunFolder) -> list[str]:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL = 0.5
 _SAVE = 10.0  # seconds between writes of the ledger, and looks at the cluster's nodes
-_SETTLE = 2.0  # seconds without a newly stored block after which nothing more is expected
+_SETTLE = 10.0  # seconds without a newly stored row after which nothing more is expected
 _PATIENCE = 3.0  # seconds for the plan to end by itself once its workers refuse to go on
 
 
@@ -33,7 +33,7 @@ class Watch(threading.Thread):
         journal, progress: the pass's actors.
         ledger: what the run has spent.
         config: how long rows in flight get to finish in, and lost workers to come back.
-        stored: counts the blocks that are durable.
+        stored: counts the rows that this attempt has made durable.
     """
 
     def __init__(
@@ -87,9 +87,13 @@ class Watch(threading.Thread):
         self._ledger.save()
 
     def _account(self) -> None:
-        counts: Counts = ray.get(self._progress.read.remote(), timeout=30)
+        counts = self._counts()
         self._ledger.update(counts.prompt_tokens, counts.cached_tokens, counts.tokens)
         self._control.check_spent(*self._ledger.total())
+
+    def _counts(self) -> Counts:
+        counts: Counts = ray.get(self._progress.read.remote(), timeout=30)
+        return counts
 
     def _check_nodes(self) -> None:
         """Ray keeps a lost worker's blocks for its replacement, which a smaller cluster may never have room for."""
@@ -112,10 +116,19 @@ class Watch(threading.Thread):
         state = JournalState(in_flight=1)
         while state.in_flight and time.monotonic() < deadline and not self._halt.wait(0.2):
             state = ray.get(self._journal.state.remote(), timeout=30)
-        stored, since = self._stored(), time.monotonic()
-        while time.monotonic() < min(deadline, since + _SETTLE) and not self._halt.wait(0.2):
-            if (now := self._stored()) != stored:
-                stored, since = now, time.monotonic()
+        self._wait_for_writes(deadline)
         ray.get(self._journal.refuse.remote(str(self._control.reason)), timeout=30)
         if not self._halt.wait(_PATIENCE):
             self._control.interrupt_main()  # e.g. while a model loads, nobody asks the journal
+
+    def _wait_for_writes(self, deadline: float) -> None:
+        """Until every row that has ended is durable: its block's write may have to start a process first.
+
+        Rows never get there when others of their block did not begin.
+        """
+        stored, since = self._stored(), time.monotonic()
+        while time.monotonic() < min(deadline, since + _SETTLE) and not self._halt.wait(0.5):
+            if (now := self._stored()) != stored:
+                stored, since = now, time.monotonic()
+            elif stored >= self._counts().rows:  # workers have reported, twice a second
+                return

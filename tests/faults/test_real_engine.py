@@ -23,6 +23,12 @@ def cores(root: int) -> list[psutil.Process]:
     return [p for p in psutil.Process(root).children(recursive=True) if p.name().startswith("VLLM")]
 
 
+def gone(engines: list[psutil.Process]) -> bool:
+    """Whether all of them have ended, wherever they were moved to when their parents died."""
+    assert engines  # else nothing was looked at
+    return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in engines)
+
+
 def site(folder: Path, prompts: Path, model: str) -> Site:
     engine = f"{{kind: vllm, model: '{model}', max_model_len: 512, max_num_seqs: 4, pool: {{calls_per_actor: 2}}}}"
     words = [f"engines.generator={engine}", "execution.rows_per_checkpoint=2", "sampling.max_tokens=24"]
@@ -60,9 +66,12 @@ def stored(run: Site) -> bool:
 def test_engine_core_killed(tmp_path: Path, whole: Site, chat_model: str) -> None:
     killed = site(tmp_path / "run", whole.prompts, chat_model)
 
+    engines: list[psutil.Process] = []
+
     def kill() -> None:
         wait_for(lambda: stored(killed), 300)
-        for process in cores(os.getpid()):
+        engines.extend(cores(os.getpid()))
+        for process in engines:
             process.kill()
 
     thread = later(kill)
@@ -70,17 +79,18 @@ def test_engine_core_killed(tmp_path: Path, whole: Site, chat_model: str) -> Non
     thread.join()
     assert killed.summary()["restarts"] == 1
     compare(killed, whole, "engine core killed")
-    wait_for(lambda: not cores(os.getpid()), 60)  # no orphan engine is left
+    wait_for(lambda: gone(engines) and not cores(os.getpid()), 60)  # no orphan engine is left
 
 
 def test_driver_killed(tmp_path: Path, whole: Site, chat_model: str) -> None:
     killed = site(tmp_path / "run", whole.prompts, chat_model)
     process = killed.process()
     wait_for(lambda: stored(killed) or process.poll() is not None, 300)
+    engines = cores(os.getpid())
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert killed.run.marker("candidates") is None
-    wait_for(lambda: not cores(os.getpid()), 60)  # no orphan engine is left
+    wait_for(lambda: gone(engines), 60)  # no orphan engine is left
     time.sleep(1)
     assert killed.start() == 0
     assert killed.summary()["resumed"] > 0
