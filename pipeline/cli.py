@@ -16,6 +16,7 @@ JOBS = {
     "run": "all of the below, from prompts to report; resumes where it was interrupted",
     "generate": "prompts -> candidates",
     "select": "candidates -> scores and selections",
+    "label": "given answers -> scores, selections, and labels beside the input's own columns",
     "judge": "selections -> games (pairwise, both orders)",
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
@@ -31,7 +32,7 @@ JOBS = {
     "stop": "stop a submitted job",
 }
 REMOTE = ("submit", "status", "logs", "stop")
-SUBMITTED = ("run", "generate", "select", "judge", "winrate", "report", "sweep")
+SUBMITTED = ("run", "generate", "select", "judge", "winrate", "report", "sweep", "label")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +124,9 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
     if out and all("=" in w and not is_uri(w) for w in words):
         run = RunFolder(out)
         if run.exists("config.yaml"):
-            words = [run.uri("config.yaml"), *words]
+            return load_config([run.uri("config.yaml"), *words])
+    if job == "label" and all("=" in w and not is_uri(w) for w in words):
+        words = ["label", *words]  # the preset; what is to be labelled is all that must be said
     return load_config(words)
 
 
