@@ -24,6 +24,7 @@ JOBS = {
     "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
     "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
     "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
+    "verify": "RUN [key=value ...]: is a run consistent, and do its prompts give the same answers again?",
     "estimate": "what a run will cost in tokens, time and money, from a few of its prompts; runs nothing else",
     "doctor": "what this machine can run, and what is missing",
     "submit": "send a job (--job, default run) to the Ray cluster at --address, and follow its log",
@@ -64,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
             command.run(args.words[0], args.json)
             return 0
-        if args.job == "retry":
+        if args.job in ("retry", "verify"):
             if not args.words or "=" in args.words[0]:
-                raise ConfigError("retry takes a run's folder: lemonpress retry RUN [key=value ...]")
+                raise ConfigError(f"{args.job} takes a run's folder: lemonpress {args.job} RUN [key=value ...]")
             command.run(args.words[0], args.words[1:])
             return 0
         if args.json:

@@ -40,6 +40,7 @@ from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.scoring.quality import MetricConfig
 from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
+from pipeline.verification.settings import VerifyConfig
 
 T = TypeVar("T")
 
@@ -226,6 +227,7 @@ class Config:
     report: ReportConfig = field(default_factory=ReportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     ray: RayConfig = field(default_factory=RayConfig)
@@ -318,7 +320,7 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "label", "execution", "limits", "ray")
+_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "label", "verify", "execution", "limits", "ray")
 _KIND_MAPS: dict[str, Registry[Any]] = {
     "engines": ENGINES,
     "plans": PLANS,
