@@ -25,6 +25,7 @@ JOBS = {
     "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
     "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
     "verify": "RUN [key=value ...]: is a run consistent, and do its prompts give the same answers again?",
+    "replay": "RUN|TABLE.parquet [key=value ...]: selectors on a finished run's candidates, without Ray or a model",
     "estimate": "what a run will cost in tokens, time and money, from a few of its prompts; runs nothing else",
     "doctor": "what this machine can run, and what is missing",
     "submit": "send a job (--job, default run) to the Ray cluster at --address, and follow its log",
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
             command.run(args.words[0], args.json)
             return 0
-        if args.job in ("retry", "verify"):
+        if args.job in ("retry", "verify", "replay"):
             if not args.words or "=" in args.words[0]:
                 raise ConfigError(f"{args.job} takes a run's folder: lemonpress {args.job} RUN [key=value ...]")
             command.run(args.words[0], args.words[1:])

@@ -34,6 +34,7 @@ from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
 from pipeline.registry import Registry
 from pipeline.remote import is_uri, read_text
+from pipeline.replay.settings import ReplayConfig
 from pipeline.safety import find_secrets
 from pipeline.sampling.grid import SweepConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
@@ -228,6 +229,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     ray: RayConfig = field(default_factory=RayConfig)
@@ -320,7 +322,10 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "label", "verify", "execution", "limits", "ray")
+_SECTIONS = (
+    *("selection", "judge", "winrate", "report", "sweep", "label", "verify", "replay"),
+    *("execution", "limits", "ray"),
+)
 _KIND_MAPS: dict[str, Registry[Any]] = {
     "engines": ENGINES,
     "plans": PLANS,
