@@ -142,3 +142,18 @@ def test_common_prefix() -> None:
     assert common_prefix("abcd", "abxd") == 0.5
     assert (common_prefix("", ""), common_prefix("a", None), common_prefix(None, None)) == (1.0, 0.0, 1.0)
     assert common_prefix("abc", "abcdef") == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.ray
+def test_a_real_engine_gives_its_answers_again(ray_cluster: str, chat_model: str, tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    engine = f"engines.generator={{kind: vllm, model: {chat_model}, max_model_len: 512}}"
+    words = ["dummy", engine, "prompts.limit_clusters=1", "sampling={kind: hedged, n: 2, max_tokens: 12}"]
+    assert main(["generate", *words, f"out={run.name}", "execution.progress=false"]) == 0
+    code, found = verify(run, "verify.rows=3", "verify.min_match=0.5")
+    (match,) = found["matches"]
+    assert (code, found["problems"], match["n"]) == (0, [], 6)
+    assert match["prefix"] > 0.5
+    print(f"same text: {match['rate']:.0%}, common prefix {match['prefix']:.0%}")
