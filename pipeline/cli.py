@@ -16,6 +16,7 @@ JOBS = {
     "run": "all of the below, from prompts to report; resumes where it was interrupted",
     "generate": "prompts -> candidates",
     "select": "candidates -> scores and selections",
+    "label": "given answers -> scores, selections, and labels beside the input's own columns",
     "judge": "selections -> games (pairwise, both orders)",
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
@@ -23,6 +24,8 @@ JOBS = {
     "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
     "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
     "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
+    "verify": "RUN [key=value ...]: is a run consistent, and do its prompts give the same answers again?",
+    "replay": "RUN|TABLE.parquet [key=value ...]: selectors on a finished run's candidates, without Ray or a model",
     "estimate": "what a run will cost in tokens, time and money, from a few of its prompts; runs nothing else",
     "doctor": "what this machine can run, and what is missing",
     "submit": "send a job (--job, default run) to the Ray cluster at --address, and follow its log",
@@ -31,7 +34,7 @@ JOBS = {
     "stop": "stop a submitted job",
 }
 REMOTE = ("submit", "status", "logs", "stop")
-SUBMITTED = ("run", "generate", "select", "judge", "winrate", "report", "sweep")
+SUBMITTED = ("run", "generate", "select", "judge", "winrate", "report", "sweep", "label")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
             command.run(args.words[0], args.json)
             return 0
-        if args.job == "retry":
+        if args.job in ("retry", "verify", "replay"):
             if not args.words or "=" in args.words[0]:
-                raise ConfigError("retry takes a run's folder: lemonpress retry RUN [key=value ...]")
+                raise ConfigError(f"{args.job} takes a run's folder: lemonpress {args.job} RUN [key=value ...]")
             command.run(args.words[0], args.words[1:])
             return 0
         if args.json:
@@ -123,7 +126,9 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
     if out and all("=" in w and not is_uri(w) for w in words):
         run = RunFolder(out)
         if run.exists("config.yaml"):
-            words = [run.uri("config.yaml"), *words]
+            return load_config([run.uri("config.yaml"), *words])
+    if job == "label" and all("=" in w and not is_uri(w) for w in words):
+        words = ["label", *words]  # the preset; what is to be labelled is all that must be said
     return load_config(words)
 
 

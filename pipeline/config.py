@@ -27,18 +27,21 @@ from pipeline.contradictions import check
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
 from pipeline.judging.answers import ANSWERS, AnswerSource
+from pipeline.labelling.settings import LabelConfig
 from pipeline.placement import NodeGroup
 from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy, Rule
 from pipeline.prompts import SOURCES, SourceConfig
 from pipeline.registry import Registry
 from pipeline.remote import is_uri, read_text
+from pipeline.replay.settings import ReplayConfig
 from pipeline.safety import find_secrets
 from pipeline.sampling.grid import SweepConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.scoring.quality import MetricConfig
 from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
+from pipeline.verification.settings import VerifyConfig
 
 T = TypeVar("T")
 
@@ -224,6 +227,9 @@ class Config:
     winrate: WinrateConfig = field(default_factory=WinrateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     ray: RayConfig = field(default_factory=RayConfig)
@@ -316,7 +322,10 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "execution", "limits", "ray")
+_SECTIONS = (
+    *("selection", "judge", "winrate", "report", "sweep", "label", "verify", "replay"),
+    *("execution", "limits", "ray"),
+)
 _KIND_MAPS: dict[str, Registry[Any]] = {
     "engines": ENGINES,
     "plans": PLANS,
@@ -386,7 +395,7 @@ def _build_config(data: dict[str, Any]) -> Config:
     values: dict[str, Any] = {}
     source = resolved.get("prompts") or {}
     given = source.get("given") or {}
-    brings_candidates = bool(given.get("column") or given.get("files")) or source.get("kind") == "run"
+    brings_candidates = any(given.get(k) for k in ("column", "columns", "files")) or source.get("kind") == "run"
     sampled = "sampling" in resolved or not (resolved.get("plans") or brings_candidates)
     for name, (registry, default) in _KINDS.items():
         if name == "sampling" and (not sampled or resolved.get(name, {}) is None):

@@ -26,6 +26,8 @@ def check(config: Config) -> None:
     _check_answers(config)
     _check_metrics(config)
     config.sweep.check("sweep")
+    config.verify.check("verify")
+    config.replay.check("replay")
     _check_policy(config)
     _check_numbers(config)
     _check_limits(config)

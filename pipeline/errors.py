@@ -1,7 +1,8 @@
 """Errors a person can act on, each with the exit code the command line ends with.
 
 Exit codes: 0 done; 1 the job failed; 2 the config or the input is wrong (nothing heavy was started);
-3 the job ended, but too many rows carry an error; 4 a limit on tokens, money or time stopped it; 5 another process
+3 the job ended, but too many rows carry an error, or a run could not be
+verified; 4 a limit on tokens, money or time stopped it; 5 another process
 works on the run; 130 and 143 stopped by Ctrl-C or SIGTERM. After 1, 4, 130 and 143 the same command resumes.
 """
 
@@ -42,6 +43,12 @@ class UnfinishedTableError(InputError):
 
 class TooManyFailedRows(LemonpressError):
     """All rows are accounted for, but more of them failed than the config allows."""
+
+    exit_code = 3
+
+
+class NotVerified(LemonpressError):
+    """A run does not fit together, or its prompts gave other answers when they were sampled again."""
 
     exit_code = 3
 

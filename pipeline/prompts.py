@@ -48,24 +48,35 @@ class Columns:
 class Given:
     """Answers that exist already, as the candidate set ``name`` (origin ``given``): selected from without sampling.
 
-    The files' answers come first, so that a candidate's position says which model it is of; then the column's. Where a
-    file has no answer to a prompt, the candidate has no text and says so.
+    The files' answers come first, so that a candidate's position says which model it is of; then the column's, then
+    those of ``columns``. Where a file or a column has no answer to a prompt, the candidate has no text and says so.
 
     Attributes:
         column: a source column that holds a list of answers: texts, or structs with ``text`` and optionally ``model``,
-            ``logprob``, ``num_tokens``, ``finish_reason``, ``reasoning`` and ``language``.
+            ``logprob``, ``num_tokens``, ``finish_reason``, ``reasoning`` and ``language``. With ``group``: the column
+            with the one answer of each row.
+        columns: source columns that hold one answer each, which are named after them (as ``model``).
+        group: the source has one row per answer, and rows with the same id in this column are answers to one prompt.
+            The prompt and all that belongs to it are the first row's; columns ``model``, ``logprob``, ``num_tokens``,
+            ``finish_reason`` and ``reasoning`` are the candidates' own.
         files: name of a model -> JSONL, Parquet, CSV or TSV file with one answer per prompt.
         id: the column of those files with the prompt's id; ``null`` = the name of the source's own id column.
         text: where in those files the answer's text is: a column, or a path into it such as
-            ``messages.1.content.answer`` (list items count from 0).
+            ``messages.1.content.answer`` (list items count from 0). Without files: where in the column's structs.
         name: name of the candidate set, recorded as its plan.
     """
 
     column: str | None = None
+    columns: list[str] = field(default_factory=list)
+    group: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     id: str | None = None
     text: str = "text"
     name: str = "given"
+
+    def __bool__(self) -> bool:
+        """Whether any answers are given."""
+        return bool(self.column or self.columns or self.files)
 
 
 @dataclass
@@ -95,7 +106,7 @@ class SourceConfig:
 
     def given_sets(self) -> list[str]:
         """Names of the candidate sets that the source brings."""
-        return [self.given.name] if self.given.column or self.given.files else []
+        return [self.given.name] if self.given else []
 
 
 @SOURCES.register("example")

@@ -161,9 +161,9 @@ class Retry:
         start = sum(len(self.starts[s.job]) for s in self._steps[: self._steps.index(step)])
 
         def rows() -> Iterator[pa.Table]:
-            for table in _taken(data, ids, keep=True):
+            for table in taken(data, ids, keep=True):
                 old = table.column("row_id").to_numpy()
-                yield _conform(_numbered(table, start + np.searchsorted(ids, old)), schema)
+                yield _conform(numbered(table, start + np.searchsorted(ids, old)), schema)
 
         write_shards(target, schema, rows(), folder, _JOINED)
         target.write_json({**marker, "rows": marker["rows"] + len(ids)}, name, MARKER)
@@ -196,15 +196,15 @@ class Retry:
         self._run.remove(table, folder)
 
         def rows() -> Iterator[pa.Table]:
-            yield from _taken(old, ids, keep=False)
-            for batch in _taken(new, found, keep=True):
-                yield _conform(_numbered(batch, ids[batch.column("row_id").to_numpy()]), old.schema)
+            yield from taken(old, ids, keep=False)
+            for batch in taken(new, found, keep=True):
+                yield _conform(numbered(batch, ids[batch.column("row_id").to_numpy()]), old.schema)
 
         write_shards(self._run, old.schema, rows(), f"{table}/{folder}")
         self._run.switch(table, {**marker, "version": version, "folder": folder})
 
 
-def _taken(data: pads.Dataset, ids: Ids, keep: bool) -> Iterator[pa.Table]:
+def taken(data: pads.Dataset, ids: Ids, keep: bool) -> Iterator[pa.Table]:
     """The rows that are (or are not) among ``ids``, batch by batch."""
     for batch in data.to_batches(batch_size=_BATCH, batch_readahead=1, fragment_readahead=1):
         mask = np.isin(batch.column("row_id").to_numpy(), ids, invert=not keep)
@@ -212,7 +212,8 @@ def _taken(data: pads.Dataset, ids: Ids, keep: bool) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch]).filter(pa.array(mask))
 
 
-def _numbered(table: pa.Table, ids: Ids) -> pa.Table:
+def numbered(table: pa.Table, ids: Ids) -> pa.Table:
+    """``table`` with other row ids."""
     return table.set_column(table.column_names.index("row_id"), "row_id", pa.array(ids, pa.int64()))
 
 

@@ -54,12 +54,12 @@ def recorded(current: Job) -> Iterator[None]:
         passes = {s.name: asdict(s) for s in current.passes if not s.skipped}
         markers = {table: run.marker(table) for table in TABLES}
         tables = {table: marker["rows"] for table, marker in markers.items() if marker}
-        update_manifest(run, {"jobs": {name: entry}, "passes": passes, "tables": tables, **_provenance(current.config)})
+        update_manifest(run, {"jobs": {name: entry}, "passes": passes, "tables": tables, **provenance(current.config)})
         logger.info("%s %s", name, state, extra={"fields": entry})
 
     with job_log(run, name, run_id) as path:
         entry["log"] = path.removeprefix(run.root).lstrip("/")
-        update_manifest(run, {"run_id": run_id, "jobs": {name: entry}, **_provenance(current.config)})
+        update_manifest(run, {"run_id": run_id, "jobs": {name: entry}, **provenance(current.config)})
         logger.info("%s started", name, extra={"fields": {"folder": run.name}})
         try:
             yield
@@ -75,7 +75,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _provenance(config: Config) -> dict[str, Any]:
+def provenance(config: Config) -> dict[str, Any]:
     """Engines with the commit of their weights, and the judge templates with their hashes."""
     engines = {}
     for name, engine in config.engines.items():

@@ -41,7 +41,7 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
         RunBusy: another process works on the run.
     """
     run_folder = RunFolder(folder)
-    config = _config(run_folder, words)
+    config = own_config(run_folder, words)
     steps = _finished(run_folder, config)
     with session(config, run_folder):
         _retry(run_folder, config, steps, words)
@@ -74,8 +74,18 @@ def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[st
     print(f"retried {rows:,} rows: {rows - left:,} are mended, {left:,} failed again")
 
 
-def _config(run: RunFolder, words: Sequence[str]) -> Config:
-    """The run's own config with the settings ``words``."""
+def own_config(
+    run: RunFolder, words: Sequence[str], why: str = "retried rows would differ from the others of the run"
+) -> Config:
+    """The run's own config with the settings ``words``.
+
+    Args:
+        why: what is wrong with settings that results depend on.
+
+    Raises:
+        ConfigError: there is no such run.
+        ResumeError: a setting is not the run's.
+    """
     text = run.read_text("config.yaml")
     if text is None:
         raise ConfigError(f"no such run folder: {run.name} (there is no config.yaml in it)")
@@ -88,7 +98,7 @@ def _config(run: RunFolder, words: Sequence[str]) -> Config:
         lines = [
             line for line in difflib.unified_diff(before, now, "the run", "now", lineterm="", n=0) if line[:2] != "@@"
         ]
-        raise ResumeError("retried rows would differ from the others of the run:\n" + "\n".join(lines[2:]))
+        raise ResumeError(f"{why}:\n" + "\n".join(lines[2:]))
     return dataclasses.replace(config, out=run.name)
 
 

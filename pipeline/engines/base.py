@@ -288,6 +288,8 @@ class EngineConfig:
     """
 
     kind: ClassVar[str] = ""
+    deterministic: ClassVar[bool] = False
+    """Whether a request's answer depends on nothing but the request."""
     model: str = ""
     revision: str | None = None
     pool: PoolConfig = field(default_factory=PoolConfig)

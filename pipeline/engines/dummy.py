@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.engines.base import (
     CAPABILITIES,
@@ -83,6 +83,7 @@ class DummyEngineConfig(EngineConfig):
         seed: of the judge's errors.
     """
 
+    deterministic: ClassVar[bool] = True
     latency: float = 0.0
     words: int = 12
     max_model_len: int | None = None

@@ -54,6 +54,7 @@ class GivenSets:
     def __init__(self, source: SourceConfig, files: dict[str, Path], layout: Layout) -> None:
         self._given = source.given
         self._column = layout.mapped.get("given")
+        self._in_struct = ["text"] if files else source.given.text.split(".")
         self._bad = self._rows = 0
         if files and "id" not in layout.mapped:
             raise ConfigError(
@@ -77,7 +78,12 @@ class GivenSets:
                 candidates.append(self._candidate(text=text, model=model, language=prompt.language, error=error))
         if self._column:
             for candidates, prompt, offset in zip(sets, prompts, offsets, strict=True):
-                candidates += self._in_column(batch.items[offset].get(self._column), prompt.language)
+                value = batch.items[offset].get(self._column)
+                candidates += self._in_column(self._column, value, prompt.language)
+        for name in self._given.columns:
+            for candidates, prompt, offset in zip(sets, prompts, offsets, strict=True):
+                answer = {"text": batch.items[offset].get(name), "model": name}
+                candidates += self._in_column(name, [answer], prompt.language)
         self._rows += len(prompts)
         return pa.array([[vars(c) for c in candidates] for candidates in sets], COLUMNS["candidates"])
 
@@ -92,24 +98,37 @@ class GivenSets:
     def _candidate(self, **fields: Any) -> Candidate:
         return Candidate(plan=self._given.name, origin="given", **fields)
 
-    def _in_column(self, value: Any, language: str | None) -> Iterator[Candidate]:
+    def _in_column(self, column: str, value: Any, language: str | None) -> Iterator[Candidate]:
         if value is None or value == "":
             return
         answers = from_json(value)
         if not isinstance(answers, list):
-            answers, problem = [None], f"{self._column} is neither a list of answers nor its JSON text"
+            answers, problem = [None], f"{column} is neither a list of answers nor its JSON text"
         else:
-            problem = f"no answer in {self._column}"
+            problem = f"no answer in {column}"
         for i, answer in enumerate(answers):
-            fields = {"text": answer} if not isinstance(answer, dict) else answer
+            fields = {"text": answer}
+            if isinstance(answer, dict):  # those of a column of its own have their text in place already
+                path = ["text"] if column in self._given.columns else self._in_struct
+                fields = answer if path == ["text"] else {**answer, "text": at_path(answer, path)}
             try:
                 if fields.get("text") is None:
                     raise ValueError(problem)
-                known = _fields(fields, f"{self._column}[{i}]")
+                known = _fields(fields, f"{column}[{i}]")
                 yield self._candidate(**{"language": language, **known})
             except ValueError as error:
                 self._bad += 1
                 yield self._candidate(language=language, error=str(error))
+
+
+def at_path(value: Any, path: Sequence[str]) -> Any:
+    """What a path of names and list positions leads to in nested values; ``None`` where it leads nowhere."""
+    for part in path:
+        if isinstance(value, list) and part.isdecimal():
+            value = value[int(part)] if int(part) < len(value) else None
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _fields(item: Record, where: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import ConfigError, InputError, nearest
-from pipeline.prompts import Columns, SourceConfig
+from pipeline.prompts import Given, SourceConfig
 from pipeline.reading.opening import Piece, cause
 from pipeline.reading.types import json_types, storage_schema
 
@@ -34,7 +34,8 @@ class Layout:
     """Which column of a source is what.
 
     Attributes:
-        mapped: key under ``prompts.columns`` -> column; ``given`` is the column of given answers.
+        mapped: key under ``prompts.columns`` -> column; ``given`` is the column of given answers, ``given:NAME`` are
+            those that hold one each.
         others: the columns that go to ``source``.
         source: type of the ``source`` struct.
         as_json: columns of ``source`` whose JSON values have no common Arrow type, kept as JSON text.
@@ -61,11 +62,11 @@ def find_layout(source: SourceConfig, pieces: Sequence[Piece]) -> Layout:
         InputError: a line is no JSON object, or files give one column types that do not go together.
     """
     found = json_types(pieces)
-    schemas = [storage_schema(piece.data.features.arrow_schema) for piece in pieces if not piece.lines]
+    schemas = [storage_schema(piece.schema) for piece in pieces if not piece.lines]
     names = list(dict.fromkeys([*found, *(name for schema in schemas for name in schema.names)]))
     if not names:  # files of blank lines
         raise InputError(NOTHING + ": its files are empty")
-    mapped = _map_columns(source.columns, source.given.column, names)
+    mapped = map_columns(source, names)
     others = [name for name in names if name not in mapped.values()]
     as_json = frozenset(name for name in others if name in found and found[name] is None)
     fields = [pa.schema([(name, found[name] or pa.string()) for name in others if name in found])]
@@ -79,12 +80,13 @@ def find_layout(source: SourceConfig, pieces: Sequence[Piece]) -> Layout:
     return Layout(mapped, others, struct, as_json)
 
 
-def _map_columns(columns: Columns, given: str | None, names: list[str]) -> dict[str, str]:
-    mapped: dict[str, str] = {}
-    if given is not None:
-        if given not in names:
-            raise ConfigError(f"prompts.given.column: no column is called {given!r}{nearest(given, names)}")
-        mapped["given"] = given
+def map_columns(source: SourceConfig, names: list[str]) -> dict[str, str]:
+    """Key under ``prompts.columns`` -> column, and the columns of given answers, as in :attr:`Layout.mapped`.
+
+    Raises:
+        ConfigError: a column that was asked for does not exist, or there is no prompt column.
+    """
+    columns, mapped = source.columns, _map_given(source.given, names)
     for role, default in _ROLES.items():
         wanted = getattr(columns, role)
         if wanted == "@row" and role == "cluster":
@@ -98,6 +100,19 @@ def _map_columns(columns: Columns, given: str | None, names: list[str]) -> dict[
             "prompts.columns: there is neither a 'messages' nor a 'prompt' column; set prompts.columns.prompt (text) "
             f"or prompts.columns.messages (conversations) to one of: {', '.join(names)}"
         )
+    if source.given.group is not None:
+        mapped["id"] = source.given.group
     if "messages" in mapped and "prompt" in mapped:
         del mapped["messages" if columns.prompt and not columns.messages else "prompt"]
     return mapped
+
+
+def _map_given(given: Given, names: list[str]) -> dict[str, str]:
+    mapped: dict[str, str] = {}
+    wanted = [("column", given.column), ("group", given.group), *(("columns", name) for name in given.columns)]
+    for key, name in wanted:
+        if name is not None and name not in names:
+            raise ConfigError(f"prompts.given.{key}: no column is called {name!r}{nearest(name, names)}")
+    if given.column is not None:
+        mapped["given"] = given.column
+    return mapped | {f"given:{name}": name for name in given.columns}

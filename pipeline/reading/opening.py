@@ -59,6 +59,16 @@ class Piece:
     language: str | None = None
     lines: bool = False
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, unless ``lines``."""
+        return self.data.features.arrow_schema
+
+    def take(self, rows: Sequence[int], names: Iterable[str]) -> list[Record]:
+        """The columns ``names`` of some rows by position (of JSON Lines: all columns, and blank lines count)."""
+        table = self.data.with_format("arrow")[list(rows)]
+        return [item for _, item, _ in self.records(table, names)]
+
     def tables(self) -> Iterator[pa.Table]:
         """The rows in batches."""
         tables: Iterator[pa.Table] = self.data.with_format("arrow").iter(_BATCH)
@@ -129,6 +139,11 @@ def _expand(path: Path, format_: str | None) -> list[Path]:
         kinds = format_ or ", ".join(sorted(set(_ENDINGS.values())))
         raise ConfigError(f"prompts.path: {'no ' + kinds + ' file in' if path.is_dir() else 'no such file:'} {path}")
     return found
+
+
+def format_of(path: Path, source: SourceConfig) -> str | None:
+    """``parquet``, ``jsonl``, ``csv`` or ``tsv``: what the source says, or else the file's ending."""
+    return (source.format if isinstance(source, FileSource) else None) or _ending(path)
 
 
 def _fits(path: Path, format_: str | None) -> bool:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError
 from pipeline.prompts import ReadReport, SourceConfig
 from pipeline.reading.given import GivenSets
+from pipeline.reading.grouped import group_rows
 from pipeline.reading.layout import NOTHING, find_layout
 from pipeline.reading.opening import Piece
 from pipeline.reading.rows import Batch, Prompt, Rows
@@ -43,6 +44,8 @@ def write_table(
     """
     if not pieces:
         raise InputError(NOTHING + ": its files are empty")
+    if source.given.group is not None:
+        source, pieces = group_rows(source, pieces)
     layout = find_layout(source, pieces)
     given = GivenSets(source, answers, layout) if source.given_sets() else None
     rows = Rows(source, pieces, layout)
@@ -69,7 +72,7 @@ def _prompt_tables(rows: Rows, found: Scan, schema: pa.Schema, given: GivenSets 
     for batch, offsets in rows.kept(found.positions):
         prompts = [rows.prompt(batch, offset) for offset in offsets]
         times = found.occurrence[row_id : row_id + len(prompts)]
-        ids = [_prompt_id(prompt, int(before)) for prompt, before in zip(prompts, times, strict=True)]
+        ids = [prompt_id(prompt, int(before)) for prompt, before in zip(prompts, times, strict=True)]
         columns: dict[str, Any] = {
             "row_id": range(row_id, row_id + len(prompts)),
             "prompt_id": ids,
@@ -89,7 +92,8 @@ def _prompt_tables(rows: Rows, found: Scan, schema: pa.Schema, given: GivenSets 
         row_id += len(prompts)
 
 
-def _prompt_id(prompt: Prompt, before: int) -> str:
+def prompt_id(prompt: Prompt, before: int) -> str:
+    """The explicit id, or that of the content with the number of its occurrence."""
     if prompt.prompt_id is not None:
         return prompt.prompt_id
     return prompt.derived_id() + (f"-{before + 1}" if before else "")
@@ -120,7 +124,7 @@ def write_shards(
 ) -> None:
     """One Parquet file per ``_SHARD`` rows, in row groups of ``_ROW_GROUP``, in a folder of the run."""
     run.make(folder)
-    groups = _regroup(tables, _ROW_GROUP)
+    groups = regroup(tables, _ROW_GROUP)
     for number in itertools.count():
         shard = list(itertools.islice(groups, 1))
         if not shard:
@@ -132,7 +136,7 @@ def write_shards(
                 writer.write_table(group)
 
 
-def _regroup(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+def regroup(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     """The same rows in tables of ``size`` rows; the last may be smaller."""
     waiting: list[pa.Table] = []
     rows = 0

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.engines.base import Engine, spell_needs
 from pipeline.errors import ConfigError, EngineRequestError, nearest
@@ -14,6 +14,9 @@ from pipeline.hashing import argmax, derive_seed
 from pipeline.records import Candidate, Row, Score, Selection
 from pipeline.registry import Registry
 from pipeline.tasks import Task, task_for
+
+if TYPE_CHECKING:  # numpy loads with it, and the config imports this module
+    from pipeline.scoring.utility import Utility
 
 SELECTORS: Registry[Selector] = Registry("selector", ("pipeline.selection",))
 selector = SELECTORS.register
@@ -37,6 +40,7 @@ class Pool:
         tasks: settings of the tasks that have any.
         barred: indices that may not be chosen although they have a text.
         origins: only candidates of these origins may be chosen, or take part; empty = all.
+        utilities: utilities by name that know their values already; those that are missing are computed.
     """
 
     row: Row
@@ -47,6 +51,7 @@ class Pool:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     barred: frozenset[int] = frozenset()
     origins: Sequence[str] = ()
+    utilities: Mapping[str, Utility] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:

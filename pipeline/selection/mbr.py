@@ -75,7 +75,7 @@ class MBR(Selector):
             assert pool.engine is not None
             matrix = await _embedding_matrix(pool.engine, texts, extra)
         else:
-            utility = UTILITIES[self.utility]
+            utility = pool.utilities.get(self.utility) or UTILITIES[self.utility]
             matrix = await asyncio.to_thread(utility, texts, [*texts, *extra], pool.row.language)
         values: list[float | None] = [None] * len(pool.candidates)
         for i, value in zip(indices, mean_of_others(matrix), strict=True):

@@ -72,7 +72,7 @@ class SelectStage(Stage):
             usable = engine if self.selector.engine else None
             if not is_among(row.language, self.only_languages.get(plan)):
                 continue
-            pool = Pool(row, plan, row.plan(plan), self.run_seed, usable, self.tasks, origins=self.selector.origins)
+            pool = self._pool(row, plan, usable)
             note = self._bar(pool)
             try:
                 choice = await self.selector.select(pool) if pool.selectable() else Choice(None)
@@ -91,6 +91,9 @@ class SelectStage(Stage):
             if score is not None:
                 row.scores = [*(s for s in row.scores if (s.plan, s.scorer) != (plan, self.method)), score]
         return row
+
+    def _pool(self, row: Row, plan: str, engine: Engine | None) -> Pool:
+        return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, origins=self.selector.origins)
 
     def _bar(self, pool: Pool) -> dict[str, object]:
         """Bar what may not be chosen, unless nothing else is left; returns what to record."""

@@ -129,10 +129,10 @@ def load_quality(run: RunFolder) -> Quality:
         UnfinishedTableError: neither table is finished.
     """
     table = "games" if run.marker("games") is not None else "selections"
-    builders: dict[str, _Builder] = {}
+    builders: dict[str, Builder] = {}
     for batch in run.leaves(table, _wanted):
         for row in _rows(batch):
-            builders.setdefault(row["task"], _Builder()).add(row)
+            builders.setdefault(row["task"], Builder()).add(row)
     return Quality({name: builder.finish(name) for name, builder in sorted(builders.items())})
 
 
@@ -160,8 +160,8 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         }
 
 
-class _Builder:
-    """Collects one task's rows."""
+class Builder:
+    """Collects one task's rows: tuples of numbers, as :func:`load_quality` reads them."""
 
     def __init__(self) -> None:
         self.clusters: list[str] = []

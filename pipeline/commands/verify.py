@@ -1,0 +1,123 @@
+"""``verify``: is a run consistent, and do its prompts give the same answers again?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline import __version__
+from pipeline.commands import generate
+from pipeline.commands.context import console
+from pipeline.commands.retry import own_config
+from pipeline.config import Config
+from pipeline.errors import NotVerified
+from pipeline.lock import run_lock
+from pipeline.storage import RunFolder
+from pipeline.verification.consistency import Problem, check_tables
+from pipeline.verification.provenance import check_provenance
+from pipeline.verification.sampling import Comparison, Match, compare, sample_again, sampled_rows
+
+_SHOWN = 20
+
+
+def run(folder: str, words: Sequence[str] = ()) -> None:
+    """Check a run's provenance and tables, sample some of its prompts again, and compare.
+
+    Args:
+        folder: the run.
+        words: settings, as ``key=value``: ``verify.rows=50``, and what results do not depend on (pools, time limits).
+
+    Raises:
+        ConfigError: there is no such run, or a setting is wrong.
+        ResumeError: a setting would make other answers than the run's.
+        NotVerified: something does not fit, or too few texts came out the same (``verify.min_match``).
+    """
+    run_folder = RunFolder(folder)
+    config = own_config(run_folder, words, "answers would differ from those of the run")
+    problems = [*check_provenance(run_folder, config), *check_tables(run_folder)]
+    for problem in problems[:_SHOWN]:
+        place = " ".join(filter(None, (problem.table, problem.prompt_id and f"prompt {problem.prompt_id}")))
+        print(f"{problem.check}: {place}: {problem.message}" if place else f"{problem.check}: {problem.message}")
+    if len(problems) > _SHOWN:
+        print(f"... and {len(problems) - _SHOWN} more, see verify.json")
+    target = RunFolder(config.verify.folder or run_folder.name, "verify.folder")
+    compared = _again(run_folder, target, config)
+    least = {(m.plan, m.model): _least(config, m) for m in compared.matches}
+    target.make()
+    target.write_json(_as_json(run_folder, config, problems, compared, least), "verify.json")
+    _print(compared, least)
+    print(f"{len(problems)} checks failed; details: {target.path('verify.json')}")
+    low = [m for m in compared.matches if m.rate < least[m.plan, m.model]]
+    if problems or low:
+        reasons = [f"{len(problems)} things do not fit together"] if problems else []
+        reasons += [f"{m.plan} by {m.model}: {m.rate:.1%} of the texts are the same" for m in low]
+        raise NotVerified(f"{run_folder.name}: " + "; ".join(reasons))
+
+
+def _again(run: RunFolder, target: RunFolder, config: Config) -> Comparison:
+    """Nothing where nothing was sampled."""
+    if not config.all_plans() or run.marker("candidates") is None:
+        return Comparison()
+    ids = sampled_rows(run, config.verify.rows, config.verify.seed)
+    if not len(ids):
+        return Comparison()
+    work = RunFolder(f"{target.name.rstrip('/')}/work/verify", "verify.folder")
+    work.make()
+    with run_lock(work):
+        work.remove("input")
+        work.remove("run")
+        sample_again(run, config, work, ids, generate.run)
+        compared = compare(run, work, ids)
+    target.remove("work", "verify")
+    return compared
+
+
+def _least(config: Config, match: Match) -> float:
+    """The smallest rate that passes; the dummy engine's answers are a function of the request."""
+    if config.verify.min_match is not None:
+        return config.verify.min_match
+    plans = [p for name, p in config.all_plans().items() if (p.candidate_set or name) == match.plan]
+    return float(bool(plans) and all(config.engines[p.engine].deterministic for p in plans))
+
+
+def _as_json(
+    run: RunFolder, config: Config, problems: list[Problem], found: Comparison, least: dict[tuple[str, str], float]
+) -> dict[str, Any]:
+    matches = [
+        {**asdict(m), "prefix": m.prefix / m.n, "rate": m.rate, "min_match": least[m.plan, m.model]}
+        for m in found.matches
+    ]
+    return {
+        "lemonpress": __version__,
+        "run": run.name,
+        "rows": found.rows,
+        "seed": config.verify.seed,
+        "problems": [asdict(p) for p in problems],
+        "matches": matches,
+        "mismatches": [asdict(m) for m in found.mismatches],
+    }
+
+
+def _print(found: Comparison, least: dict[tuple[str, str], float]) -> None:
+    from rich.table import Table
+
+    if not found.matches:
+        print("no candidates were sampled, so none were sampled again")
+        return
+    table = Table(title=f"sampled again: {found.rows:,} prompts", title_justify="left")
+    table.add_column("candidate set")
+    table.add_column("model", overflow="fold")
+    for name in ("candidates", "same text", "common prefix", "least"):
+        table.add_column(name, justify="right")
+    for m in found.matches:
+        shares = (f"{m.rate:.1%}", f"{m.prefix / m.n:.1%}", f"{least[m.plan, m.model]:.0%}")
+        table.add_row(m.plan, m.model, f"{m.n:,}", *shares)
+    console(table)
+    for miss in found.mismatches[:_SHOWN]:
+        print(
+            f"prompt {miss.prompt_id}, candidate {miss.index} of {miss.plan} (seed {miss.seed}): another text after "
+            f"{miss.prefix:.0%} of the stored one"
+        )
+    if len(found.mismatches) > _SHOWN:
+        print(f"... and {len(found.mismatches) - _SHOWN} more, see verify.json")

@@ -1,0 +1,29 @@
+"""The ``replay`` section of the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.errors import ConfigError
+
+
+@dataclass
+class ReplayConfig:
+    """How selectors are tried on the candidates of a finished run.
+
+    Attributes:
+        n: sizes at which selectors are compared: each sees the first so many candidates of every set, as if no more had
+            been sampled. The whole set is always among them.
+        metrics: what answers are scored by; ``null`` = each task's main metric, and win-rates of candidate games where
+            there are any.
+        table: where the table is (or will be); ``null`` = ``replay.parquet`` in the run's folder.
+    """
+
+    n: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    metrics: list[str] | None = None
+    table: str | None = None
+
+    def check(self, key: str) -> None:
+        """Raise ConfigError, naming the key below ``key``, on a value that cannot work."""
+        if any(n < 1 for n in self.n):
+            raise ConfigError(f"{key}.n: a candidate set has at least 1 candidate, not {min(self.n)}")

@@ -1,0 +1,122 @@
+"""What must hold inside a run's tables, whatever the engine: no model is needed to find what was tampered with."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.hashing import digest
+from pipeline.policy import NAME as POLICY
+from pipeline.reading.rows import Indices
+from pipeline.records import Row, row_from_dict
+from pipeline.storage import TABLES, RunFolder
+
+_COLUMNS = ["row_id", "prompt_id", "messages", "candidates", "scores", "selections"]
+
+
+@dataclass
+class Problem:
+    """Something that does not fit together.
+
+    Attributes:
+        check: which check it failed.
+        message: what is wrong.
+        prompt_id: of the row, where it is one row's.
+        table: where it was found.
+    """
+
+    check: str
+    message: str
+    prompt_id: str | None = None
+    table: str | None = None
+
+
+def check_tables(run: RunFolder) -> Iterator[Problem]:
+    """Go over every finished table once, in batches; memory holds some 24 bytes a row and table.
+
+    A table holds all rows of the one before it with the same prompts and candidates; a selection's text is that of the
+    candidate it names, and a scorer has one number for each.
+    """
+    earlier: _Prints | None = None
+    for table in TABLES:
+        marker = run.marker(table)
+        if marker is None:
+            continue
+        seen = _Prints(table)
+        for item in run.iter_rows(table, _COLUMNS, batch_size=256):
+            row = row_from_dict({k: v for k, v in item.items() if v is not None})
+            seen.add(row)
+            if earlier is not None:
+                yield from seen.changed(row, earlier)
+            if row.selections or row.scores:
+                yield from _check_row(row, table)
+        if len(seen.ids) != marker["rows"]:
+            yield Problem("rows", f"the marker says {marker['rows']} rows, the files hold {len(seen.ids)}", table=table)
+        earlier = seen
+
+
+class _Prints:
+    """A table's rows as 24 bytes each: their ids, and hashes of their prompts and candidates."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self.ids, self.prompts, self.pools = array("q"), array("Q"), array("Q")
+        self._places: dict[str, Any] = {}
+
+    def add(self, row: Row) -> None:
+        self.ids.append(row.row_id)
+        self.prompts.append(int(digest(row.prompt_id, row.messages, size=8), 16))
+        self.pools.append(int(digest([vars(c) for c in row.candidates], size=8), 16))
+
+    def changed(self, row: Row, earlier: _Prints) -> Iterator[Problem]:
+        """What of the row that was added last is not as in the table before."""
+        at = earlier.place(row.row_id)
+        if at is None:
+            yield Problem("rows", f"{earlier.table}/ has no such row", row.prompt_id, self.table)
+            return
+        if earlier.prompts[at] != self.prompts[-1]:
+            yield Problem("prompt", f"the prompt differs from that in {earlier.table}/", row.prompt_id, self.table)
+        sampled = self.table == "candidates"  # where candidates are added
+        if earlier.pools[at] != self.pools[-1] and not sampled:
+            yield Problem("candidates", f"candidates differ from those in {earlier.table}/", row.prompt_id, self.table)
+
+    def place(self, row_id: int) -> int | None:
+        """Where a row is, once all are added."""
+        if not self._places:
+            ids: Indices = np.frombuffer(self.ids, np.int64)
+            order = np.argsort(ids)
+            self._places = {"order": order, "ids": ids[order]}
+        at = int(np.searchsorted(self._places["ids"], row_id))
+        return int(self._places["order"][at]) if at < len(self.ids) and self._places["ids"][at] == row_id else None
+
+
+def _check_row(row: Row, table: str) -> Iterator[Problem]:
+    for selection in row.selections:
+        if selection.plan == POLICY:
+            yield from _check_policy(row, selection.text, selection.method, table)
+            continue
+        pool, index = row.plan(selection.plan), selection.index
+        where = f"selection {selection.system}"
+        if index is None or index == -1:
+            if index is None and selection.text is not None:
+                yield Problem("index", f"{where} has a text, but chose nothing", row.prompt_id, table)
+        elif not 0 <= index < len(pool):
+            yield Problem("index", f"{where} chose {index} of {len(pool)} candidates", row.prompt_id, table)
+        elif selection.text != pool[index].text:
+            yield Problem("text", f"{where} is not the text of candidate {index}", row.prompt_id, table)
+    for score in row.scores:
+        size = len(row.plan(score.plan))
+        if size and len(score.values) != size:
+            message = f"{score.scorer} has {len(score.values)} numbers for {size} candidates of {score.plan}"
+            yield Problem("scores", message, row.prompt_id, table)
+
+
+def _check_policy(row: Row, text: str | None, method: str, table: str) -> Iterator[Problem]:
+    """The policy's answer, and its baselines', is that of some selector of the row."""
+    known: list[Any] = [s.text for s in row.selections if s.plan != POLICY]
+    if text is not None and text not in known:
+        yield Problem("text", f"selection {POLICY}/{method} is no selector's text", row.prompt_id, table)

@@ -1,0 +1,159 @@
+"""A run is verified: its tables fit together, and its prompts give the same answers again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from pipeline.storage import RunFolder
+from pipeline.verification.sampling import common_prefix
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 28 prompts with a hedged set, and a second plan that was extended in a second step."""
+    folder = tmp_path_factory.mktemp("verify") / "run"
+    words = [f"out={folder}", "prompts.limit_clusters=4", "plans.warm={kind: mixed, n: 3}", "selectors.judge=null"]
+    words += ["selectors.chops=null", "execution.progress=false"]
+    for more in ([], ["plans.warm.n=5"]):
+        for job in ("generate", "select"):
+            assert main([job, "dummy", *words, *more]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> RunFolder:
+    shutil.copytree(finished, tmp_path / "run")
+    return RunFolder(str(tmp_path / "run"))
+
+
+def tamper(run: RunFolder, table: str, change: Callable[[Rows], None]) -> None:
+    """Change rows of a table's first file that has any."""
+    for path in run.data_files(table):
+        found = pq.read_table(path)
+        rows = found.to_pylist()
+        if rows:
+            change(rows)
+            pq.write_table(pa.Table.from_pylist(rows, schema=found.schema), path)
+            return
+
+
+def verify(run: RunFolder, *words: str) -> tuple[int, dict[str, Any]]:
+    code = main(["verify", run.name, "execution.progress=false", *words])
+    return code, json.loads(Path(run.name, "verify.json").read_text())
+
+
+@pytest.mark.ray
+def test_every_text_of_the_dummy_engine_is_the_same_again(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = verify(run, "verify.rows=10")
+    assert (code, found["rows"], found["problems"], found["mismatches"]) == (0, 10, [], [])
+    assert [(m["plan"], m["n"], m["same"], m["min_match"]) for m in found["matches"]] == [
+        ("hedged", 50, 50, 1.0),
+        ("warm", 50, 50, 1.0),
+    ]
+    assert "0 checks failed" in capsys.readouterr().out
+    assert not run.exists("work", "verify") and run.exists("manifest.json")
+
+
+def change_text(prompt_id: str, index: int, everywhere: bool) -> Callable[[Rows], None]:
+    """Change the text of a hedged candidate, and ``everywhere``: of the selections that chose it."""
+
+    def change(rows: Rows) -> None:
+        for row in rows:
+            if row["prompt_id"] == prompt_id:
+                row["candidates"][index]["text"] += "!"
+                for selection in row.get("selections", ()) if everywhere else ():
+                    if (selection["plan"], selection["index"]) == ("hedged", index):
+                        selection["text"] += "!"
+
+    return change
+
+
+@pytest.mark.ray
+def test_a_text_that_was_changed_everywhere_is_found_by_sampling_again(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt_id = run.table("candidates", ["row_id", "prompt_id"])["prompt_id"][3].as_py()
+    for table in ("candidates", "selections"):
+        tamper(run, table, change_text(prompt_id, 4, everywhere=True))
+    code, found = verify(run, "verify.rows=null")
+    assert (code, found["problems"]) == (3, [])
+    assert [(m["prompt_id"], m["plan"], m["index"]) for m in found["mismatches"]] == [(prompt_id, "hedged", 4)]
+    assert found["mismatches"][0]["prefix"] > 0.9 and found["matches"][0]["rate"] < 1
+    assert f"prompt {prompt_id}, candidate 4 of hedged" in capsys.readouterr().out
+    assert verify(run, "verify.rows=null", "verify.min_match=0.9")[0] == 0
+
+
+@pytest.mark.ray
+def test_tables_that_do_not_fit_together_are_found_without_sampling(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = run.table("candidates", ["row_id", "prompt_id"])["prompt_id"].to_pylist()
+
+    def select_wrongly(rows: Rows) -> None:
+        by_id = {row["prompt_id"]: row for row in rows}
+        by_id[ids[1]]["selections"][0]["index"] = 99
+        by_id[ids[2]]["messages"][-1]["content"] = "another question"
+        by_id[ids[3]]["scores"][0]["values"].pop()
+
+    tamper(run, "candidates", change_text(ids[0], 0, everywhere=False))
+    tamper(run, "selections", select_wrongly)
+    code, found = verify(run, "verify.rows=1")
+    assert code == 3
+    problems = {(p["check"], p["prompt_id"]): p["message"] for p in found["problems"]}
+    assert set(problems) == {("candidates", ids[0]), ("index", ids[1]), ("prompt", ids[2]), ("scores", ids[3])}
+    assert "99 of 5" in problems["index", ids[1]]
+    assert f"prompt {ids[0]}" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+def test_provenance_that_is_not_the_tables(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path(run.name, "config.yaml").read_text()
+    Path(run.name, "config.yaml").write_text(text.replace("temperature: 0.7", "temperature: 0.8", 1))
+    manifest = run.read_json("manifest.json")
+    manifest["templates"]["judge"] = {name: "other" for name in manifest["templates"]["judge"]}
+    run.write_json(manifest, "manifest.json")
+    code, found = verify(run, "verify.rows=2", f"verify.folder={run.name}")
+    assert code == 3
+    assert {p["check"] for p in found["problems"]} == {"config", "template"}
+    assert any("temperature" in p["message"] for p in found["problems"])
+    assert found["matches"][0]["rate"] < 1
+
+
+def test_what_verify_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify"]) == 2
+    assert main(["verify", str(tmp_path / "none")]) == 2
+    assert "no such run folder" in capsys.readouterr().err
+    assert main(["generate", "dummy", "verify.min_match=2", f"out={tmp_path}"]) == 2
+    assert "verify.min_match: must be in [0, 1]" in capsys.readouterr().err
+
+
+def test_common_prefix() -> None:
+    assert common_prefix("abcd", "abxd") == 0.5
+    assert (common_prefix("", ""), common_prefix("a", None), common_prefix(None, None)) == (1.0, 0.0, 1.0)
+    assert common_prefix("abc", "abcdef") == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.ray
+def test_a_real_engine_gives_its_answers_again(ray_cluster: str, chat_model: str, tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    engine = f"engines.generator={{kind: vllm, model: {chat_model}, max_model_len: 512}}"
+    words = ["dummy", engine, "prompts.limit_clusters=1", "sampling={kind: hedged, n: 2, max_tokens: 12}"]
+    assert main(["generate", *words, f"out={run.name}", "execution.progress=false"]) == 0
+    code, found = verify(run, "verify.rows=3", "verify.min_match=0.5")
+    (match,) = found["matches"]
+    assert (code, found["problems"], match["n"]) == (0, [], 6)
+    assert match["prefix"] > 0.5
+    print(f"same text: {match['rate']:.0%}, common prefix {match['prefix']:.0%}")
