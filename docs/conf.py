@@ -12,7 +12,7 @@ from pipeline import __version__  # noqa: E402
 
 project = "Lemonpress"
 author = "The Lemonpress authors"
-copyright = author  # noqa: A001
+copyright = author
 release = __version__
 extensions = ["myst_parser", "lemonpress_reference"]
 myst_enable_extensions = ["deflist", "colon_fence"]

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -141,13 +142,15 @@ def spell(hint: Any) -> str:
 
 def as_yaml(value: Any) -> str:
     """A default as it would stand in YAML."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {as_yaml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(as_yaml, value)) + "]"
-    return ('""' if value == "" else repr(value) if "\n" in value else value) if isinstance(value, str) else f"{value}"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if value == "" or "\n" in str(value):
+        return json.dumps(value)
+    return str(value)
 
 
 def keys(cls: type[Any], prefix: str, inherited: type[Any] | None = None) -> Iterator[Key]:
@@ -215,7 +218,11 @@ def _top(field: dataclasses.Field[Any], hint: Any) -> list[Key]:
 
 def _entry(key: Key) -> str:
     default = "" if key.default is None else f" · default {_code(key.default)}"
-    return f"{_code(key.name)}\n: *{key.hint}*{default}\n\n  {to_markdown(key.text)}\n"
+    return f"{_code(key.name)}\n: *{key.hint}*{default}\n\n  {_sentence(to_markdown(key.text))}\n"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _code(text: str) -> str:
@@ -251,8 +258,7 @@ def config_page() -> str:
         title = "sampling and plans" if name == "sampling" else name
         out.append(f"## {title}\n")
         if describe(Config, name):
-            said = to_markdown(describe(Config, name))
-            out.append(f"{said[0].upper()}{said[1:]}\n")
+            out.append(_sentence(to_markdown(describe(Config, name))) + "\n")
         if name == "sampling":
             out.append("`plans.NAME` takes the same keys as `sampling`; there `kind` must be given.\n")
         if name in KINDS:
@@ -296,7 +302,7 @@ def methods_page() -> str:
     ]
     for kind, cls in own(PLANS):
         out += [f"(plan-{kind.replace('_', '-')})=\n", f"### {kind}\n", *_paragraphs(cls)]
-        out += ["**Cost:** " + _plan_cost(kind, cls) + "\n", *_entries(keys(cls, f"plans.NAME ({kind})", PlanConfig))]
+        out += ["**Cost:** " + _plan_cost(kind, cls) + "\n", *_entries(keys(cls, "", PlanConfig))]
     out += ["## Selectors\n", "A selector turns a candidate set into one answer.\n"]
     out += ["| selector | calls per prompt | needs | source |", "|---|---|---|---|"]
     for kind, cls in own(SELECTORS):
@@ -305,8 +311,9 @@ def methods_page() -> str:
     out.append("")
     for kind, cls in own(SELECTORS):
         out += [f"(selector-{kind.replace('_', '-')})=\n", f"### {kind}\n", *_paragraphs(cls)]
-        out.append(f"**Cost:** {to_markdown(cls.cost)} calls. **Needs:** {_needs(cls)}. **Source:** {cls.source}.\n")
-        out += _entries(keys(cls, f"selectors.NAME ({kind})", Selector)) or ["No keys of its own.\n"]
+        out.append(f"**Calls per prompt:** {to_markdown(cls.cost)}\\\n**Needs of its engine:** {_needs(cls)}\\")
+        out.append(f"**Source:** {to_markdown(cls.source)}\n")
+        out += _entries(keys(cls, "", Selector)) or ["No keys of its own.\n"]
     out += [
         "## Scorers\n",
         "A scorer gives every candidate of a set a number. The selectors above store theirs in the column `scores` "
@@ -316,7 +323,9 @@ def methods_page() -> str:
     for name, function in UTILITIES.items():
         what = inspect.getdoc(function) or ""
         out.append(f"`{name}`\n: {to_markdown(what.split(chr(10) + chr(10))[0])}\n")
-    out.append("The metrics of tasks need no model. They are for reports and for the oracle, never for other selectors:\n")
+    out.append(
+        "The metrics of tasks need no model. They are for reports and for the oracle, never for other selectors:\n"
+    )
     out += ["| task | metrics | source |", "|---|---|---|"]
     for kind, cls in own(TASKS):
         metrics = ", ".join(f"`{m}`" for m in cls().metrics()) or "-"
@@ -325,7 +334,9 @@ def methods_page() -> str:
 
 
 def _needs(cls: type[Selector]) -> str:
-    return to_markdown(f"an engine that can {spell_needs(cls.needs)}" if cls.needs else "no engine")
+    return (
+        " or ".join(f"`{need}`" for need in spell_needs(cls.needs).replace(", ", " or ").split(" or ") if need) or "-"
+    )
 
 
 def _plan_cost(kind: str, cls: type[PlanConfig]) -> str:
@@ -333,7 +344,11 @@ def _plan_cost(kind: str, cls: type[PlanConfig]) -> str:
     requests = plan.requests(kind, "prompt", 1)
     n = sum(r.params.n for r in requests)
     more = f", and up to {plan.redraw_limit()} redraws" if plan.redraw_limit() else ""
-    return f"{len(requests)} request{'s' if len(requests) > 1 else ''} for {n} candidates (at the defaults){more}."
+    return f"{_count(len(requests), 'request')} for {_count(n, 'candidate')} (at the defaults){more}."
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def command_page() -> str:
