@@ -7,6 +7,7 @@ A block of YAML or Python whose first line is a comment with a file's name is th
 from __future__ import annotations
 
 import ast
+import asyncio
 import dataclasses
 import functools
 import importlib.util
@@ -24,21 +25,33 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from pipeline import cli
 from pipeline.commands import run
 from pipeline.config import Config, load_config
+from pipeline.engines.comet import CometEngineConfig
+from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.records import Candidate, Row
 from pipeline.registry import Registry
 from pipeline.sampling.plans import PLANS
-from pipeline.selection.base import SELECTORS
+from pipeline.selection.base import SELECTORS, Pool, Selector
 from tests.conftest import ROOT, jsonl
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "reference")]
 MARKS = ("needs GPUs", "needs the network", "needs a cluster", "takes minutes")
-ELSEWHERE = {"lemonpress doctor": "tests/test_cli.py::test_an_installed_wheel_works_from_an_empty_folder"}
-"""Commands without a mark that another test runs in full."""
+ELSEWHERE = {
+    "lemonpress doctor": "tests/test_cli.py::test_an_installed_wheel_works_from_an_empty_folder",
+    "lemonpress run dummy out=runs/first prompts.limit_clusters=2 'selectors.longest={}'": (
+        "tests/test_resume.py::test_an_extended_run_equals_a_fresh_one_and_redoes_nothing"
+    ),
+    "lemonpress run dummy 'modules=[my_selectors]' selectors.shortest.minimum=3 prompts.limit_clusters=1 "
+    "out=runs/shortest": "tests/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
+    "lemonpress run dummy 'modules=[my_judges]' 'selectors.yes_or_no={engine: judge}' prompts.limit_clusters=1 "
+    "out=runs/yes": "tests/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
+}
+"""Commands without a mark whose way another test goes in full; here their configs are checked, and selectors tried."""
 OTHER_PROGRAMS = ("pip", "kubectl", "sbatch")
 """What marked blocks may call besides ``lemonpress`` and the repository's scripts."""
 
@@ -226,6 +239,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for key in ("OPENAI_API_KEY", "GEMINI_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(key, "none")
+    monkeypatch.setattr(CometEngineConfig, "ready", lambda self, key: None)
     list(SELECTORS)
     monkeypatch.setattr(SELECTORS, "_items", dict(SELECTORS._items))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -251,17 +265,26 @@ def test_what_a_page_tells_to_type_works(page: Path, reader: Path, capfd: pytest
         if block.language == "yaml":
             _check_layer(block)
         elif block.language == "python":
-            exec(compile(block.text, block.where, "exec"), {"__name__": block.where}) if not block.file else None
+            if block.file:
+                assert f"modules=[{Path(block.file).stem}]" in page.read_text(encoding="utf-8")
+            else:
+                exec(compile(block.text, block.where, "exec"), {"__name__": block.where})
         elif block.language == "bash":
             for command in commands(block):
                 _do(block, command, capfd)
+
+
+def test_the_readmes_selector_chooses(reader: Path) -> None:
+    (block,) = [b for b in blocks(ROOT / "README.md") if b.language == "python"]
+    (reader / "my_selectors.py").write_text(block.text, encoding="utf-8")
+    _check_command(["run", "dummy", "modules=[my_selectors]", "selectors.shortest.minimum=3"])
 
 
 def _do(block: Block, command: list[str] | tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     if isinstance(command, tuple):
         Path(command[0]).write_text(command[1], encoding="utf-8")
     elif shlex.join(command) in ELSEWHERE:
-        return
+        _check_command(command[1:])
     elif not block.marks:
         code = cli.main(command[1:])
         assert code == 0, f"{block.where}: {shlex.join(command)}: exit code {code}\n{capfd.readouterr().err[-3000:]}"
@@ -276,12 +299,31 @@ def _check_command(words: list[str]) -> None:
     """As far as a command goes before it needs what this machine has not: its words and its config."""
     args = cli._parser().parse_intermixed_args(words)
     assert args.job in cli.JOBS
+    if args.job == "doctor":
+        return
     if args.job in ("status", "logs", "stop"):
         assert len(args.words) <= 1
-    elif args.job in ("select", "sweep"):
+    elif args.job in ("generate", "select", "sweep"):
         load_config(args.words)
     else:
-        run.check(load_config(args.words))
+        config = load_config(args.words)
+        run.check(config)
+        for chosen in config.selectors.values():
+            if not type(chosen).__module__.startswith("pipeline."):
+                _try(chosen)
+
+
+def _try(chosen: Selector) -> None:
+    """A selector of the documentation chooses among three candidates."""
+    row = Row(0, "p", messages=[{"role": "user", "content": "How much is 2 + 2?"}])
+    candidates = [Candidate(plan="hedged", text=text, origin="sample") for text in ("2 + 2 is 4.", "4.00", "5")]
+    pool = Pool(row, "hedged", candidates, 1, DummyEngineConfig().create())
+    choice = asyncio.run(chosen.select(pool))
+    assert choice.index in (0, 1, 2)
+    assert choice.values is not None
+    assert len(choice.values) == 3
+    if chosen.kind == "shortest":
+        assert choice.index == 1
 
 
 def _check_layer(block: Block) -> None:

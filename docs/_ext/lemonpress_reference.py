@@ -137,7 +137,9 @@ def spell(hint: Any) -> str:
     if origin is dict:
         return f"map of {spell(args[0])} to {spell(args[1])}"
     words = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
-    return words.get(hint) or ("map" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint)))
+    if hint in words:
+        return words[hint]
+    return "map" if dataclasses.is_dataclass(hint) else str(getattr(hint, "__name__", hint))
 
 
 def as_yaml(value: Any) -> str:
