@@ -19,6 +19,7 @@ myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_ext", "_static"]
 nitpicky = True
+smartquotes = False  # it makes a dash of --json
 html_theme = "furo"
 html_title = "Lemonpress"
 html_static_path = ["_static"]

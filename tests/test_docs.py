@@ -117,6 +117,7 @@ class _Links(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
+        self.loaded: list[str] = []
         self.ids: set[str] = set()
         self.feed(text)
 
@@ -124,6 +125,8 @@ class _Links(HTMLParser):
         for name, value in attrs:
             if name in ("href", "src") and value:
                 self.links.append(value)
+                if name == "src" or tag == "link":
+                    self.loaded.append(value)
             if name == "id" and value:
                 self.ids.add(value)
 
@@ -136,6 +139,7 @@ def test_the_documentation_builds_without_warnings_and_every_link_in_it_resolves
     pages = {path: _Links(path.read_text(encoding="utf-8")) for path in out.rglob("*.html")}
     assert {out / "index.html", out / "reference" / "config.html", out / "reference" / "methods.html"} <= set(pages)
     for path, page in pages.items():
+        assert not [link for link in page.loaded if urlsplit(link).netloc], "a page loads something from elsewhere"
         for link in page.links:
             url = urlsplit(link)
             if url.scheme or url.netloc:

@@ -363,13 +363,13 @@ def command_page() -> str:
         "```text\nlemonpress JOB [CONFIG.yaml or preset name ...] [key=value ...]\n```\n",
         "`python -m jobs.JOB` does the same from a checkout.\n",
         "## Jobs\n",
-        *(f"`{name}`\n: {to_markdown(text)}\n" for name, text in cli.JOBS.items()),
+        *(f"`{name}`\n: {_sentence(to_markdown(text))}\n" for name, text in cli.JOBS.items()),
         "## Options\n",
     ]
     for action in parser._actions:
         if action.option_strings:
             value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
-            out.append(f"`{', '.join(action.option_strings)}{value}`\n: {to_markdown(action.help or '')}\n")
+            out.append(f"`{', '.join(action.option_strings)}{value}`\n: {_sentence(to_markdown(action.help or ''))}\n")
     out.append("## Exit codes\n")
     out += [to_markdown(p) + "\n" for p in (importlib.import_module("pipeline.errors").__doc__ or "").split("\n\n")[1:]]
     return "\n".join(out)
