@@ -305,7 +305,11 @@ def methods_page() -> str:
     for kind, cls in own(PLANS):
         out += [f"(plan-{kind.replace('_', '-')})=\n", f"### {kind}\n", *_paragraphs(cls)]
         out += ["**Cost:** " + _plan_cost(kind, cls) + "\n", *_entries(keys(cls, "", PlanConfig))]
-    out += ["## Selectors\n", "A selector turns a candidate set into one answer.\n"]
+    out += [
+        "## Selectors\n",
+        "A selector turns a candidate set into one answer. All of them share the first keys "
+        "of [selectors](config.md#selectors): `engine`, `plans`, `origins`.\n",
+    ]
     out += ["| selector | calls per prompt | needs | source |", "|---|---|---|---|"]
     for kind, cls in own(SELECTORS):
         link = f"[{kind}](#selector-{kind.replace('_', '-')})"
