@@ -221,6 +221,8 @@ class PoolConfig:
 
     Attributes:
         size: fixed number of actors; leave it out and set both bounds for an autoscaling pool.
+        min_size: actors of an autoscaling pool at least.
+        max_size: actors of an autoscaling pool at most.
         num_cpus: logical CPUs per actor; fractions are fine.
         num_gpus: GPUs per actor; ``null`` takes what the engine says that it needs.
         calls_per_actor: blocks processed at once by one actor (c); ``null`` derives it so that

@@ -26,7 +26,7 @@ class Evidence(SingleTemperature):
     then dropped; one that cannot be told is kept. The size of what is left is the number of candidates of this plan.
 
     Attributes:
-        n: M.
+        n: M, the number of samples.
         languages: language of the prompt -> evidence language; ``default`` for all others.
         redraws: how often samples in the wrong language are drawn again.
         instruction: added to the last user turn; ``{language}`` is the English name of the evidence language.

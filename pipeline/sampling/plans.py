@@ -207,6 +207,9 @@ class MixedTemperatures(PlanConfig):
     """Stochastic candidates spread over several temperatures (0 in the list is the greedy answer).
 
     The paper's schedule could not be confirmed; ours deals the candidates out to the temperatures in turn.
+
+    Attributes:
+        temperatures: those to draw at; ``temperature`` is not used.
     """
 
     temperatures: list[float] = field(default_factory=lambda: [0.3, 0.7, 1.0])

@@ -28,7 +28,7 @@ class OnePass(Selector):
 
     Attributes:
         template: name or file of the judge template.
-        permutations: R.
+        permutations: R, the number of orders in which the judge is shown the candidates.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({VERDICT})

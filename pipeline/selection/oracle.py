@@ -20,7 +20,7 @@ class Oracle(Selector):
     """
 
     cost: ClassVar[str] = "0"
-    source: ClassVar[str] = "shared definition, baselines; arXiv 2506.20544, hope and risk"
+    source: ClassVar[str] = "arXiv 2506.20544, hope and risk"
 
     async def select(self, pool: Pool) -> Choice:
         task, reference, chosen = pool.task, pool.row.reference, set(pool.selectable())

@@ -21,6 +21,8 @@ class Example:
     """One translation shown to the model before the text.
 
     Attributes:
+        source: the text to translate.
+        target: its translation.
         language: shown only to prompts in this language (primary subtag); ``null`` = to all.
     """
 
