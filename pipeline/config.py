@@ -26,6 +26,7 @@ from omegaconf.resolvers import oc
 from pipeline.contradictions import check
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
+from pipeline.export.config import ExportConfig
 from pipeline.judging.answers import ANSWERS, AnswerSource
 from pipeline.placement import NodeGroup
 from pipeline.policy import NAME as POLICY
@@ -223,6 +224,7 @@ class Config:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     winrate: WinrateConfig = field(default_factory=WinrateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -316,7 +318,7 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "prompts": (SOURCES, "example"),
     "sampling": (PLANS, "hedged"),
 }
-_SECTIONS = ("selection", "judge", "winrate", "report", "sweep", "execution", "limits", "ray")
+_SECTIONS = ("selection", "judge", "winrate", "report", "export", "sweep", "execution", "limits", "ray")
 _KIND_MAPS: dict[str, Registry[Any]] = {
     "engines": ENGINES,
     "plans": PLANS,

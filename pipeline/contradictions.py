@@ -25,6 +25,7 @@ def check(config: Config) -> None:
     _check_selectors(config)
     _check_answers(config)
     _check_metrics(config)
+    config.export.check("export")
     config.sweep.check("sweep")
     _check_policy(config)
     _check_numbers(config)

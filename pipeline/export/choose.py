@@ -124,9 +124,7 @@ def _find(row: Row, plan: str, method: str) -> Selection | None:
     return next((s for s in row.selections if (s.plan, s.method) == (plan, method)), None)
 
 
-def _selected(
-    row: Row, plan: str, method: str, pool: list[Candidate], scores: list[float | None]
-) -> Side | None:
+def _selected(row: Row, plan: str, method: str, pool: list[Candidate], scores: list[float | None]) -> Side | None:
     """The stored selection as a side; ``None`` where nothing was selected, or an empty text."""
     selection = _find(row, plan, method)
     if selection is None or selection.index is None or not (selection.text or "").strip():
