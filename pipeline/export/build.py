@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,19 +81,18 @@ def build(config: Config) -> Exported:
         data = folder / "data"
         data.mkdir()
         shares = settings.shares()
-        with closing(_examples(config, run, result.choices, counts)) as examples:
-            for row, pair, records in examples:
-                split = split_of(row.cluster_id or row.prompt_id, shares, settings.seed)
-                if split not in writers:
-                    writers[split] = SplitWriter(data, split, schema, settings.rows_per_shard)
-                for record in records:
-                    writers[split].add(record)
-                sample = sample or records
-                key = (split, _language(row.language))
-                counts.exported[key] += 1
-                counts.records[key] += len(records)
-                candidate = pair.chosen.candidate
-                counts.models[(candidate.model, candidate.revision) if candidate else (None, None)] += 1
+        for row, pair, records in _examples(config, run, result.choices, counts):
+            split = split_of(row.cluster_id or row.prompt_id, shares, settings.seed)
+            if split not in writers:
+                writers[split] = SplitWriter(data, split, schema, settings.rows_per_shard)
+            for record in records:
+                writers[split].add(record)
+            sample = sample or records
+            key = (split, _language(row.language))
+            counts.exported[key] += 1
+            counts.records[key] += len(records)
+            candidate = pair.chosen.candidate
+            counts.models[(candidate.model, candidate.revision) if candidate else (None, None)] += 1
         if not writers:
             reasons = "; ".join(f"{reason}: {n:,}" for reason, n in counts.reasons())
             raise InputError(

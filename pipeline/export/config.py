@@ -21,7 +21,7 @@ class ExportConfig:
     """What ``export`` writes, and which rows it leaves out.
 
     Attributes:
-        format: ``sft`` (the selected answers), ``dpo`` and ``reward`` (pairs), or ``kto`` (answers labelled good or bad).
+        format: ``sft`` (the selected answers), ``dpo`` or ``reward`` (pairs), ``kto`` (answers labelled good or bad).
         plan: the candidate set; ``null`` = the policy's, or the only one that has selections.
         method: the selection that is the answer; ``null`` = the only one that is no baseline.
         scorer: the stored scorer that ranks candidates; ``null`` = the method's own.
@@ -33,7 +33,7 @@ class ExportConfig:
         truncated: leave out answers that ended at the token limit, also as rejected ones.
         reasoning: ``strip``, or ``keep``: in ``<think>`` tags before the answer.
         deduplicate: leave out rows whose prompt and answer came before.
-        splits: name -> share; a cluster is in one split only. Empty = train 0.9, test 0.1; a share of 0 = no such split.
+        splits: name -> share; a cluster is in one split only. Empty = train 0.9, test 0.1; a share of 0 = no split.
         seed: of the splits and of random rejected answers.
         rows_per_shard: records per Parquet file.
         output: folder; ``null`` = ``export/FORMAT`` in the run's folder.

@@ -3,12 +3,12 @@
 | format | columns |
 |---|---|
 | ``sft`` | ``messages``: the prompt's turns and the answer as the assistant's |
-| ``dpo`` | ``prompt``, ``chosen``, ``rejected`` (lists of turns), ``score_chosen``, ``score_rejected`` (float or null) |
+| ``dpo`` | ``prompt``, ``chosen``, ``rejected`` (turns), ``score_chosen``, ``score_rejected`` (float or null) |
 | ``reward`` | as ``dpo``, and ``margin``: the difference of the scores |
 | ``kto`` | ``prompt``, ``completion``, ``label``: a true record for the answer, a false one for the rejected answer |
 
-A turn is ``{role, content}``, with ``name`` and ``tool_calls`` only when any prompt of the run has them. The run's table
-stores ``tool_calls`` as JSON text; here it is a list of structs ``{id, type, function: {name, arguments}}`` whose
+A turn is ``{role, content}``, with ``name`` and ``tool_calls`` only when any prompt of the run has them. The run's
+table stores ``tool_calls`` as JSON text; here it is a list of structs ``{id, type, function: {name, arguments}}`` whose
 ``arguments`` are of the ``datasets`` library's ``Json`` type: different functions take different arguments, which no
 struct can hold. ``datasets`` gives them back as Python objects, as chat templates want them; other readers of the
 Parquet files see JSON text.
@@ -89,7 +89,7 @@ def to_records(format: str, messages: list[Message], pair: Pair, reasoning: bool
         good = {"prompt": prompt, "completion": chosen, "label": True}
         return [good, {**good, "completion": rejected, "label": False}] if rejected else [good]
     assert pair.rejected is not None
-    record = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    record: Record = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     record |= {"score_chosen": pair.chosen.score, "score_rejected": pair.rejected.score}
     return [{**record, "margin": pair.margin} if format == "reward" else record]
 
@@ -106,7 +106,7 @@ def _turn(message: Message) -> Record:
 
 
 def _calls(text: str) -> list[Record]:
-    """Tool calls in one shape, from the usual ones: arguments as an object or as JSON text, ``function`` nested or not."""
+    """Tool calls in one shape, from the usual ones: arguments as object or JSON text, ``function`` nested or not."""
     try:
         calls = json.loads(text)
         return [_call(call) for call in ([calls] if isinstance(calls, dict) else calls)]
