@@ -1,7 +1,7 @@
 """The card: ``README.md`` with the front matter that ``datasets`` and the Hub read, and where the data came from.
 
-Names and texts come from models, endpoints and data: only checked language tags of them reach the front matter, and none
-acts as HTML, Markdown or a link in the text. No date and no path: the same run gives the same bytes.
+Names and texts come from models, endpoints and data: of them only checked language tags reach the front matter, and
+none acts as HTML, Markdown or a link in the text. No date and no path: the same run gives the same bytes.
 """
 
 from __future__ import annotations

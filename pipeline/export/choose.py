@@ -22,7 +22,7 @@ NO_ANSWER = "no answer selected"
 TRUNCATED = "answer cut at the token limit"
 WRONG_LANGUAGE = "answer in another language"
 NO_SCORE = "no score"
-LOW_SCORE = "score below min_score"
+LOW_SCORE = "score too small"
 NO_REJECTED = "no other answer to reject"
 LOW_MARGIN = "margin too small"
 

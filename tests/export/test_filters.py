@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (cut(0), {}, "answer cut at the token limit"),
     (cut(1), {"format": "dpo"}, "no other answer to reject"),
     (data.row(1, [GERMAN, "b"], [1.0, 0.5]), {}, "answer in another language"),
-    (drop(), {"min_score": 2.0}, "score below min_score"),
+    (drop(), {"min_score": 2.0}, "score too small"),
     (data.row(1, ["a b", "c d"], [None, 1.0]), {"min_score": 2.0}, "no score"),
     (data.row(1, ["a b", "c d"], [None, 1.0]), {"format": "reward"}, "no score"),
     (data.row(1, ["a b", None], [1.0, None], pick=1), {}, "no answer selected"),
@@ -116,7 +117,7 @@ def test_a_wrong_key_ends_with_exit_code_2_before_any_work(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     run = data.write(tmp_path, data.plain_rows(1))
     file = tmp_path / "c.json"
-    file.write_text(__import__("json").dumps({"out": run.root, "export": keys}))
+    file.write_text(json.dumps({"out": run.root, "export": keys}))
     assert main(["export", str(file)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "export").exists()
@@ -151,7 +152,7 @@ def test_an_unfinished_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_when_no_row_is_left(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="score below min_score: 2"):
+    with pytest.raises(InputError, match="score too small: 2"):
         data.export(data.write(tmp_path, data.plain_rows(2)), min_score=99.0)
     assert list((tmp_path / "export").iterdir()) == []
 
