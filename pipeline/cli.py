@@ -20,6 +20,7 @@ JOBS = {
     "judge": "selections -> games (pairwise, both orders)",
     "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
     "report": "one self-contained HTML page",
+    "export": "selections -> training data: SFT, DPO, reward-model or KTO files that datasets and TRL load",
     "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
     "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
     "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
@@ -34,7 +35,7 @@ JOBS = {
     "stop": "stop a submitted job",
 }
 REMOTE = ("submit", "status", "logs", "stop")
-SUBMITTED = ("run", "generate", "select", "judge", "winrate", "report", "sweep", "label")
+SUBMITTED = ("run", "generate", "select", "label", "judge", "winrate", "report", "export", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from omegaconf.resolvers import oc
 from pipeline.contradictions import check
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
+from pipeline.export.config import ExportConfig
 from pipeline.judging.answers import ANSWERS, AnswerSource
 from pipeline.labelling.settings import LabelConfig
 from pipeline.placement import NodeGroup
@@ -226,6 +227,7 @@ class Config:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     winrate: WinrateConfig = field(default_factory=WinrateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
@@ -323,7 +325,7 @@ _KINDS: dict[str, tuple[Registry[Any], str | None]] = {
     "sampling": (PLANS, "hedged"),
 }
 _SECTIONS = (
-    *("selection", "judge", "winrate", "report", "sweep", "label", "verify", "replay"),
+    *("selection", "judge", "winrate", "report", "export", "sweep", "label", "verify", "replay"),
     *("execution", "limits", "ray"),
 )
 _KIND_MAPS: dict[str, Registry[Any]] = {

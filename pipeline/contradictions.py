@@ -25,6 +25,7 @@ def check(config: Config) -> None:
     _check_selectors(config)
     _check_answers(config)
     _check_metrics(config)
+    config.export.check("export")
     config.sweep.check("sweep")
     config.verify.check("verify")
     config.replay.check("replay")

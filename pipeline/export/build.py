@@ -1,0 +1,138 @@
+"""The whole export: stream the run's rows, choose, write the shards and the card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError, InputError
+from pipeline.export.card import Source, write_card
+from pipeline.export.choose import Dropped, Pair, choose
+from pipeline.export.counts import Counts
+from pipeline.export.duplicates import Duplicates
+from pipeline.export.formats import Record, schema_of, to_records
+from pipeline.export.inventory import Choices, Inventory, resolve
+from pipeline.export.splits import split_of
+from pipeline.export.write import SplitWriter, check_target, replacing
+from pipeline.languages import is_language_tag
+from pipeline.records import Row, row_from_dict
+from pipeline.remote import is_uri
+from pipeline.storage import RunFolder
+
+DUPLICATE = "duplicate"
+
+_COLUMNS = (
+    *("row_id", "prompt_id", "cluster_id", "task", "language", "messages", "reference", "source"),
+    *("candidates", "scores", "selections", "errors"),
+)
+_BATCH = 256  # rows: a batch of long candidate sets still fits into little memory
+
+
+@dataclass
+class Exported:
+    """What an export made: its folder, the choices it followed, the counts, and split -> number of files."""
+
+    folder: Path
+    choices: Choices
+    counts: Counts = field(default_factory=Counts)
+    shards: dict[str, int] = field(default_factory=dict)
+
+
+def output_folder(config: Config, run: RunFolder) -> Path:
+    """Where the export goes.
+
+    Raises:
+        ConfigError: it is no local folder, or holds something else.
+    """
+    output = config.export.output
+    if output is None:
+        if not run.is_local:
+            raise ConfigError("export.output: the run is not on this machine; name a local folder to export to")
+        return Path(run.path("export", config.export.format))
+    if is_uri(output):
+        raise ConfigError(f"export.output: must be a local folder, not {output}")
+    target = Path(output).expanduser().resolve()
+    if target == Path(run.root) or target in Path(run.root).parents:
+        raise ConfigError(f"export.output: {target} is, or holds, the run's own folder")
+    return target
+
+
+def build(config: Config) -> Exported:
+    """Export a finished run.
+
+    Nothing is left behind when it fails, and an earlier export in the folder stays as it was.
+
+    Raises:
+        UnfinishedTableError: ``select`` has not finished.
+        ConfigError: a name that the run lacks, or a folder that cannot be used; nothing was written.
+        InputError: no row is left; the message has the reasons.
+    """
+    run = RunFolder(config.out)
+    found = Inventory.of(run)
+    result = Exported(output_folder(config, run), resolve(config, found))
+    check_target(result.folder)
+    schema, settings, counts = schema_of(config.export.format, found), config.export, result.counts
+    writers: dict[str, SplitWriter] = {}
+    sample: list[Record] = []
+    with replacing(result.folder) as folder:
+        data = folder / "data"
+        data.mkdir()
+        shares = settings.shares()
+        for row, pair, records in _examples(config, run, result.choices, counts):
+            split = split_of(row.cluster_id or row.prompt_id, shares, settings.seed)
+            if split not in writers:
+                writers[split] = SplitWriter(data, split, schema, settings.rows_per_shard)
+            for record in records:
+                writers[split].add(record)
+            sample = sample or records
+            key = (split, _language(row.language))
+            counts.exported[key] += 1
+            counts.records[key] += len(records)
+            candidate = pair.chosen.candidate
+            counts.models[(candidate.model, candidate.revision) if candidate else (None, None)] += 1
+        if not writers:
+            reasons = "; ".join(f"{reason}: {n:,}" for reason, n in counts.reasons())
+            raise InputError(
+                f"nothing to export: {counts.rows:,} rows, all left out ({reasons or 'the table is empty'})"
+            )
+        for writer in writers.values():
+            writer.finish()
+        result.shards = {name: len(writers[name].shards) for name in shares if name in writers}
+        source = Source(config, run, result.choices.plan, result.choices.method, result.choices.scorer)
+        write_card(folder, source, counts, result.shards, sample)
+    return result
+
+
+def _examples(
+    config: Config, run: RunFolder, choices: Choices, counts: Counts
+) -> Iterator[tuple[Row, Pair, list[Record]]]:
+    """The rows that are exported; every row, and every dropped one by its reason, is counted."""
+    settings, duplicates = config.export, Duplicates()
+    for row in _rows(run):
+        counts.rows += 1
+        try:
+            pair = choose(row, config, choices)
+            records = to_records(settings.format, row.messages, pair, settings.reasoning == "keep")
+            if settings.deduplicate and duplicates.seen(row.messages, pair.chosen.text):
+                raise Dropped(DUPLICATE)
+        except Dropped as reason:
+            counts.dropped[str(reason)] += 1
+            continue
+        yield row, pair, records
+
+
+def _rows(run: RunFolder) -> Iterator[Row]:
+    data = run.dataset("selections")
+    columns: list[Any] = [c for c in _COLUMNS if c in data.schema.names]
+    scanner = data.scanner(columns=columns, batch_size=_BATCH, batch_readahead=2, fragment_readahead=2)
+    for batch in scanner.to_batches():
+        for item in batch.to_pylist():
+            yield row_from_dict(item)
+
+
+def _language(tag: str | None) -> str:
+    """A language as it is counted: whatever is no BCP 47 tag is data, and does not become a key of the card."""
+    return tag if tag and is_language_tag(tag) else "und"

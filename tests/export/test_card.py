@@ -1,0 +1,103 @@
+"""The card: what it says, and that hostile texts do nothing in it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from tests.export import data
+
+
+def split_card(folder: Path) -> tuple[dict[str, Any], str]:
+    """The front matter, and the text after it."""
+    _, front, text = re.split(r"^---\n", (folder / "README.md").read_text("utf-8"), maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(front), text
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+
+
+def test_the_front_matter_names_splits_languages_and_licence(tmp_path: Path) -> None:
+    rows = data.plain_rows(40)
+    for row in rows[::2]:
+        row["language"] = "zh-Hant"
+    done = data.export(data.write(tmp_path, rows), language=False, licenses={"org/writer": "apache-2.0"})
+    front, text = split_card(done.folder)
+    files = [{"split": s, "path": f"data/{s}-*-of-00001.parquet"} for s in ("train", "test")]
+    assert front["configs"] == [{"config_name": "default", "data_files": files}]
+    assert front["language"] == ["en", "zh"] and front["license"] == "apache-2.0" and "lemonpress" in front["tags"]
+    assert "| org/writer | apache-2.0 |" in text
+
+
+def test_the_card_says_where_the_data_came_from(tmp_path: Path) -> None:
+    run = data.write(tmp_path, data.plain_rows(5))
+    rate = {"system": "hedged/best", "opponent": "hedged/sample", "language": "all", "n_prompts": 5}
+    rates = [rate | {"win_rate": 0.625, "ci_low": 0.55, "ci_high": 0.7}, rate | {"language": "en", "win_rate": 0.111}]
+    pq.write_table(pa.Table.from_pylist(rates), tmp_path / "winrates.parquet")
+    front, text = split_card(data.export(run).folder)
+    assert "license" not in front and "Not stated. Check the licences" in text
+    rows = {tuple(c.strip().replace("\\", "") for c in line.strip("|").split("|")) for line in text.splitlines()}
+    assert {
+        ("run", "r1"),
+        ("Lemonpress of the run", "9.8.7"),
+        ("method", "best"),
+        ("template of judge, pairwise", "abcdef"),
+        ("generator", "dummy", "org/writer", "-", "abc123"),
+        ("org/writer", "abc123", "5"),
+        ("hedged/sample", "62.5%", "55.0% to 70.0%", "5"),
+        ("seed of the run", "1"),
+        ("splits", "train 0.9, test 0.1"),
+    } <= rows
+    assert str(tmp_path) not in text and "11.1%" not in text
+
+
+@pytest.mark.parametrize("format", ["sft", "dpo", "reward", "kto"])
+def test_hostile_texts_inject_nothing(tmp_path: Path, format: str) -> None:
+    row = data.row(0, [data.ATTACK, "W" * 3000 + data.ATTACK], [1.0, 0.0], language='en"\n---\n')
+    row["messages"] = [{"role": data.ATTACK, "content": data.ATTACK}, {"role": "user", "content": data.ATTACK}]
+    for candidate in row["candidates"]:
+        candidate |= {"model": data.ATTACK, "revision": data.ATTACK, "reasoning": data.ATTACK}
+    for item in (*row["selections"], *row["scores"]):
+        item["plan"] = data.ATTACK
+    for candidate in row["candidates"]:
+        candidate["plan"] = data.ATTACK
+    run = data.write(tmp_path, [copy.deepcopy(row)])
+    run.write_json({"run_id": data.ATTACK, "engines": {data.ATTACK: {"model": data.ATTACK}}}, "manifest.json")
+    keys: dict[str, Any] = {"format": format, "language": False, "splits": {"train": 1.0}, "reasoning": "keep"}
+    front, text = split_card(data.export(run, **keys, licenses={data.ATTACK: data.ATTACK}).folder)
+    assert front["license"] == "other" and "language" not in front
+    assert sorted(front) == ["configs", "license", "tags"]
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    tags = Tags(html)
+    assert tags.found <= {"h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "pre", "code"}
+    assert tags.attributes <= {"class"}
+    running = re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
+    assert "alert(1)" in html and "\u202e" not in html
+    assert not re.search(r"(?<!\\)www\.|(?<!\\)https?:", re.sub(r"^(`{3,}).*?^\1$", "", text, flags=re.M | re.S))
+    assert "evil" in running
+
+
+def test_a_secret_in_a_sample_is_hidden(tmp_path: Path) -> None:
+    key = "hf_" + "a1B2" * 6
+    row = data.row(0, [f"My key is {key}, use it.", "Other one."], [1.0, 0.0])
+    assert key not in (data.export(data.write(tmp_path, [row])).folder / "README.md").read_text("utf-8")
