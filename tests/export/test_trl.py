@@ -73,8 +73,7 @@ def test_the_reward_trainer_takes_pairs_with_margins(tmp_path: Path, chat_model:
     trainer = RewardTrainer(
         model=model, args=args, train_dataset=exported(tmp_path, "reward"), processing_class=tokenizer
     )
-    assert "margin" in next(iter(trainer.get_train_dataloader()))
-    assert len(losses(trainer)) == 2
+    assert next(iter(trainer.get_train_dataloader()))["margin"].tolist() == [2.0]
 
 
 def test_the_kto_trainer_takes_labelled_answers(tmp_path: Path, chat_model: str) -> None:
@@ -82,4 +81,5 @@ def test_the_kto_trainer_takes_labelled_answers(tmp_path: Path, chat_model: str)
 
     args = KTOConfig(output_dir=str(tmp_path / "out"), **{**COMMON, "per_device_train_batch_size": 2})
     trainer = KTOTrainer(model=chat_model, args=args, train_dataset=exported(tmp_path, "kto"))
-    assert len(losses(trainer)) == 2
+    assert len(trainer.train_dataset) == 12 and sum(trainer.train_dataset["label"]) == 6
+    assert next(iter(trainer.get_train_dataloader()))
