@@ -12,7 +12,7 @@ from tests.export import data
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_datasets_cache")]
 
 COMMON: dict[str, Any] = {
-    **{"max_steps": 2, "per_device_train_batch_size": 1, "use_cpu": True, "report_to": [], "max_length": 48},
+    **{"max_steps": 2, "per_device_train_batch_size": 1, "use_cpu": True, "report_to": [], "max_length": 96},
     **{"save_strategy": "no", "logging_steps": 1, "bf16": False, "gradient_checkpointing": False, "seed": 1},
 }
 
