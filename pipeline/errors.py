@@ -33,6 +33,10 @@ class InputError(LemonpressError):
     exit_code = 2
 
 
+class NothingToCompare(InputError):
+    """A run holds neither games nor metrics, so that no result can be computed."""
+
+
 class ResumeError(ConfigError):
     """The run folder holds work made with another config, which this one would mix with."""
 

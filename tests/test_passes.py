@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.cli import main
 from pipeline.commands import generate, judge, select
 from pipeline.config import Config, ExecutionConfig, load_config
 from pipeline.engines.base import Engine, PoolConfig
@@ -337,3 +338,13 @@ def test_teachers_evidence_and_policy_in_one_run(tmp_path: Path) -> None:
     marker = run.marker("candidates")
     assert marker is not None
     assert marker["pass"] == "generate-second"
+
+
+def test_a_run_without_a_judge_and_without_metrics_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["dummy", f"out={tmp_path / 'run'}", "prompts.limit=2", "execution.progress=false", "judge={engine: null}"]
+    drop = ["greedy", "likelihood", "best_of_n", "judge", "chops"]
+    assert main(["run", *words, *(f"selectors.{name}=null" for name in drop)]) == 0
+    assert "no results are computed" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report" / "index.html").is_file()

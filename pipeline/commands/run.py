@@ -9,6 +9,7 @@ from pipeline.commands import estimate, generate, judge, report, select, spendin
 from pipeline.commands.context import session
 from pipeline.commands.place import place_run
 from pipeline.config import Config
+from pipeline.errors import NothingToCompare
 from pipeline.prompts import read_prompts
 from pipeline.storage import RunFolder
 
@@ -30,7 +31,10 @@ def run(config: Config) -> None:
             if config.execution.pilot:
                 spending.print_costs(estimate.estimate(config), None)
             run_jobs(config, jobs(config))
-            winrate.run(config)
+            try:
+                winrate.run(config)
+            except NothingToCompare as nothing:  # no failure: the answers were all that was asked for
+                print(f"no results are computed: {nothing}")
             spending.report_costs(config)
             report.run(config)
 

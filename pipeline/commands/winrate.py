@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from pipeline.commands import judge
 from pipeline.commands.context import console
 from pipeline.config import Config, WinrateConfig
-from pipeline.errors import InputError
+from pipeline.errors import NothingToCompare
 from pipeline.stats.audit import ALTERED
 from pipeline.stats.games import Games
 from pipeline.stats.prompt_scores import judge_rates
@@ -24,7 +24,8 @@ def run(config: Config) -> None:
 
     Raises:
         UnfinishedTableError: ``judge`` (or without a judge ``select``) has not finished.
-        InputError: a table cannot be used, or holds neither games nor metrics.
+        InputError: a table cannot be used.
+        NothingToCompare: there are neither games nor metrics.
     """
     settings = config.winrate
     folder = RunFolder(config.out)
@@ -35,7 +36,7 @@ def run(config: Config) -> None:
             folder.dataset("games")  # an interrupted judge must not pass for a run without games
         results = run_results(folder, settings, config.judge.opponent)
     if not results.tables:
-        raise InputError(
+        raise NothingToCompare(
             f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
         )
     for name, table in results.tables.items():
