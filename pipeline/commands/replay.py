@@ -51,7 +51,8 @@ def run(source: str, words: Sequence[str] = ()) -> pa.Table:
     result = scores(found, now.replay.metrics, now, bootstrap)
     if not result.num_rows:
         raise InputError(
-            f"{folder.path(name)}: no answer can be scored: it has neither a metric nor a candidate game (judge.candidates=true plays these)"
+            f"{folder.path(name)}: no answer can be scored: it has neither a metric nor a candidate game "
+            "(judge.candidates=true plays these)"
         )
     store_table(folder, "replay_scores", result)
     _print(result, settings.confidence)
