@@ -128,8 +128,8 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
         run = RunFolder(out)
         if run.exists("config.yaml"):
             return load_config([run.uri("config.yaml"), *words])
-    if job == "label" and all("=" in w and not is_uri(w) for w in words):
-        words = ["label", *words]  # the preset; what is to be labelled is all that must be said
+    if job == "label" and all(("=" in w and not is_uri(w)) or w.startswith("models/") for w in words):
+        words = ["label", *words]  # the preset; what is to be labelled, and with which model, is all that must be said
     return load_config(words)
 
 

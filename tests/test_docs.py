@@ -28,7 +28,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from pipeline import cli
-from pipeline.commands import run
+from pipeline.commands import label, run
 from pipeline.config import Config, load_config
 from pipeline.engines.comet import CometEngineConfig
 from pipeline.engines.dummy import DummyEngineConfig
@@ -309,6 +309,8 @@ def _check_command(words: list[str]) -> None:
         assert len(args.words) <= 1
     elif args.job in ("generate", "select", "sweep"):
         load_config(args.words)
+    elif args.job == "label":
+        label.check(cli._config(args.job, args.words))
     else:
         config = load_config(args.words)
         run.check(config)
