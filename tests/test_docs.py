@@ -238,7 +238,7 @@ def test_commands_that_other_tests_run_have_such_a_test() -> None:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A reader's folder, keys, and modules."""
     monkeypatch.chdir(tmp_path)
     for key in ("OPENAI_API_KEY", "GEMINI_API_KEY", "HF_TOKEN"):
@@ -256,7 +256,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         jsonl(tmp_path / f"{model}.jsonl", *answers)
     for name in ("gpt-answers.jsonl", "my_prompts.jsonl"):
         jsonl(tmp_path / name, {"uid": "q1", "prompt": "Name a river."})
-    return tmp_path
+    yield tmp_path
+    for name in ("my_selectors", "my_judges"):  # other tests have modules of these names, too
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.ray
