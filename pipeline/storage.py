@@ -208,7 +208,7 @@ class RunFolder:
         """Stream a finished table as dicts, reading only ``columns`` that it has; memory stays flat."""
         data = self.dataset(table)
         names = [c for c in columns if c in data.schema.names]
-        for batch in data.to_batches(columns=names, batch_size=batch_size):
+        for batch in data.to_batches(columns=names, batch_size=batch_size, batch_readahead=2, fragment_readahead=2):
             yield from batch.to_pylist()
 
     def read_table(self, *parts: str) -> pa.Table | None:

@@ -67,14 +67,14 @@ def _prepared(source: str, words: Sequence[str]) -> tuple[RunFolder, str]:
     if source.endswith(".parquet"):
         return place_of(source)
     run_folder = RunFolder(source)
-    text = run_folder.read_text("config.yaml")
-    if text is None:
+    if not run_folder.exists("config.yaml"):
         raise ConfigError(f"no such run folder: {source} (there is no config.yaml in it), nor a .parquet file")
-    table = _config(text, words).replay.table
+    path = run_folder.uri("config.yaml")
+    table = load_config([path, *words]).replay.table
     folder, name = (run_folder, _NAME) if table is None else place_of(table)
     _, state = last_table(run_folder)
     if not folder.exists(name) or ReplayTable(folder, name).source != state:
-        write_replay(run_folder, _config(text, ()), folder, name)
+        write_replay(run_folder, load_config([path]), folder, name)
     return folder, name
 
 

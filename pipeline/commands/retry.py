@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,13 +84,10 @@ def own_config(
         ConfigError: there is no such run.
         ResumeError: a setting is not the run's.
     """
-    text = run.read_text("config.yaml")
-    if text is None:
+    if not run.exists("config.yaml"):
         raise ConfigError(f"no such run folder: {run.name} (there is no config.yaml in it)")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        path.write_text(text, encoding="utf-8")
-        stored, config = load_config([str(path)]), load_config([str(path), *words])
+    path = run.uri("config.yaml")
+    stored, config = load_config([path]), load_config([path, *words])
     before, now = (json.dumps(_settings(c), indent=1, sort_keys=True).splitlines() for c in (stored, config))
     if before != now:
         lines = [

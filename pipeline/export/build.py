@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError
@@ -111,7 +110,8 @@ def _examples(
 ) -> Iterator[tuple[Row, Pair, list[Record]]]:
     """The rows that are exported; every row, and every dropped one by its reason, is counted."""
     settings, duplicates = config.export, Duplicates()
-    for row in _rows(run):
+    for item in run.iter_rows("selections", _COLUMNS, _BATCH):
+        row = row_from_dict(item)
         counts.rows += 1
         try:
             pair = choose(row, config, choices)
@@ -122,15 +122,6 @@ def _examples(
             counts.dropped[str(reason)] += 1
             continue
         yield row, pair, records
-
-
-def _rows(run: RunFolder) -> Iterator[Row]:
-    data = run.dataset("selections")
-    columns: list[Any] = [c for c in _COLUMNS if c in data.schema.names]
-    scanner = data.scanner(columns=columns, batch_size=_BATCH, batch_readahead=2, fragment_readahead=2)
-    for batch in scanner.to_batches():
-        for item in batch.to_pylist():
-            yield row_from_dict(item)
 
 
 def _language(tag: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +85,12 @@ def write_replay(run: RunFolder, config: Config, folder: RunFolder, name: str) -
     path = folder.path(name)
     temporary = path + ".tmp" if folder.is_local else path
     with pq.ParquetWriter(temporary, schema, filesystem=folder.fs, compression="zstd") as writer:
-        for items in _batched(run.iter_rows(table, (*_PLAIN, *_NESTED), _BATCH)):
-            rows = [_portable(item, names) for item in items]
+        items = run.iter_rows(table, (*_PLAIN, *_NESTED), _BATCH)
+        while rows := [_portable(item, names) for item in islice(items, _BATCH)]:
             arrays = [pa.array([row[f.name] for row in rows], f.type) for f in schema]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     if temporary != path:
         folder.fs.move(temporary, path)
-
-
-def _batched(items: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _portable(item: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
