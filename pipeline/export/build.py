@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError
 from pipeline.export.card import Source, write_card
-from pipeline.export.choose import Dropped, Pair, choose
+from pipeline.export.choose import DUPLICATE, Dropped, Pair, choose, measured
 from pipeline.export.counts import Counts
 from pipeline.export.duplicates import Duplicates
 from pipeline.export.formats import Record, schema_of, to_records
@@ -21,13 +21,12 @@ from pipeline.records import Row, row_from_dict
 from pipeline.remote import is_uri
 from pipeline.storage import RunFolder
 
-DUPLICATE = "duplicate"
-
 _COLUMNS = (
     *("row_id", "prompt_id", "cluster_id", "task", "language", "messages", "reference", "source"),
     *("candidates", "scores", "selections", "errors"),
 )
 _BATCH = 256  # rows: a batch of long candidate sets still fits into little memory
+_SAMPLES = 3  # languages of which one row is shown
 
 
 @dataclass
@@ -75,7 +74,7 @@ def build(config: Config) -> Exported:
     check_target(result.folder)
     schema, settings, counts = schema_of(config.export.format, found), config.export, result.counts
     writers: dict[str, SplitWriter] = {}
-    sample: list[Record] = []
+    samples: dict[str, list[Record]] = {}
     with replacing(result.folder) as folder:
         data = folder / "data"
         data.mkdir()
@@ -86,12 +85,14 @@ def build(config: Config) -> Exported:
                 writers[split] = SplitWriter(data, split, schema, settings.rows_per_shard)
             for record in records:
                 writers[split].add(record)
-            sample = sample or records
-            key = (split, _language(row.language))
-            counts.exported[key] += 1
-            counts.records[key] += len(records)
-            candidate = pair.chosen.candidate
-            counts.models[(candidate.model, candidate.revision) if candidate else (None, None)] += 1
+            language = language_key(row.language)
+            if len(samples) < _SAMPLES:
+                samples.setdefault(language, records)
+            counts.exported[split, language] += 1
+            counts.records[split, language] += len(records)
+            writer = pair.chosen.candidate
+            counts.models[(writer.model, writer.revision, writer.temperature) if writer else (None, None, None)] += 1
+            counts.measure(row.task, language, measured(row, result.choices))
         if not writers:
             reasons = "; ".join(f"{reason}: {n:,}" for reason, n in counts.reasons())
             raise InputError(
@@ -101,7 +102,7 @@ def build(config: Config) -> Exported:
             writer.finish()
         result.shards = {name: len(writers[name].shards) for name in shares if name in writers}
         source = Source(config, run, result.choices.plan, result.choices.method, result.choices.scorer)
-        write_card(folder, source, counts, result.shards, sample)
+        write_card(folder, source, counts, result.shards, samples)
     return result
 
 
@@ -112,18 +113,19 @@ def _examples(
     settings, duplicates = config.export, Duplicates()
     for item in run.iter_rows("selections", _COLUMNS, _BATCH):
         row = row_from_dict(item)
-        counts.rows += 1
+        language = language_key(row.language)
+        counts.asked[language] += 1
         try:
             pair = choose(row, config, choices)
             records = to_records(settings.format, row.messages, pair, settings.reasoning == "keep")
             if settings.deduplicate and duplicates.seen(row.messages, pair.chosen.text):
                 raise Dropped(DUPLICATE)
         except Dropped as reason:
-            counts.dropped[str(reason)] += 1
+            counts.lost[str(reason), language] += 1
             continue
         yield row, pair, records
 
 
-def _language(tag: str | None) -> str:
+def language_key(tag: str | None) -> str:
     """A language as it is counted: whatever is no BCP 47 tag is data, and does not become a key of the card."""
     return tag if tag and is_language_tag(tag) else "und"

@@ -14,6 +14,7 @@ from pipeline.languages import is_language
 from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, Selection
+from pipeline.scoring.measure import ANSWER, METRIC, is_own_text
 from pipeline.tasks import task_for
 
 UNREADABLE = "prompt could not be read"
@@ -25,6 +26,7 @@ NO_SCORE = "no score"
 LOW_SCORE = "score too small"
 NO_REJECTED = "no other answer to reject"
 LOW_MARGIN = "margin too small"
+DUPLICATE = "duplicate"
 
 
 class Dropped(Exception):
@@ -99,6 +101,18 @@ def choose(row: Row, config: Config, choices: Choices) -> Pair:
     if settings.format == "kto":  # its answers are not paired: the good one stands alone
         return Pair(chosen)
     raise Dropped(reason)
+
+
+def measured(row: Row, choices: Choices) -> dict[str, float]:
+    """Metric -> value in 0..1 of the row's selected answer; without those that could not be computed."""
+    selection = _find(row, choices.plan, choices.method)
+    if selection is None or selection.index is None:
+        return {}
+    own = is_own_text(selection.plan, selection.index)
+    place, index = (ANSWER + selection.system, 0) if own else (selection.plan, selection.index)
+    found = {s.scorer.removeprefix(METRIC): s.values for s in row.scores if s.plan == place and s.scorer.startswith(METRIC)}
+    known = ((name, values[index]) for name, values in found.items() if index < len(values))
+    return {name: value for name, value in known if value is not None and math.isfinite(value)}
 
 
 def _refused(pair: Pair, config: Config) -> str | None:
