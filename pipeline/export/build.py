@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError
-from pipeline.export.card import Source, write_card
+from pipeline.export.card import write_card
+from pipeline.export.card_tables import Source
 from pipeline.export.choose import DUPLICATE, Dropped, Pair, choose, measured
 from pipeline.export.counts import Counts
 from pipeline.export.duplicates import Duplicates
@@ -90,8 +91,8 @@ def build(config: Config) -> Exported:
                 samples.setdefault(language, records)
             counts.exported[split, language] += 1
             counts.records[split, language] += len(records)
-            writer = pair.chosen.candidate
-            counts.models[(writer.model, writer.revision, writer.temperature) if writer else (None, None, None)] += 1
+            by = pair.chosen.candidate
+            counts.models[(by.model, by.revision, by.temperature) if by else (None, None, None)] += 1
             counts.measure(row.task, language, measured(row, result.choices))
         if not writers:
             reasons = "; ".join(f"{reason}: {n:,}" for reason, n in counts.reasons())

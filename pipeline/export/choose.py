@@ -110,7 +110,9 @@ def measured(row: Row, choices: Choices) -> dict[str, float]:
         return {}
     own = is_own_text(selection.plan, selection.index)
     place, index = (ANSWER + selection.system, 0) if own else (selection.plan, selection.index)
-    found = {s.scorer.removeprefix(METRIC): s.values for s in row.scores if s.plan == place and s.scorer.startswith(METRIC)}
+    found = {
+        s.scorer.removeprefix(METRIC): s.values for s in row.scores if s.plan == place and s.scorer.startswith(METRIC)
+    }
     known = ((name, values[index]) for name, values in found.items() if index < len(values))
     return {name: value for name, value in known if value is not None and math.isfinite(value)}
 

@@ -25,7 +25,9 @@ class Counts:
     records: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost: Counter[tuple[str, str]] = field(default_factory=Counter)
     models: Counter[tuple[str | None, str | None, float | None]] = field(default_factory=Counter)
-    measured: dict[tuple[str, str, str], tuple[int, float]] = field(default_factory=lambda: defaultdict(lambda: (0, 0.0)))
+    measured: dict[tuple[str, str, str], tuple[int, float]] = field(
+        default_factory=lambda: defaultdict(lambda: (0, 0.0))
+    )
 
     @property
     def rows(self) -> int:

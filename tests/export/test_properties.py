@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,20 @@ def test_any_run(made: list[dict[str, Any]], keys: dict[str, Any]) -> None:
 
 
 def _check_card(card: str, made: list[Any], exported: int, dropped: int, records: int) -> None:
-    by_split, fate = card.split("## Rows\n\n")[1].split("\n\n")[:2]
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in by_split.splitlines()[2:]]
-    assert (sum(int(c[2]) for c in cells), sum(int(c[3]) for c in cells)) == (exported, records)
-    fates = {c[0].strip(): int(c[1]) for c in (line.strip("|").split("|") for line in fate.splitlines()[2:])}
-    assert fates.pop("all") == len(made) and fates.pop("exported") == exported and sum(fates.values()) == dropped
+    """The card's sums, and that its lines add up to them."""
+    rows = _cells(card, "## Rows", lambda c: [int(cell) for cell in [*c[1:3], *c[4:]]])
+    left_out = _cells(card, "## Left out", lambda c: [int(cell) for cell in [c[2], *c[4:]]])
+    for table in (rows, left_out):
+        assert table[-1] == [sum(column) for column in zip(*table[:-1], strict=True)]
+    asked, total, *splits = rows[-1]
+    more = splits.pop() if records != exported else exported
+    assert (asked, total, sum(splits), more) == (len(made), exported, exported, records)
+    assert left_out[-1][0] == dropped
+
+
+def _cells(card: str, heading: str, numbers: Callable[[list[str]], list[int]]) -> list[list[int]]:
+    table = card.split(heading + "\n\n")[1].split("\n\n")[0]
+    return [numbers([cell.strip() for cell in line.strip("|").split("|")]) for line in table.splitlines()[2:]]
 
 
 @given(st.integers(0, 2**31), st.floats(0.01, 0.99))
