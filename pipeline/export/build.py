@@ -11,9 +11,10 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.export.card import write_card
 from pipeline.export.card_tables import Source
 from pipeline.export.choose import DUPLICATE, Dropped, Pair, choose, measured
+from pipeline.export.config import TOOLS
 from pipeline.export.counts import Counts
 from pipeline.export.duplicates import Duplicates
-from pipeline.export.formats import Record, schema_of, to_records
+from pipeline.export.formats import Record, definitions, schema_of, to_records
 from pipeline.export.inventory import Choices, Inventory, resolve
 from pipeline.export.splits import split_of
 from pipeline.export.write import SplitWriter, check_target, replacing
@@ -73,7 +74,11 @@ def build(config: Config) -> Exported:
     found = Inventory.of(run)
     result = Exported(output_folder(config, run), resolve(config, found))
     check_target(result.folder)
-    schema, settings, counts = schema_of(config.export.format, found), config.export, result.counts
+    schema, settings, counts = (
+        schema_of(config.export.format, found, result.choices.tools is not None),
+        config.export,
+        result.counts,
+    )
     writers: dict[str, SplitWriter] = {}
     samples: dict[str, list[Record]] = {}
     with replacing(result.folder) as folder:
@@ -119,7 +124,9 @@ def _examples(
         try:
             pair = choose(row, config, choices)
             records = to_records(settings.format, row.messages, pair, settings.reasoning == "keep")
-            if settings.deduplicate and duplicates.seen(row.messages, pair.chosen.text):
+            tools = definitions((row.source or {}).get(choices.tools)) if choices.tools else None
+            records = [{**record, TOOLS: tools} for record in records] if choices.tools else records
+            if settings.deduplicate and duplicates.seen(row.messages, pair.chosen.text, tools):
                 raise Dropped(DUPLICATE)
         except Dropped as reason:
             counts.lost[str(reason), language] += 1

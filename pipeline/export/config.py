@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError, nearest
 FORMATS = ("sft", "dpo", "reward", "kto")
 PAIRED = ("dpo", "reward", "kto")
 REJECTED = ("lowest", "sample", "random")
+TOOLS = "tools"
 SPLITS = {"train": 0.9, "test": 0.1}
 
 _SPLIT = re.compile(r"[A-Za-z0-9_]+")
@@ -33,6 +34,8 @@ class ExportConfig:
         truncated: leave out answers that ended at the token limit, also as rejected ones.
         reasoning: ``strip``, or ``keep``: in ``<think>`` tags before the answer.
         deduplicate: leave out rows whose prompt and answer came before.
+        tools: source column with the definitions of the tools that the prompt's turns may call (a list of objects, or
+            its JSON text), exported as TRL's column ``tools``; ``null`` = none. The generator does not see them.
         splits: name -> share; a cluster is in one split only. Empty = train 0.9, test 0.1; a share of 0 = no split.
         seed: of the splits and of random rejected answers.
         rows_per_shard: records per Parquet file.
@@ -52,6 +55,7 @@ class ExportConfig:
     truncated: bool = True
     reasoning: str = "strip"
     deduplicate: bool = True
+    tools: str | None = TOOLS
     splits: dict[str, float] = field(default_factory=dict)
     seed: int = 1
     rows_per_shard: int = 50_000

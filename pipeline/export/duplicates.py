@@ -23,12 +23,12 @@ class Duplicates:
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
 
-    def seen(self, messages: list[Message], answer: str) -> bool:
-        """Whether this prompt with this answer came before; it is kept in mind."""
+    def seen(self, messages: list[Message], answer: str, tools: str | None = None) -> bool:
+        """Whether this prompt, with these tools and this answer, came before; it is kept in mind."""
         turns = [
             [m.get("role"), m.get("name"), normalised(m.get("content") or ""), m.get("tool_calls")] for m in messages
         ]
-        text = json.dumps([turns, normalised(answer)], ensure_ascii=True)
+        text = json.dumps([turns, normalised(answer), tools], ensure_ascii=True)
         digest = hashlib.blake2b(text.encode("ascii"), digest_size=8).digest()
         if digest in self._seen:
             return True

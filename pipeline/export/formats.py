@@ -11,7 +11,8 @@ A turn is ``{role, content}``, with ``name`` and ``tool_calls`` only when any pr
 table stores ``tool_calls`` as JSON text; here it is a list of structs ``{id, type, function: {name, arguments}}`` whose
 ``arguments`` are of the ``datasets`` library's ``Json`` type: different functions take different arguments, which no
 struct can hold. ``datasets`` gives them back as Python objects, as chat templates want them; other readers of the
-Parquet files see JSON text.
+Parquet files see JSON text. Where the source defines tools, every format has a column ``tools`` beside these: JSON text
+of a list of definitions, which TRL parses, or null.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.export.choose import Dropped, Pair, Side
+from pipeline.export.config import TOOLS
 from pipeline.export.inventory import Inventory
 from pipeline.records import Message
 
 BAD_CALLS = "tool calls cannot be read"
+BAD_TOOLS = "tool definitions cannot be read"
 
 Record = dict[str, Any]
 
 
-def schema_of(format: str, found: Inventory) -> pa.Schema:
+def schema_of(format: str, found: Inventory, tools: bool = False) -> pa.Schema:
     """The file's Arrow schema, the ``datasets`` features in its metadata."""
     from datasets import Features, Json, List, Value
 
@@ -48,7 +51,8 @@ def schema_of(format: str, found: Inventory) -> pa.Schema:
         "reward": {**pair, "margin": number},
         "kto": {"prompt": turns, "completion": turns, "label": Value("bool")},
     }
-    schema: pa.Schema = Features(columns[format]).arrow_schema
+    extra = {TOOLS: text} if tools else {}
+    schema: pa.Schema = Features({**columns[format], **extra}).arrow_schema
     return schema
 
 
@@ -121,3 +125,27 @@ def _call(call: dict[str, Any]) -> Record:
         arguments = json.loads(arguments or "{}")
     name = {"name": str(function["name"]), "arguments": json.dumps(arguments, ensure_ascii=False, sort_keys=True)}
     return {"id": None if key is None else str(key), "type": str(call.get("type") or "function"), "function": name}
+
+
+def definitions(value: Any) -> str | None:
+    """Tool definitions as JSON text; ``None`` for none.
+
+    Raises:
+        Dropped: they are no list of objects.
+    """
+    try:
+        tools = json.loads(value) if isinstance(value, str) and value.strip() else value
+    except ValueError as error:
+        raise Dropped(BAD_TOOLS) from error
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise Dropped(BAD_TOOLS)
+    # Arrow fills in the keys that only some definitions have; in JSON text a null is meant
+    return json.dumps(tools if isinstance(value, str) else _without_nulls(tools), ensure_ascii=False, default=str)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError, nearest
-from pipeline.export.config import PAIRED
+from pipeline.export.config import PAIRED, TOOLS
 from pipeline.policy import NAME as POLICY
 from pipeline.storage import RunFolder
 
@@ -25,12 +25,14 @@ class Inventory:
         scorers: (plan, scorer) of every stored score.
         names: whether any turn has a ``name``.
         tool_calls: whether any turn has tool calls.
+        source: names of the source's other columns.
     """
 
     systems: set[tuple[str, str]] = field(default_factory=set)
     scorers: set[tuple[str, str]] = field(default_factory=set)
     names: bool = False
     tool_calls: bool = False
+    source: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, run: RunFolder) -> Inventory:
@@ -39,7 +41,8 @@ class Inventory:
         Raises:
             UnfinishedTableError: ``select`` has not finished.
         """
-        found = cls()
+        schema = run.dataset("selections").schema
+        found = cls(source={f.name for f in schema.field("source").type} if "source" in schema.names else set())
         for batch in run.leaves("selections", lambda top, leaf: leaf in _LEAVES.get(top, ()), 4096):
             columns = {name: batch.column(name) for name in batch.schema.names}
             for column, target, key in (
@@ -63,11 +66,13 @@ class Choices:
     Attributes:
         plan, method: the selection that is the answer.
         scorer: the scorer that ranks candidates; ``None`` = the method's own, under a policy that of the row's rule.
+        tools: the source column with tool definitions, if there is one.
     """
 
     plan: str
     method: str
     scorer: str | None
+    tools: str | None = None
 
 
 def resolve(config: Config, found: Inventory) -> Choices:
@@ -98,7 +103,13 @@ def resolve(config: Config, found: Inventory) -> Choices:
         if method == "sample":
             raise ConfigError("export.rejected: the method is sample itself; choose lowest or random")
     _check_scorer(config, found, plan, method)
-    return Choices(plan, method, settings.scorer)
+    return Choices(plan, method, settings.scorer, _tools(settings.tools, found.source))
+
+
+def _tools(name: str | None, columns: set[str]) -> str | None:
+    if name in columns or name in (None, TOOLS):
+        return name if name in columns else None
+    raise ConfigError(f"export.tools: the source has no column {name!r}{nearest(name, columns)}")
 
 
 def _only_method(methods: list[str]) -> str | None:

@@ -64,11 +64,14 @@ def plain_rows(n: int) -> list[dict[str, Any]]:
     return [row(i, [a.format(i) for a in answers], [3.0, 1.0, 2.0]) for i in range(n)]
 
 
-def write(folder: Path, rows: list[dict[str, Any]], finished: bool = True) -> RunFolder:
-    """A run's folder whose ``selections`` table, in two files, holds the rows."""
+def write(
+    folder: Path, rows: list[dict[str, Any]], finished: bool = True, source: dict[str, pa.DataType] | None = None
+) -> RunFolder:
+    """A run's folder whose ``selections`` table, in two files, holds the rows, with a ``source`` of these fields."""
     run = RunFolder(str(folder))
     run.make("selections")
-    schema = with_provenance(pa.schema(list(COLUMNS.items())), {"lemonpress": "test"})
+    columns = {**COLUMNS, "source": pa.struct(list(source.items()))} if source else COLUMNS
+    schema = with_provenance(pa.schema(list(columns.items())), {"lemonpress": "test"})
     half = -(-len(rows) // 2)
     for n, part in enumerate((rows[:half], rows[half:])):
         pq.write_table(pa.Table.from_pylist(part, schema=schema), run.path("selections", f"part-{n}.parquet"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from pipeline.errors import ConfigError
 from tests.export import data
 
 TURNS = [{"role": "user", "content": "What is question 0 about?"}]
@@ -71,6 +74,40 @@ def test_system_turns_names_and_tool_calls_are_kept(tmp_path: Path, format: str,
     assert turns[2]["tool_calls"] == [call] and turns[3]["name"] == "add"
     if format == "sft":
         assert turns[4]["content"] == "It is three."
+
+
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {"type": "number"}}}}}
+SAY = {"type": "function", "function": {"name": "say", "parameters": {"properties": {"b": {"default": None}}}}}
+
+
+@pytest.mark.parametrize("format", ["sft", "dpo", "reward", "kto"])
+def test_tool_definitions_become_trls_column(tmp_path: Path, format: str, own_datasets_cache: None) -> None:
+    from datasets import load_dataset
+
+    texts = [json.dumps([ADD, SAY]), None, "[]"]
+    rows = [row | {"source": {"tools": text}} for row, text in zip(data.plain_rows(3), texts, strict=True)]
+    done = data.export(data.write(tmp_path, rows, source={"tools": pa.string()}), format=format, splits={"train": 1.0})
+    first, *others = load_dataset(str(done.folder))["train"]["tools"][:: 2 if format == "kto" else 1]
+    assert json.loads(first) == [ADD, SAY] and others == [None, None]
+
+
+def test_tool_definitions_in_arrow_lose_the_keys_that_arrow_fills_in(tmp_path: Path) -> None:
+    tools = pa.array([[ADD, SAY]])
+    assert "b" in tools.to_pylist()[0][0]["function"]["parameters"]["properties"]
+    rows = [data.plain_rows(1)[0] | {"source": {"functions": tools.to_pylist()[0]}}]
+    run = data.write(tmp_path, rows, source={"functions": tools.type})
+    say = {"type": "function", "function": {"name": "say", "parameters": {"properties": {"b": {}}}}}
+    assert json.loads(data.records(data.export(run, tools="functions"))[0]["tools"]) == [ADD, say]
+    assert list(data.records(data.export(run))[0]) == ["messages"]
+
+
+def test_tool_definitions_of_another_kind_are_refused_or_switched_off(tmp_path: Path) -> None:
+    rows = [row | {"source": {"tools": text}} for row, text in zip(data.plain_rows(2), ["hammer", "[]"], strict=True)]
+    run = data.write(tmp_path, rows, source={"tools": pa.string()})
+    assert data.export(run).counts.dropped == {"tool definitions cannot be read": 1}
+    assert not data.export(run, tools=None).counts.dropped
+    with pytest.raises(ConfigError, match=r"export\.tools: the source has no column 'tool'; did you mean 'tools'"):
+        data.export(run, tools="tool")
 
 
 def test_tool_calls_that_cannot_be_read_drop_their_row(tmp_path: Path) -> None:

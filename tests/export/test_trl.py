@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.export import data
@@ -52,6 +53,21 @@ def test_sft_trains(tmp_path: Path, chat_model: str) -> None:
     args = SFTConfig(output_dir=str(tmp_path / "out"), **COMMON)
     found = losses(SFTTrainer(model=chat_model, args=args, train_dataset=exported(tmp_path, "sft")))
     assert len(found) == 2 and all(0 < loss < 20 for loss in found)
+
+
+def test_sft_reads_the_tools(tmp_path: Path, chat_model: str) -> None:
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [row | {"source": {"tools": '[{"name": "weigh_it"}]'}} for row in data.plain_rows(2)]
+    run = data.write(tmp_path / "run", rows, source={"tools": pa.string()})
+    exported = load_dataset(str(data.export(run, splits={"train": 1.0}).folder))["train"]
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    tokenizer.chat_template = "{% for t in tools or [] %}{{ t.name }} {% endfor %}" + tokenizer.chat_template
+    args = SFTConfig(output_dir=str(tmp_path / "out"), **COMMON)
+    trainer = SFTTrainer(model=chat_model, args=args, train_dataset=exported, processing_class=tokenizer)
+    assert tokenizer.decode(trainer.train_dataset[0]["input_ids"]).startswith("weigh_it ")
 
 
 def test_dpo_trains(tmp_path: Path, chat_model: str) -> None:
