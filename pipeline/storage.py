@@ -165,6 +165,11 @@ class RunFolder:
         old = [] if self.exists(table, MARKER) else self.parquet_files(table)  # where earlier versions put blocks
         return sorted([*old, *(path for name in folders for path in self.parquet_files(table, name))])
 
+    def names(self, *parts: str) -> set[str]:
+        """Names of the files and folders in a folder; none where there is no folder."""
+        infos = self.fs.get_file_info(pafs.FileSelector(self.path(*parts), allow_not_found=True))
+        return {i.base_name for i in infos}
+
     def subfolders(self, *parts: str) -> list[str]:
         """Names of the folders in a folder, sorted; none where there is no folder."""
         infos = self.fs.get_file_info(pafs.FileSelector(self.path(*parts), allow_not_found=True))

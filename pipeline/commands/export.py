@@ -42,4 +42,4 @@ def print_counts(result: Exported, format: str) -> None:
         shown.add_row(f"left out: {reason}", f"{n:,}", "", "")
     shown.add_row("all", f"{counts.rows:,}", f"{sum(records.values()):,}", f"{sum(result.shards.values()):,}")
     console(shown)
-    print(f"written to {result.folder}")
+    print(f"written to {result.where}")

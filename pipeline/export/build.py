@@ -17,10 +17,9 @@ from pipeline.export.duplicates import Duplicates
 from pipeline.export.formats import Record, definitions, schema_of, to_records
 from pipeline.export.inventory import Choices, Inventory, resolve
 from pipeline.export.splits import split_of
-from pipeline.export.write import SplitWriter, check_target, replacing
+from pipeline.export.write import DATA, SplitWriter, check_target, replacing
 from pipeline.languages import is_language_tag
 from pipeline.records import Row, row_from_dict
-from pipeline.remote import is_uri
 from pipeline.storage import RunFolder
 
 _COLUMNS = (
@@ -33,30 +32,33 @@ _SAMPLES = 3  # languages of which one row is shown
 
 @dataclass
 class Exported:
-    """What an export made: its folder, the choices it followed, the counts, and split -> number of files."""
+    """What an export made: where it lies, the choices it followed, the counts, and split -> number of files."""
 
-    folder: Path
+    where: str
     choices: Choices
     counts: Counts = field(default_factory=Counts)
     shards: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def folder(self) -> Path:
+        """The folder, where it is a local one."""
+        return Path(self.where)
 
-def output_folder(config: Config, run: RunFolder) -> Path:
+
+def output_folder(config: Config, run: RunFolder) -> RunFolder:
     """Where the export goes.
 
     Raises:
-        ConfigError: it is no local folder, or holds something else.
+        ConfigError: it cannot be opened, or holds the run.
     """
-    output = config.export.output
-    if output is None:
-        if not run.is_local:
-            raise ConfigError("export.output: the run is not on this machine; name a local folder to export to")
-        return Path(run.path("export", config.export.format))
-    if is_uri(output):
-        raise ConfigError(f"export.output: must be a local folder, not {output}")
-    target = Path(output).expanduser().resolve()
-    if target == Path(run.root) or target in Path(run.root).parents:
-        raise ConfigError(f"export.output: {target} is, or holds, the run's own folder")
+    output = config.export.output or run.uri("export", config.export.format)
+    target = RunFolder(output, "export.output")
+    if target.is_local:
+        target = RunFolder(target.root, "export.output")  # of a file:// URI, too
+        if Path(run.root).is_relative_to(target.root) and run.is_local:
+            raise ConfigError(f"export.output: {target.root} is, or holds, the run's own folder")
+    elif config.export.push:
+        raise ConfigError("export.push: only a local folder can be uploaded; set export.output to one")
     return target
 
 
@@ -68,12 +70,14 @@ def build(config: Config) -> Exported:
     Raises:
         UnfinishedTableError: ``select`` has not finished.
         ConfigError: a name that the run lacks, or a folder that cannot be used; nothing was written.
+        StorageError: an object store cannot be reached.
         InputError: no row is left; the message has the reasons.
     """
     run = RunFolder(config.out)
     found = Inventory.of(run)
-    result = Exported(output_folder(config, run), resolve(config, found))
-    check_target(result.folder)
+    target = output_folder(config, run)
+    result = Exported(target.name, resolve(config, found))
+    check_target(target)
     schema, settings, counts = (
         schema_of(config.export.format, found, result.choices.tools is not None),
         config.export,
@@ -81,8 +85,8 @@ def build(config: Config) -> Exported:
     )
     writers: dict[str, SplitWriter] = {}
     samples: dict[str, list[Record]] = {}
-    with replacing(result.folder) as folder:
-        data = folder / "data"
+    with replacing(target) as folder:
+        data = folder / DATA
         data.mkdir()
         shares = settings.shares()
         for row, pair, records in _examples(config, run, result.choices, counts):

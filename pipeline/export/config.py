@@ -39,7 +39,8 @@ class ExportConfig:
         splits: name -> share; a cluster is in one split only. Empty = train 0.9, test 0.1; a share of 0 = no split.
         seed: of the splits and of random rejected answers.
         rows_per_shard: records per Parquet file.
-        output: folder; ``null`` = ``export/FORMAT`` in the run's folder.
+        output: folder, here or on an object store (``s3://bucket/data``); ``null`` = ``export/FORMAT`` in the run's
+            folder.
         licenses: of models and data, by name, for the card.
         push: name of a private dataset on the Hugging Face Hub to upload to (``me/data``); ``null`` = none.
     """

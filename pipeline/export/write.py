@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.export.formats import Record, to_table
+from pipeline.storage import RunFolder
 
-CARD = "README.md"
+CARD, DATA = "README.md", "data"
 MARK = "<!-- written by lemonpress export -->"
 """A line of the card: only a folder that has it is ever replaced."""
 
@@ -71,40 +74,50 @@ class SplitWriter:
             path.rename(self.folder / f"{self.split}-{i:05d}-of-{len(self.shards):05d}.parquet")
 
 
-def check_target(target: Path) -> None:
+def check_target(target: RunFolder) -> None:
     """Refuse to replace anything but an earlier export.
 
     Raises:
         ConfigError: something else lies there.
+        StorageError: the store cannot be reached.
     """
-    if not target.exists() and not target.is_symlink():
+    with _reached(target):
+        kind = target.fs.get_file_info(target.root).type
+        names = target.names() if kind == pafs.FileType.Directory else set()
+        ours = CARD in names and _has_mark(target)
+    if kind == pafs.FileType.NotFound or (kind == pafs.FileType.Directory and not names):
         return
-    known = {CARD, "data", ".cache"}
-    card = target / CARD
-    if target.is_dir() and not target.is_symlink():
-        names = {entry.name for entry in target.iterdir()}
-        if not names or (names <= known and card.is_file() and MARK in card.read_text("utf-8", "replace")):
-            return
-    raise ConfigError(f"export.output: {target} holds something else than an export; choose another folder")
+    if not ours or not names <= {CARD, DATA, ".cache"}:
+        raise ConfigError(f"export.output: {target.name} holds something else than an export; choose another folder")
+
+
+def _has_mark(target: RunFolder) -> bool:
+    with target.fs.open_input_stream(target.path(CARD)) as stream:
+        return MARK.encode() in stream.read()
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary sibling folder that becomes ``target`` when the block ends well, and is removed when it does not.
-
-    A reader sees the old export or the new one, save for the moment between two renames.
+def replacing(target: RunFolder) -> Iterator[Path]:
+    """A temporary local folder that becomes ``target`` when the block ends well, and is removed when it does not.
 
     Raises:
-        ConfigError: as :func:`check_target`.
+        ConfigError, StorageError: as :func:`check_target`.
     """
     check_target(target)
+    with _renamed(Path(target.root)) if target.is_local else _uploaded(target) as folder:
+        yield folder
+        check_target(target)
+
+
+@contextmanager
+def _renamed(target: Path) -> Iterator[Path]:
+    """A sibling of the target: a reader sees the old export or the new one, save between two renames."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (target.parent / f".{target.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
-        check_target(target)
         if target.exists():
             target.rename(old)
         temporary.rename(target)
@@ -114,3 +127,35 @@ def replacing(target: Path) -> Iterator[Path]:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _uploaded(target: RunFolder) -> Iterator[Path]:
+    """A folder of this machine: object stores rename nothing, so the card says when the files are not whole."""
+    with tempfile.TemporaryDirectory(prefix="lemonpress-export-") as name:
+        folder = Path(name)
+        yield folder
+        with _reached(target):
+            target.write_text(f"{MARK}\n\nThis export is not whole: it is being written, or that broke off.\n", CARD)
+            target.remove(DATA)
+            target.make(DATA)
+            for path in sorted((folder / DATA).iterdir()):
+                pafs.copy_files(
+                    str(path),
+                    target.path(DATA, path.name),
+                    source_filesystem=pafs.LocalFileSystem(),
+                    destination_filesystem=target.fs,
+                )
+            target.write_text((folder / CARD).read_text(encoding="utf-8"), CARD)
+
+
+@contextmanager
+def _reached(target: RunFolder) -> Iterator[None]:
+    """A store's errors have no ``errno`` and long texts: one line, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if target.is_local:
+            raise
+        line = str(error).splitlines()[0]
+        raise StorageError(f"export.output: {target.name}: {line}; the same command writes it again") from error

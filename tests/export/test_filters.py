@@ -103,7 +103,8 @@ def test_rejected_may_be_the_sample_or_random(tmp_path: Path) -> None:
         ({"scorer": "mbr"}, "export.scorer: hedged has no scores of 'mbr'; it has: best"),
         ({"method": "sample", "format": "dpo"}, "export.scorer: sample stores no scores of its own"),
         ({"method": "sample", "format": "dpo", "rejected": "sample"}, "export.rejected"),
-        ({"output": "s3://bucket/x"}, "export.output"),
+        ({"output": "s3://me:secret@bucket/x"}, "export.output: holds a secret"),
+        ({"output": "s5://bucket/x"}, "export.output: cannot open"),
         ({"push": "me/data"}, "HF_TOKEN"),
     ],
 )

@@ -62,6 +62,12 @@ def test_a_public_dataset_is_refused(tmp_path: Path, hub: type[Hub], capsys: pyt
     assert "is public" in capsys.readouterr().err and len(hub.calls) == 2
 
 
+def test_only_a_local_export_is_uploaded(tmp_path: Path, hub: type[Hub], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export.push=me/data", "export.output=s3://bucket/x?region=eu-west-1"]
+    assert main(["export", f"out={data.write(tmp_path, data.plain_rows(3)).root}", *words]) == 2
+    assert "export.push: only a local folder" in capsys.readouterr().err and not hub.calls
+
+
 def test_a_failed_upload_keeps_the_export(tmp_path: Path, hub: type[Hub], capsys: pytest.CaptureFixture[str]) -> None:
     hub.fails = True
     assert main(["export", f"out={data.write(tmp_path, data.plain_rows(3)).root}", "export.push=me/data"]) == 1
