@@ -108,11 +108,10 @@ def build(config: Config) -> Exported:
             raise InputError(
                 f"nothing to export: {counts.rows:,} rows, all left out ({reasons or 'the table is empty'})"
             )
-        for writer in writers.values():
-            writer.finish()
-        result.shards = {name: len(writers[name].shards) for name in shares if name in writers}
+        patterns = {name: writers[name].finish() for name in shares if name in writers}
+        result.shards = {name: len(writers[name].shards) for name in patterns}
         source = Source(config, run, result.choices.plan, result.choices.method, result.choices.scorer)
-        write_card(folder, source, counts, result.shards, samples)
+        write_card(folder, source, counts, patterns, samples)
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 
 
 def write_card(
-    folder: Path, source: Source, counts: Counts, shards: Mapping[str, int], samples: Mapping[str, list[Record]]
+    folder: Path, source: Source, counts: Counts, files: Mapping[str, str], samples: Mapping[str, list[Record]]
 ) -> None:
     """Write ``README.md`` into the export's folder.
 
@@ -47,15 +47,15 @@ def write_card(
         folder: the export's folder.
         source: the run and the choices.
         counts: what became of every row.
-        shards: split -> number of files, of the splits that have any.
+        files: split -> pattern of its files, of the splits that have any.
         samples: language -> the records of one row, to show.
     """
     sections = [
-        _front_matter(source.config, counts, shards),
+        _front_matter(source.config, counts, files),
         MARK,
-        *_head(source, counts, shards),
+        *_head(source, counts, list(files)),
         *_samples(samples),
-        *rows_by_language(source, counts, shards),
+        *rows_by_language(source, counts, list(files)),
         *left_out(source.config, counts),
         *answer_quality(source, counts),
         *win_rates(source),
@@ -65,13 +65,12 @@ def write_card(
     (folder / CARD).write_text("\n\n".join(sections) + "\n", encoding="utf-8", newline="\n")
 
 
-def _front_matter(config: Config, counts: Counts, shards: Mapping[str, int]) -> str:
+def _front_matter(config: Config, counts: Counts, files: Mapping[str, str]) -> str:
     languages = sorted({base_language(tag) or "" for tag in counts.languages()} - {"und", ""})
     licenses = sorted(set(config.export.licenses.values()))
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for split, n in shards.items():
-        # the number of files is in the pattern: shards of an earlier upload never match
-        lines += [f"  - split: {json.dumps(split)}", f'    path: "data/{split}-*-of-{n:05d}.parquet"']
+    for split, pattern in files.items():  # shards of an earlier upload never match
+        lines += [f"  - split: {json.dumps(split)}", f"    path: {json.dumps(pattern)}"]
     if languages:
         lines += ["language:", *(f"- {json.dumps(tag)}" for tag in languages)]
     if licenses:
@@ -83,7 +82,7 @@ def _front_matter(config: Config, counts: Counts, shards: Mapping[str, int]) -> 
     return "\n".join(lines)
 
 
-def _head(source: Source, counts: Counts, shards: Mapping[str, int]) -> list[str]:
+def _head(source: Source, counts: Counts, splits: Sequence[str]) -> list[str]:
     config, exported = source.config, counts.exported.total()
     name, what, columns, trainer = _FORMATS[config.export.format]
     share = f" ({exported / counts.rows:.0%})" if counts.rows else ""
@@ -95,7 +94,7 @@ def _head(source: Source, counts: Counts, shards: Mapping[str, int]) -> list[str
         f"answers.** {what} (`{columns}`), as TRL's `{trainer}` reads them. The answers were selected by "
         f"**{plain(source.method)}** from the candidate set **{plain(source.plan)}**, and filtered, by Lemonpress.",
         "```python\nfrom datasets import load_dataset\n\n"
-        f'data = load_dataset("OWNER/NAME")  # or this folder; splits: {", ".join(shards)}\n```',
+        f'data = load_dataset("OWNER/NAME")  # or this folder; splits: {", ".join(splits)}\n```',
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.config import Config
@@ -43,22 +43,22 @@ class Source:
         return f"{self.plan}/{self.method}"
 
 
-def rows_by_language(source: Source, counts: Counts, shards: Mapping[str, int]) -> list[str]:
+def rows_by_language(source: Source, counts: Counts, splits: Sequence[str]) -> list[str]:
     """Languages down, splits across."""
     more = counts.records != counts.exported
-    names = ["language", "prompts", "exported", "share", *shards, *(["records"] if more else [])]
+    names = ["language", "prompts", "exported", "share", *splits, *(["records"] if more else [])]
     rows = []
     for language in [*sorted(counts.asked), "all"]:
         here = [lang for lang in counts.asked if language in (lang, "all")]
         asked = sum(counts.asked[lang] for lang in here)
-        splits = [sum(counts.exported[split, lang] for lang in here) for split in shards]
-        cells = [f"{asked:,}", f"{sum(splits):,}", bar(sum(splits), asked), *(f"{n:,}" for n in splits)]
+        rest = [sum(counts.exported[split, lang] for lang in here) for split in splits]
+        cells = [f"{asked:,}", f"{sum(rest):,}", bar(sum(rest), asked), *(f"{n:,}" for n in rest)]
         if more:
-            cells.append(f"{sum(counts.records[split, lang] for split in shards for lang in here):,}")
+            cells.append(f"{sum(counts.records[split, lang] for split in splits for lang in here):,}")
         rows.append([language_cell(language), *cells])
     parts = ["## Rows", table(names, rows, {1, 2, *range(4, len(names))})]
     shares = ", ".join(f"{name} {share:g}" for name, share in source.config.export.shares().items())
-    empty = [split for split in source.config.export.shares() if split not in shards]
+    empty = [split for split in source.config.export.shares() if split not in splits]
     note = f"Split by cluster, {shares}: translations of one question are all in one split."
     return [*parts, note + (f" No row fell into: {', '.join(empty)}." if empty else "")]
 

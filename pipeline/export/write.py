@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -25,7 +26,10 @@ _BATCH = 1024  # records of a row group: what is held in memory per split
 
 
 class SplitWriter:
-    """Writes one split, a row group at a time, into ``data/SPLIT-00000-of-00003.parquet`` and so on.
+    """Writes one split, a row group at a time, into ``data/SPLIT-00000-of-00003-DIGEST.parquet`` and so on.
+
+    The digest is of the split's bytes. The card's patterns have it, and ``datasets`` caches a local folder by its last
+    name and these patterns only: without it, whoever loads one export would be given another one from the cache.
 
     Args:
         folder: the export's ``data`` folder.
@@ -67,11 +71,17 @@ class SplitWriter:
             self._file.close()
             self._file = None
 
-    def finish(self) -> None:
-        """Close, and give the files their final names, which tell how many there are."""
+    def finish(self) -> str:
+        """Close, and give the files their final names; returns the pattern that means just these files."""
         self.close()
+        whole = hashlib.blake2b(digest_size=6)
+        for path in self.shards:
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+        end = f"of-{len(self.shards):05d}-{whole.hexdigest()}.parquet"
         for i, path in enumerate(self.shards):
-            path.rename(self.folder / f"{self.split}-{i:05d}-of-{len(self.shards):05d}.parquet")
+            path.rename(self.folder / f"{self.split}-{i:05d}-{end}")
+        return f"{self.folder.name}/{self.split}-*-{end}"
 
 
 def check_target(target: RunFolder) -> None:

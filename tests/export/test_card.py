@@ -51,8 +51,11 @@ def test_the_front_matter_names_splits_languages_and_licence(tmp_path: Path) -> 
         row["language"] = "zh-Hant"
     done = data.export(data.write(tmp_path, rows), language=False, licenses={"org/writer": "apache-2.0"})
     front, text = split_card(done.folder)
-    files = [{"split": s, "path": f"data/{s}-*-of-00001.parquet"} for s in ("train", "test")]
-    assert front["configs"] == [{"config_name": "default", "data_files": files}]
+    (config,) = front["configs"]
+    assert [f["split"] for f in config["data_files"]] == ["train", "test"] and config["config_name"] == "default"
+    for file in config["data_files"]:
+        assert re.fullmatch(rf"data/{file['split']}-\*-of-00001-[0-9a-f]{{12}}\.parquet", file["path"])
+        assert len(list(done.folder.glob(file["path"]))) == 1
     assert front["language"] == ["en", "zh"] and front["license"] == "apache-2.0" and "lemonpress" in front["tags"]
     assert (front["size_categories"], front["task_categories"]) == (["n<1K"], ["text-generation"])
     assert "| org/writer | apache-2.0 |" in text

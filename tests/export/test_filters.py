@@ -178,7 +178,7 @@ def test_the_same_run_gives_the_same_bytes_and_replaces_the_export(tmp_path: Pat
         return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
     many = hashes(rows_per_shard=4)
-    assert many == hashes(rows_per_shard=4) and "data/train-00000-of-00007.parquet" in many
+    assert many == hashes(rows_per_shard=4) and any("data/train-00000-of-00007-" in name for name in many)
     assert len(hashes()) == 3  # nothing is left of the many shards
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["dpo"]
 

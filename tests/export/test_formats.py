@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.storage import RunFolder
 from tests.export import data
 
 TURNS = [{"role": "user", "content": "What is question 0 about?"}]
@@ -59,6 +60,17 @@ def test_datasets_loads_the_folder_offline_with_the_documented_features(
         "kto": {"prompt": turns, "completion": turns, "label": Value("bool")},
     }
     assert dict(loaded["train"].features) == features[format]
+
+
+def test_datasets_never_gives_back_another_export_from_its_cache(tmp_path: Path, own_datasets_cache: None) -> None:
+    """It caches by the folder's last name and the card's patterns: neither path nor time of change counts."""
+    from datasets import load_dataset
+
+    def loaded(name: str, n: int) -> Any:
+        data.write(tmp_path / name, data.plain_rows(n))
+        return load_dataset(str(data.export(RunFolder(str(tmp_path / name)), splits={"train": 1.0}).folder))["train"]
+
+    assert [len(loaded(*export)) for export in (("one", 3), ("two", 5), ("one", 4))] == [3, 5, 4]
 
 
 @pytest.mark.parametrize("format", ["sft", "dpo", "kto"])
