@@ -117,7 +117,7 @@ def _turns(column: str, turns: list[Record], record: Record) -> Iterable[tuple[s
     """A turn a line: its role, or what the format makes of the answer."""
     score = record.get(f"score_{column}")
     label = record.get("label") if column == "completion" else None
-    extra = f", score {score:g}" if score is not None else "" if label is None else f", label {str(label).lower()}"
+    extra = f", score {score:.4g}" if score is not None else "" if label is None else f", label {str(label).lower()}"
     for turn in turns:
         name = plain(turn["role"]) if column in ("messages", "prompt") else f"**{column}**{extra}"
         text = turn.get("content") or json.dumps(turn.get("tool_calls"), ensure_ascii=False)

@@ -46,17 +46,17 @@ class Source:
 def rows_by_language(source: Source, counts: Counts, splits: Sequence[str]) -> list[str]:
     """Languages down, splits across."""
     more = counts.records != counts.exported
-    names = ["language", "prompts", "exported", "share", *splits, *(["records"] if more else [])]
+    names = ["language", "exported", "share", "prompts", *splits, *(["records"] if more else [])]
     rows = []
     for language in [*sorted(counts.asked), "all"]:
         here = [lang for lang in counts.asked if language in (lang, "all")]
         asked = sum(counts.asked[lang] for lang in here)
         rest = [sum(counts.exported[split, lang] for lang in here) for split in splits]
-        cells = [f"{asked:,}", f"{sum(rest):,}", bar(sum(rest), asked), *(f"{n:,}" for n in rest)]
+        cells = [f"{sum(rest):,}", bar(sum(rest), asked), f"{asked:,}", *(f"{n:,}" for n in rest)]
         if more:
             cells.append(f"{sum(counts.records[split, lang] for split in splits for lang in here):,}")
         rows.append([language_cell(language), *cells])
-    parts = ["## Rows", table(names, rows, {1, 2, *range(4, len(names))})]
+    parts = ["## Rows", table(names, rows, {1, *range(3, len(names))})]
     shares = ", ".join(f"{name} {share:g}" for name, share in source.config.export.shares().items())
     empty = [split for split in source.config.export.shares() if split not in splits]
     note = f"Split by cluster, {shares}: translations of one question are all in one split."
@@ -75,21 +75,21 @@ def left_out(config: Config, counts: Counts) -> list[str]:
     rows = [
         [
             plain(reason),
-            _setting(config, reason),
             f"{dropped[reason]:,}",
             bar(dropped[reason], counts.rows),
+            _setting(config, reason),
             *(f"{counts.lost[reason, lang]:,}" for lang in languages),
         ]
         for reason in reasons
     ]
     sums = [sum(counts.lost[reason, lang] for reason in reasons) for lang in languages]
     total = dropped.total()
-    rows.append(["**all**", "", f"{total:,}", bar(total, counts.rows), *(f"{n:,}" for n in sums)])
-    names = ["why", "`export` key", "rows", "share", *map(plain, languages)]
+    rows.append(["**all**", f"{total:,}", bar(total, counts.rows), "", *(f"{n:,}" for n in sums)])
+    names = ["why", "rows", "share", "`export` key", *map(plain, languages)]
     note = (
         "A row is counted under the first reason that applies; the selected answer was never replaced by another one."
     )
-    return ["## Left out", table(names, rows, {2, *range(4, len(names))}), note]
+    return ["## Left out", table(names, rows, {1, *range(4, len(names))}), note]
 
 
 def _setting(config: Config, reason: str) -> str:

@@ -35,7 +35,8 @@ def bar(n: int, total: int) -> str:
     """``███ 31%``: a share that can be seen."""
     if not total:
         return "-"
-    return "&nbsp;".join(filter(None, ("█" * round(_BAR * n / total) or "▏" * bool(n), f"{n / total:.0%}")))
+    percent = "&lt;1%" if 0 < n / total < 0.005 else f"{n / total:.0%}"
+    return "&nbsp;".join(filter(None, ("█" * round(_BAR * n / total) or "▏" * bool(n), percent)))
 
 
 def language_cell(tag: str) -> str:

@@ -93,11 +93,11 @@ def test_any_run(made: list[dict[str, Any]], keys: dict[str, Any]) -> None:
 
 def _check_card(card: str, made: list[Any], exported: int, dropped: int, records: int) -> None:
     """The card's sums, and that its lines add up to them."""
-    rows = _cells(card, "## Rows", lambda c: [int(cell) for cell in [*c[1:3], *c[4:]]])
-    left_out = _cells(card, "## Left out", lambda c: [int(cell) for cell in [c[2], *c[4:]]])
+    rows = _cells(card, "## Rows", lambda c: [int(cell) for cell in [c[1], *c[3:]]])
+    left_out = _cells(card, "## Left out", lambda c: [int(cell) for cell in [c[1], *c[4:]]])
     for table in (rows, left_out):
         assert table[-1] == [sum(column) for column in zip(*table[:-1], strict=True)]
-    asked, total, *splits = rows[-1]
+    total, asked, *splits = rows[-1]
     more = splits.pop() if records != exported else exported
     assert (asked, total, sum(splits), more) == (len(made), exported, exported, records)
     assert left_out[-1][0] == dropped
