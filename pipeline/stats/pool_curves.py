@@ -143,9 +143,13 @@ def recovered_share(
         return RecoveredShare(estimate, base_name, headroom, n)
     draws = bootstrap_means(cluster_sums(np.column_stack([gain, room]), cluster), [[0], [1]], bootstrap)
     tail = (1 - bootstrap.confidence) / 2
-    low, high = np.quantile(draws[:, 0] / draws[:, 1], [tail, 1 - tail])
-    estimate = Estimate(share, error.se, float(low), float(high), error.n_clusters, "boot")
-    return RecoveredShare(estimate, base_name, headroom, n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = draws[:, 0] / draws[:, 1]
+        # where few prompts have headroom, some draws have none: their share may be anything, so they count at both ends
+        low = np.quantile(np.where(np.isfinite(shares), shares, -np.inf), tail)
+        high = np.quantile(np.where(np.isfinite(shares), shares, np.inf), 1 - tail)
+    low, high = (float(end) if np.isfinite(end) else None for end in (low, high))
+    return RecoveredShare(Estimate(share, error.se, low, high, error.n_clusters, "boot"), base_name, headroom, n)
 
 
 def _pool(values: Floats) -> Floats:

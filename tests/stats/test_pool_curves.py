@@ -66,6 +66,15 @@ def test_recovered_share(clusters: int) -> None:
     assert share.low < share.value < share.high and share.low < 0.25 < share.high
 
 
+@pytest.mark.filterwarnings("error")
+def test_draws_without_any_headroom_make_the_interval_wider_and_not_nan() -> None:
+    room = np.zeros(60)
+    room[:4] = 1.0  # 1.6% of the draws have none of these
+    selector = np.where(np.arange(60) % 2, 0.0, room)
+    share = recovered_share(selector, np.zeros(60), room, np.arange(60), "sample").share
+    assert (share.value, share.low, share.high) == (0.5, 0.0, 1.0)
+
+
 def test_share_is_null_when_the_headroom_may_be_zero() -> None:
     rng = np.random.default_rng(0)
     oracle = rng.normal(0, 1, 100)
