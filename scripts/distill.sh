@@ -6,10 +6,10 @@
 #   scripts/distill.sh MGSM_FOLDER [small] [key=value ...]
 #
 # MGSM_FOLDER holds mgsm_de.tsv and so on (https://github.com/google-research/url-nlp/tree/main/mgsm). `small` takes 8
-# questions, which is a matter of minutes; the whole takes 60, and some 12 minutes on two cores.
+# questions, which is a matter of minutes; the whole takes 60, and a quarter of an hour or so on two cores.
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,10p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
 mgsm="$(cd "$1" && pwd)"
 shift
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

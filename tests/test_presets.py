@@ -29,7 +29,7 @@ def test_everything_that_the_paper_compares_has_a_preset() -> None:
         assert f"models/{name}" in known
     for name in ("gpt-4o", "gpt-4o-opponent", "gemini-flash", "gemini-pro"):
         assert f"models/{name}" in known
-    assert {"m-arena-hard", "mgsm", "wmt24pp", "distill", "label"} <= set(known)
+    assert {"m-arena-hard", "mgsm", "wmt24pp", "distill", "distill-mgsm", "label"} <= set(known)
 
 
 def test_the_main_experiment_has_the_papers_settings() -> None:

@@ -77,6 +77,16 @@ def test_duplicates_are_told_by_prompt_and_answer(tmp_path: Path) -> None:
     assert not data.export(run, deduplicate=False).counts.dropped
 
 
+def test_right_answers_alone_can_be_exported(tmp_path: Path) -> None:
+    rows = data.plain_rows(4)
+    for i, row in enumerate(rows):
+        row["scores"].append({"scorer": "metric:accuracy", "plan": "hedged", "values": [float(i == 2), 0.0, 1.0]})
+    done = data.export(data.write(tmp_path, rows), scorer="metric:accuracy", min_score=1.0)
+    assert done.counts.dropped == {"score too small": 3}
+    (record,) = data.records(done)
+    assert record["messages"][-1]["content"] == "The best answer to question 2 is this one."
+
+
 def test_rejected_may_be_the_sample_or_random(tmp_path: Path) -> None:
     run = data.write(tmp_path, data.plain_rows(40))
     sample = data.records(data.export(run, format="dpo", rejected="sample"))
