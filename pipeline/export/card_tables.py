@@ -122,7 +122,7 @@ def answer_quality(source: Source, counts: Counts) -> list[str]:
                 cells += [f"{run.get('n_prompts', 0):,}"]
                 cells += [quality(metric, run.get("mean")), quality(metric, beside.get("mean")), gain]
             rows.append(cells)
-        names = ["language", "exported", metric_label(metric)]
+        names = ["language", "exported", plain(metric_label(metric))]
         if scores:
             names += ["all prompts", plain(source.method), plain((base or "-").rpartition("/")[2]), "difference"]
         parts += [f"**{plain(metric_label(metric))}** ({plain(task)})", table(names, rows, range(1, len(names)))]

@@ -137,6 +137,8 @@ def test_hostile_texts_inject_nothing(tmp_path: Path, format: str) -> None:
     row["messages"] = [{"role": data.ATTACK, "content": data.ATTACK}, {"role": "user", "content": data.ATTACK}]
     for candidate in row["candidates"]:
         candidate |= {"model": data.ATTACK, "revision": data.ATTACK, "reasoning": data.ATTACK}
+    row["task"] = data.ATTACK
+    row["scores"].append({"scorer": f"metric:{data.ATTACK}", "plan": "hedged", "values": [0.25, 0.5]})
     for item in (*row["selections"], *row["scores"]):
         item["plan"] = data.ATTACK
     for candidate in row["candidates"]:
@@ -155,7 +157,7 @@ def test_hostile_texts_inject_nothing(tmp_path: Path, format: str) -> None:
     running = re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
     assert "alert(1)" in html and "\u202e" not in html
     assert not re.search(r"(?<!\\)www\.|(?<!\\)https?:", re.sub(r"^(`{3,}).*?^\1$", "", text, flags=re.M | re.S))
-    assert "evil" in running
+    assert "evil" in running and "25.0%" in running
 
 
 def test_a_secret_in_a_sample_is_hidden(tmp_path: Path) -> None:
