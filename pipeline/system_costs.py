@@ -84,7 +84,8 @@ def _spent(config: Config, costs: Costs, name: str, method: str) -> StageCost:
     selector = config.selectors[method]
     stages = {s.stage: s for s in costs.stages}
     sampled = [stages[f"generate:{key}"] for key in plans if f"generate:{key}" in stages]
-    further = [s for s in costs.stages for key in plans if s.stage.startswith(f"generate:{key}:")]
+    rounds = [f"{job}:{key}:" for key in plans for job in ("generate", "score")]  # of adaptive plans
+    further = [s for s in costs.stages if s.stage.startswith(tuple(rounds))]
     if selector.kind in _TAKES_ONE:
         sampled, further = [_one_candidate(config, stage, plans, costs.rows) for stage in sampled], []
     evidence = selector.evidence_plan()

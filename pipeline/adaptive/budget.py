@@ -65,7 +65,7 @@ def concave(gains: Floats) -> Floats:
         line = curves[rows, at][:, None] + slope[:, None] * steps
         found = np.where(inside, line, found)
         at = to
-    return found[:, 1:]
+    return cast(Floats, found[:, 1:])
 
 
 def deal_out(gains: Floats, room: Ints, expected: Lengths, budget: float, least: float = 0.0) -> Ints:
@@ -98,4 +98,4 @@ def deal_out(gains: Floats, room: Ints, expected: Lengths, budget: float, least:
     variance = np.cumsum(expected.spread + (2 * columns + 1) * expected.doubt[rows])
     taken = cost + _SAFETY * np.sqrt(variance) <= budget
     kept = int(np.argmin(taken)) if not taken.all() else len(taken)
-    return cast(Ints, np.bincount(rows[:kept], minlength=len(gains)))
+    return np.bincount(rows[:kept], minlength=len(gains))

@@ -203,8 +203,8 @@ def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive, table:
             for row_id, before, number in numbers:
                 mine = drawn.setdefault(row_id, [before] + [0] * (settings.rounds - 1))
                 mine[r - 1] = number
-    for numbers in drawn.values():
-        for one, number in zip(rounds, numbers, strict=True):
+    for counts in drawn.values():
+        for one, number in zip(rounds, counts, strict=True):
             one.candidates += number
             one.prompts += number > 0
     sizes: dict[int, int] = {}

@@ -33,7 +33,7 @@ class Shape:
     def log_density(self, z: Floats) -> Floats:
         """Of standardised scores."""
         if self.k is None:
-            return cast(Floats, -0.5 * z**2 - 0.5 * log(2 * pi))
+            return -0.5 * z**2 - 0.5 * log(2 * pi)
         mean, spread = _moments(self.k)
         y = np.minimum(mean + spread * (-z if self.mirrored else z), 50.0)
         return cast(Floats, log(spread) + self.k * y - np.exp(y) - lgamma(self.k))
@@ -68,7 +68,7 @@ def _moments(k: float) -> tuple[float, float]:
 @lru_cache(maxsize=32)
 def _table(shape: Shape, most: int) -> Floats:
     """Gains on a grid of distances [D, most]: the integral of 1 - F(t)^m from d upwards."""
-    points = np.arange(_LOW, _HIGH + _STEP / 2, _STEP)
+    points: Floats = np.arange(_LOW, _HIGH + _STEP / 2, _STEP, dtype=np.float64)
     density = np.exp(shape.log_density(points))
     cdf = np.cumsum(density) - density / 2
     cdf = np.clip(cdf / density.sum(), 0.0, 1.0)
