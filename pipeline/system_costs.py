@@ -84,7 +84,7 @@ def _spent(config: Config, costs: Costs, name: str, method: str) -> StageCost:
     selector = config.selectors[method]
     stages = {s.stage: s for s in costs.stages}
     sampled = [stages[f"generate:{key}"] for key in plans if f"generate:{key}" in stages]
-    rounds = [f"{job}:{key}:" for key in plans for job in ("generate", "score")]  # of adaptive plans
+    rounds = [f"score:{name}:", *(f"generate:{key}:" for key in plans)]  # of adaptive plans
     further = [s for s in costs.stages if s.stage.startswith(tuple(rounds))]
     if selector.kind in _TAKES_ONE:
         sampled, further = [_one_candidate(config, stage, plans, costs.rows) for stage in sampled], []

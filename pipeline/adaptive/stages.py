@@ -47,7 +47,7 @@ class ScoreStage(Stage):
 
     @property
     def name(self) -> str:
-        return f"score:{self.plan}:{self.done}"
+        return f"score:{self.set_name}:{self.done}"
 
     def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> Stage:
         raise refusal(self.plan)

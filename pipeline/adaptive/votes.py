@@ -23,7 +23,7 @@ from pipeline.stats.arrays import Floats
 
 _GRID = np.geomspace(0.05, 50.0, 24)
 _ITERATIONS = 200
-_DRAWS = 4000
+_DRAWS = 2000
 _UNSEEN = 12  # answers that the unseen part of a law is broken into
 
 Counts = tuple[int, ...]

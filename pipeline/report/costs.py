@@ -24,9 +24,10 @@ HOW = (
     "Generated: new tokens of the candidates that the system’s selector looks at; a system that takes one candidate "
     "unseen (sample, greedy, random) is charged with that one only. Selecting: tokens that its selector’s requests to "
     "a reward model or judge read and wrote; a selector that worked on several candidate sets of a prompt is "
-    "charged an equal share for each; with what was scored between the rounds of an adaptive plan. Reading the prompts for generation is shared by all systems and not charged, "
-    "nor is judging the games: that is the cost of the evaluation. Per point: what the system costs more than what it "
-    "is compared with, divided by the points gained; only where a gain is certain, and never for an upper bound."
+    "charged an equal share for each; with what was scored between the rounds of an adaptive plan. Reading the "
+    "prompts for generation is shared by all systems and not charged, nor is judging the games: that is the cost of "
+    "the evaluation. Per point: what the system costs more than what it is compared with, divided by the points gained; "
+    "only where a gain is certain, and never for an upper bound."
 )
 
 _TAKES_ONE = ("sample", "greedy", "random")
