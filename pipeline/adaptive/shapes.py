@@ -1,14 +1,15 @@
 """Shapes of the laws that scores are drawn from: standardised, from strongly skewed to the left to the right.
 
 The logarithm of a gamma variable with parameter k is skewed to the left, less so the larger k is (in the limit it is
-normal), and its density is smooth and positive everywhere; mirrored, it is skewed to the right.
+normal), and its density is smooth and positive everywhere; mirrored, it is skewed to the right. For scores between
+bounds there are symmetric shapes with shorter tails than the normal one: densities as exp(-abs(z)^p) with p > 2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import lgamma, log, pi, sqrt
+from math import exp, lgamma, log, pi, sqrt
 from typing import cast
 
 import numpy as np
@@ -25,13 +26,19 @@ class Shape:
     Attributes:
         k: parameter of the gamma law; ``None`` = normal.
         mirrored: skewed to the right.
+        power: p of a symmetric shape with short tails.
     """
 
     k: float | None = None
     mirrored: bool = False
+    power: float | None = None
 
     def log_density(self, z: Floats) -> Floats:
         """Of standardised scores."""
+        if self.power is not None:
+            p = self.power
+            scale = exp((lgamma(1 / p) - lgamma(3 / p)) / 2)
+            return -(np.minimum(np.abs(z) / scale, 1e6) ** p) + log(p / (2 * scale)) - lgamma(1 / p)
         if self.k is None:
             return -0.5 * z**2 - 0.5 * log(2 * pi)
         mean, spread = _moments(self.k)
@@ -51,6 +58,7 @@ class Shape:
 SHAPES = (
     *(Shape(k) for k in (0.25, 0.5, 1.0, 2.0, 5.0)),
     Shape(),
+    *(Shape(power=p) for p in (4.0, 12.0)),
     *(Shape(k, mirrored=True) for k in (5.0, 2.0, 1.0, 0.5, 0.25)),
 )
 

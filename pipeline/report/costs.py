@@ -26,8 +26,8 @@ HOW = (
     "a reward model or judge read and wrote; a selector that worked on several candidate sets of a prompt is "
     "charged an equal share for each; with what was scored between the rounds of an adaptive plan. Reading the "
     "prompts for generation is shared by all systems and not charged, nor is judging the games: that is the cost of "
-    "the evaluation. Per point: what the system costs more than what it is compared with, divided by the points gained; "
-    "only where a gain is certain, and never for an upper bound."
+    "the evaluation. Per point: what the system costs more than what it is compared with, divided by the points "
+    "gained; only where a gain is certain, and never for an upper bound."
 )
 
 _TAKES_ONE = ("sample", "greedy", "random")
