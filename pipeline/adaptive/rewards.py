@@ -26,7 +26,7 @@ _SPREADS = 20  # points of the grid
 _LEAST = 0.05  # the smallest spread on it, as a share of the batch's
 _OFFSETS = np.linspace(-3.5, 3.5, 15)  # places of a law's mean, in standard errors of the scores' mean
 _ITERATIONS = 100
-_FIT = 2_000  # prompts that shape and frequencies are fitted to, at most
+_FIT_SHAPE, _FIT = 500, 2_000  # prompts that the shape and the frequencies are fitted to, at most
 _CHUNK = 5_000  # prompts worked on at a time
 
 
@@ -49,7 +49,7 @@ def reward_gains(scores: Floats, drawn: Floats, most: int) -> Floats:
         return gains
     typical = float(np.sqrt(pooled.mean()))
     grid = np.geomspace(_LEAST * typical, max(3 * typical, 2 * float(np.sqrt(pooled.max()))), _SPREADS)
-    shape, prior = _fit(data.take(_some(np.flatnonzero(data.count > 1))), grid)
+    shape, prior = _fit(data, grid)
     known = np.flatnonzero(data.count > 0)
     for start in range(0, len(known), _CHUNK):
         rows = known[start : start + _CHUNK]
@@ -80,26 +80,30 @@ class _Scores:
                 yield g, h, np.where(self.valid, each, 0.0).sum(axis=1) - (self.count - 1) * np.log(spread)
 
 
-def _some(rows: Ints) -> Ints:
-    """At most ``_FIT`` of them, evenly spread."""
-    return rows[:: -(-len(rows) // _FIT)]
+def _some(rows: Ints, most: int) -> Ints:
+    """At most so many of them, evenly spread."""
+    return rows[:: max(-(-len(rows) // most), 1)]
 
 
 def _fit(data: _Scores, grid: Floats) -> tuple[Shape, Floats]:
     """The shape, and the frequencies [G] of the spreads, that make the batch most likely."""
-    fits = []
-    for shape in SHAPES:
-        log = np.full((len(data.count), len(grid)), -np.inf)
-        for g, _, each in data.laws(shape, grid):
-            log[:, g] = np.logaddexp(log[:, g], each)
-        top = log.max(axis=1, keepdims=True)
-        likelihood, prior = np.exp(log - top), np.full(len(grid), 1 / len(grid))
-        for _ in range(_ITERATIONS):
-            joint = likelihood * prior
-            prior = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
-        fits.append((float((np.log(likelihood @ prior) + top[:, 0]).sum()), shape, prior))
-    best = max(fits, key=lambda fit: fit[0])
-    return best[1], best[2]
+    several = np.flatnonzero(data.count > 1)
+    few = data.take(_some(several, _FIT_SHAPE))
+    shape = max(SHAPES, key=lambda each: _frequencies(few, each, grid)[0])
+    return shape, _frequencies(data.take(_some(several, _FIT)), shape, grid)[1]
+
+
+def _frequencies(data: _Scores, shape: Shape, grid: Floats) -> tuple[float, Floats]:
+    """(log likelihood of the batch, frequencies [G] of the spreads that make it largest)."""
+    log = np.full((len(data.count), len(grid)), -np.inf)
+    for g, _, each in data.laws(shape, grid):
+        log[:, g] = np.logaddexp(log[:, g], each)
+    top = log.max(axis=1, keepdims=True)
+    likelihood, prior = np.exp(log - top), np.full(len(grid), 1 / len(grid))
+    for _ in range(_ITERATIONS):
+        joint = likelihood * prior
+        prior = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+    return float((np.log(likelihood @ prior) + top[:, 0]).sum()), prior
 
 
 def _expected(data: _Scores, best: Floats, shape: Shape, grid: Floats, prior: Floats, most: int) -> Floats:
