@@ -33,7 +33,7 @@ def steps(config: Config, base: GenerateStage) -> Iterator[Step]:
     selector = config.selectors[by]
     scored = {k: v for k, v in to_dict(selector).items() if k != "plans"} | {"templates": selector.templates()}
     settings = {"plan": plan_settings(plan), "scored": scored}
-    units: Mapping[str, Any] = {set_name: None}
+    units: Mapping[str, Any] = {set_name: {"rounds": plan.adaptive.rounds}}
     first = replace(base, config=replace(plan, n=plan.adaptive.first))
     further = max(1, round((plan.n - plan.adaptive.first) / plan.adaptive.rounds))
     yield Step(plan.engine, first, settings, plan.adaptive.first, units=units)
