@@ -130,7 +130,7 @@ def test_two_plans_in_three_rounds_more_prompts_refusals_and_verify(
 
     changed = ("mean_n=7", "rounds=3", "by=null")
     for word in ("sampling.n=13", *(f"sampling.adaptive.{word}" for word in changed)):
-        with pytest.raises(ResumeError, match="another (config|budget)|drawn in rounds"):
+        with pytest.raises(ResumeError, match=r"another (config|budget)|drawn in rounds"):
             generate.run(load_config([*mine, word]))
     with pytest.raises(ResumeError, match="drawn in rounds"):
         generate.run(load_config([*mine, "sampling.adaptive.by=null", "resume=force"]))
