@@ -9,7 +9,8 @@ repeated; a prompt's difference is its mean over the shuffles, and the interval 
 which each is a cluster of its own.
 
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
-adaptive really used, as a share of what uniform N used. All in points of 0 to 100: chrF; the candidate's mean token
+adaptive really used, as a share of what uniform N used. ``uniform``: what three quarters of N for every prompt lose
+themselves. All in points of 0 to 100: chrF; the candidate's mean token
 probability (geometric) in percent; the share of prompts with the right answer, or with the law's true mode.
 """
 
@@ -95,16 +96,21 @@ def play(pools: Pools, settings: Adaptive) -> Bools:
     return mask
 
 
-def compare(pools: Pools, settings: Adaptive, uniform: int, repeats: int, seed: int) -> tuple[float, float, float]:
-    """(mean difference, half width of its interval, tokens as a share of uniform N's)."""
+def compare(
+    pools: Pools, settings: Adaptive | None, uniform: int, repeats: int, seed: int
+) -> tuple[float, float, float]:
+    """(mean difference to uniform N, half width of its interval, tokens as a share of uniform N's).
+
+    Args:
+        settings: how adaptive N draws; ``None`` = as uniform N with three quarters of it.
+    """
     rng = np.random.default_rng(seed)
     differences, spent, base = np.zeros(len(pools.tokens)), 0.0, 0.0
     for _ in range(repeats):
         one = pools.shuffled(rng)
-        ours, theirs = (
-            play(one, settings),
-            np.arange(pools.tokens.shape[1])[None, :] < np.full((len(differences), 1), uniform),
-        )
+        numbers = np.arange(pools.tokens.shape[1])
+        ours = play(one, settings) if settings else np.tile(numbers < 0.75 * uniform, (len(differences), 1))
+        theirs = np.tile(numbers < uniform, (len(differences), 1))
         differences += (one.chosen(ours) - one.chosen(theirs)) / repeats
         spent, base = spent + one.tokens[ours].sum(), base + one.tokens[theirs].sum()
     error = differences.std(ddof=1) / np.sqrt(len(differences))
@@ -171,7 +177,10 @@ def main() -> int:
         (p, max(args.repeats // 3, 1)) for p in simulated(np.random.default_rng(args.seed), 200, 2 * args.uniform)
     ]
     results = {}
-    print(f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}", flush=True)
+    print(
+        f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}{'uniform':>9}",
+        flush=True,
+    )
     for pools, repeats in every:
         cells, kept = "", {}
         for share in (1.0, 0.75):
@@ -179,6 +188,8 @@ def main() -> int:
             mean, half, tokens = compare(pools, settings, args.uniform, repeats, args.seed)
             cells += f"{mean:+8.2f}{f'{mean - half:+.2f} to {mean + half:+.2f}':>18}{tokens:9.3f}"
             kept[str(share)] = [round(v, 3) for v in (mean, mean - half, mean + half, tokens)]
+        kept["uniform"] = [round(compare(pools, None, args.uniform, repeats, args.seed)[0], 3)]
+        cells += f"{kept['uniform'][0]:+9.2f}"
         results[pools.name] = kept
         print(f"{pools.name:34}{cells}", flush=True)
     print(json.dumps({**vars(args), "results": results}))

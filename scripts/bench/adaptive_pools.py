@@ -75,6 +75,7 @@ def sums(out: Path, prompts: int, n: int) -> list[str]:
     return [
         *("demo", "answers=null", "judge.engine=null", "selectors=null", "selectors={majority_vote: {}, oracle: {}}"),
         f"sampling={{kind: single, n: {n}, temperature: 0.7, max_tokens: 24}}",
+        "tasks={math: {instructions: {en: ''}}}",
     ]
 
 
@@ -122,7 +123,7 @@ def main() -> int:
         else translation(args.mgsm, args.out, args.prompts, args.n)
     )
     folder = str((args.out / "run").resolve())
-    prompts = [f"prompts.path={(args.out / 'prompts.jsonl').resolve()}", "prompts.kind=file"]
+    prompts = ["prompts.kind=file", f"prompts.path={(args.out / 'prompts.jsonl').resolve()}"]
     runner.run(load_config([*made, *prompts, "seed=11", f"out={folder}", *args.words]))
     pq.write_table(numbers_of(folder), args.out / "pools.parquet")
     print(f"{args.out / 'pools.parquet'}")
