@@ -1,6 +1,6 @@
 """Adaptive N beside the same N for every prompt, in simulation and on stored real pools.
 
-    python scripts/bench/adaptive.py [POOLS.parquet ...] [--uniform 16] [--rounds 4] [--first 4] [--seed 1]
+    python scripts/bench/adaptive.py [POOLS.parquet ...] [--uniform 16] [--rounds 4] [--first 4] [--no-simulation]
 
 POOLS come from ``scripts/bench/adaptive_pools.py``. Everything is replayed with the decisions of a real run
 (:mod:`pipeline.adaptive.decide`): a pool is shuffled, the first round sees its first candidates, and so on, and at the
@@ -10,8 +10,8 @@ which each is a cluster of its own.
 
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
 adaptive really used, as a share of what uniform N used. ``uniform``: what three quarters of N for every prompt lose
-themselves. All in points of 0 to 100: chrF; the candidate's mean token
-probability (geometric) in percent; the share of prompts with the right answer, or with the law's true mode.
+themselves. All in points of 0 to 100: chrF; the candidate's mean token probability (geometric) in percent; the share of
+prompts with the right answer, with the answer that leads among all M, or with the law's true mode.
 """
 
 from __future__ import annotations
@@ -160,7 +160,12 @@ def stored(path: str) -> list[Pools]:
             Pools(f"{name}: token probability", 100 * np.exp(grid("logprob")), tokens),
         ]
     answers = np.array([-1 if a is None else a for a in table["answer"].to_pylist()], np.int64).reshape(prompts, -1)
-    return [Pools(f"{name}: votes, right answers", None, tokens, answers, np.nan_to_num(quality))]
+    votes = Pools("", None, tokens, answers).scores(np.ones(tokens.shape, bool))
+    top = np.nanmax(np.nan_to_num(votes), axis=1, keepdims=True)
+    return [
+        Pools(f"{name}: votes, right answers", None, tokens, answers, np.nan_to_num(quality)),
+        Pools(f"{name}: votes, as all {tokens.shape[1]}", None, tokens, answers, 100.0 * ((votes == top) & (top > 0))),
+    ]
 
 
 def main() -> int:
@@ -171,11 +176,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-simulation", action="store_true")
     args = parser.parse_args()
     every: list[tuple[Pools, int]] = [(p, args.repeats) for path in args.pools for p in stored(path)]
-    every += [
-        (p, max(args.repeats // 3, 1)) for p in simulated(np.random.default_rng(args.seed), 200, 2 * args.uniform)
-    ]
+    if not args.no_simulation:
+        laws = simulated(np.random.default_rng(args.seed), 200, 2 * args.uniform)
+        every += [(pools, max(args.repeats // 3, 1)) for pools in laws]
     results = {}
     print(
         f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}{'uniform':>9}",
