@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pipeline.adaptive.settings import SCORING, VOTING
 from pipeline.errors import ConfigError, nearest
 from pipeline.judging.names import is_audit, is_candidate
 from pipeline.scoring.measure import LANGUAGE, WIN
@@ -23,6 +24,7 @@ def check(config: Config) -> None:
         task.check(f"tasks.{task_name}")
     _check_plans(config)
     _check_selectors(config)
+    _check_adaptive(config)
     _check_answers(config)
     _check_metrics(config)
     config.export.check("export")
@@ -61,6 +63,24 @@ def _check_selectors(config: Config) -> None:
         for plan_name in chosen.plans or []:
             if plan_name not in sets:
                 raise ConfigError(f"{key}.plans: no candidate set is called {plan_name!r}{nearest(plan_name, sets)}")
+
+
+def _check_adaptive(config: Config) -> None:
+    plans = config.all_plans()
+    for name, plan in plans.items():
+        by, key, set_name = plan.adaptive.by, config.plan_key(name, "adaptive"), plan.candidate_set or name
+        if by is None:
+            continue
+        if by not in config.selectors:
+            raise ConfigError(f"{key}.by: no selector is called {by!r}{nearest(by, config.selectors)}")
+        kind, able = config.selectors[by].kind, (*SCORING, *VOTING)
+        if kind not in able:
+            raise ConfigError(f"{key}.by: {kind} does not say what further candidates are worth; {', '.join(able)} do")
+        if set_name not in config.sets_of(by):
+            raise ConfigError(f"{key}.by: {by!r} is not applied to {set_name!r}; add it to selectors.{by}.plans")
+        others = [p.candidate_set or n for n, p in plans.items() if n != name]
+        if set_name in (*others, *config.prompts.given_sets()):
+            raise ConfigError(f"{key}: the candidate set {set_name!r} is filled by others as well")
 
 
 def _check_policy(config: Config) -> None:

@@ -84,18 +84,20 @@ def _spent(config: Config, costs: Costs, name: str, method: str) -> StageCost:
     selector = config.selectors[method]
     stages = {s.stage: s for s in costs.stages}
     sampled = [stages[f"generate:{key}"] for key in plans if f"generate:{key}" in stages]
+    rounds = [f"score:{name}:", *(f"generate:{key}:" for key in plans)]  # of adaptive plans
+    further = [s for s in costs.stages if s.stage.startswith(tuple(rounds))]
     if selector.kind in _TAKES_ONE:
-        sampled = [_one_candidate(config, stage, plans, costs.rows) for stage in sampled]
+        sampled, further = [_one_candidate(config, stage, plans, costs.rows) for stage in sampled], []
     evidence = selector.evidence_plan()
     sampled += [stages[f"generate:{evidence}"]] if f"generate:{evidence}" in stages else []
     choosing = stages.get(f"select:{method}")
     shares = [_scaled(config, choosing, 1 / len(config.sets_of(method)))] if choosing else []
-    return total_of([*sampled, *shares])
+    return total_of([*sampled, *further, *shares])
 
 
 def _one_candidate(config: Config, stage: StageCost, plans: Mapping[str, PlanConfig], rows: int) -> StageCost:
     """The share of one candidate in a stage that samples a set (or a part of one)."""
-    candidates = sum(plan.n for plan in plans.values())
+    candidates = sum(plan.n if plan.adaptive.by is None else plan.adaptive.first for plan in plans.values())
     reads = rows / stage.requests / len(plans) if stage.requests else 0.0
     return _scaled(config, stage, reads, 1 / candidates)
 

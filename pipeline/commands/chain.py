@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ class Step:
         requests: engine requests of one row in flight at once, about.
         last: runs after all other steps of the job, and whenever one of them has something to do; those on the CPU
             first, then those with an engine.
+        phase: steps of a later phase run after all of the phases before, whatever their engines.
+        decide: makes the stage anew when what the phase before wrote is finished: from the run and the table.
         settings: of ``fingerprint`` what may not change when the finished table is extended; default: all of it.
         units: what of the stage is made on its own -> what it is made from (:mod:`pipeline.extend`).
     """
@@ -39,6 +41,8 @@ class Step:
     last: bool = False
     settings: dict[str, Any] | None = None
     units: Mapping[str, Any] = field(default_factory=lambda: {"": None})
+    phase: int = 0
+    decide: Callable[[RunFolder, str, int], Stage] | None = None
 
     def wanted(self, common: dict[str, Any]) -> extend.Wanted:
         """What the finished table is compared with."""
@@ -96,7 +100,8 @@ def chain(
                 extension=plan.extension,
                 earlier=names[:i],
                 record=_record(run, source, plan) if is_last else {},
-                counts=[s.stage.name for s in everything if s.engine == engine],
+                counts=[s.stage.name for s in everything if s.engine == engine and s.phase == group[0].phase],
+                prepare=_prepare(group, reads, plan),
                 force=force,
             )
         )
@@ -104,8 +109,28 @@ def chain(
     return specs
 
 
+def _prepare(group: Sequence[Step], reads: str, plan: extend.Plan) -> Callable[[RunFolder], list[Stage]] | None:
+    """What makes the pass's stages when its input is finished, where any of them depends on it."""
+    if all(step.decide is None for step in group):
+        return None
+    start = plan.extension.rows if plan.extension else 0
+    return lambda run: [step.decide(run, reads, start) if step.decide else step.stage for step in group]
+
+
 def _groups(job: str, steps: Sequence[Step]) -> dict[str, list[Step]]:
-    """Name of a pass -> its steps, in order."""
+    """Name of a pass -> its steps, in order; a later phase without an engine rides along in the last pass before."""
+    groups: dict[str, list[Step]] = {}
+    for phase in sorted({step.phase for step in steps}):
+        mine = [step for step in steps if step.phase == phase]
+        if groups and all(step.engine is None for step in mine):
+            groups[next(reversed(groups))].extend(mine)
+            continue
+        suffix = f"-{phase + 1}" if phase else ""
+        groups.update({f"{name}{suffix}": found for name, found in _phase(job, mine).items()})
+    return groups
+
+
+def _phase(job: str, steps: Sequence[Step]) -> dict[str, list[Step]]:
     early, late = [s for s in steps if not s.last], [s for s in steps if s.last]
     first = next((step.engine for step in early if step.engine), None)
     groups: dict[str, list[Step]] = {}

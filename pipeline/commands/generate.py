@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.commands import adaptive
 from pipeline.commands.chain import Step, chain
 from pipeline.commands.context import Plan, job, run_passes
 from pipeline.config import Config, to_dict
@@ -37,16 +38,20 @@ def run(config: Config, later: Sequence[Plan] = ()) -> None:
         for line in report.lines():
             print(line)
         run_passes(current, passes(config), later)
+        adaptive.report_account(current)
 
 
 def passes(config: Config) -> list[PassSpec]:
     """The job's passes: one a generator."""
     policy = Policy(config.policy) if config.policy else None
     common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy)}
-    steps = []
+    steps: list[Step] = []
     for name, plan in config.all_plans().items():
-        settings = to_dict(plan)
+        settings = adaptive.plan_settings(plan)
         stage = GenerateStage(name, plan, config.seed, config.tasks, policy)
+        if plan.adaptive.by is not None:
+            steps += adaptive.steps(config, stage)
+            continue
         fixed = {k: v for k, v in settings.items() if k != "n"}  # a larger n extends the set
         units = {stage.set_name: {"n": plan.n}}
         steps.append(Step(plan.engine, stage, {"plan": settings}, plan.n, settings={"plan": fixed}, units=units))

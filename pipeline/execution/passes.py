@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -110,6 +110,7 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: C
     latency = Histogram.from_json(state.get("latency"))
     try:
         if total and (resumed < total or pending):
+            spec = replace(spec, stages=spec.prepare(run)) if spec.prepare else spec
             counts, faults = _execute(spec, run, config, control, upstream, total, resumed, state["blocks"])
     finally:
         state["seconds"] += time.monotonic() - started

@@ -44,7 +44,7 @@ def run_with_companions(
     Raises:
         LemonpressError: as :func:`~pipeline.execution.passes.run_pass`.
     """
-    found = companions(spec, later, run)
+    found = companions(spec, later, run) if spec.prepare is None else []
     if found:
         return run_shared(spec, found, run, config, control)
     if _is_fresh(spec, run):

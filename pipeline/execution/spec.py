@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engines.base import EngineConfig
 from pipeline.extend import Extension
 from pipeline.stage import Stage
+from pipeline.storage import RunFolder
 
 
 @dataclass
@@ -30,6 +31,8 @@ class PassSpec:
         skip: nothing is to be done; there is only a summary of what was done before.
         force: go on with another config's unfinished work, and record it.
         parts: the passes that run in this one (:mod:`pipeline.execution.shared`).
+        prepare: makes ``stages`` anew, under the same names, when the input is finished: what was decided over its
+            rows.
     """
 
     name: str
@@ -47,6 +50,7 @@ class PassSpec:
     skip: bool = False
     force: bool = False
     parts: Sequence[PassSpec] = ()
+    prepare: Callable[[RunFolder], list[Stage]] | None = None
 
     @property
     def extends(self) -> bool:

@@ -24,9 +24,10 @@ HOW = (
     "Generated: new tokens of the candidates that the system’s selector looks at; a system that takes one candidate "
     "unseen (sample, greedy, random) is charged with that one only. Selecting: tokens that its selector’s requests to "
     "a reward model or judge read and wrote; a selector that worked on several candidate sets of a prompt is "
-    "charged an equal share for each. Reading the prompts for generation is shared by all systems and not charged, "
-    "nor is judging the games: that is the cost of the evaluation. Per point: what the system costs more than what it "
-    "is compared with, divided by the points gained; only where a gain is certain, and never for an upper bound."
+    "charged an equal share for each; with what was scored between the rounds of an adaptive plan. Reading the "
+    "prompts for generation is shared by all systems and not charged, nor is judging the games: that is the cost of "
+    "the evaluation. Per point: what the system costs more than what it is compared with, divided by the points "
+    "gained; only where a gain is certain, and never for an upper bound."
 )
 
 _TAKES_ONE = ("sample", "greedy", "random")
@@ -62,9 +63,16 @@ class CostTally:
                     self._unknown.add(system)
                 self._generated[system] += tokens or 0
                 for stage, requests, read, written in usage:
-                    if stage == f"select:{method}":
-                        self._calls[system] += (requests or 0) / shares[method]
-                        self._selecting[system] += ((read or 0) + (written or 0)) / shares[method]
+                    mine = stage == f"select:{method}"
+                    if mine or self._is_between(stage, plan, method):
+                        share = shares[method] if mine else 1
+                        self._calls[system] += (requests or 0) / share
+                        self._selecting[system] += ((read or 0) + (written or 0)) / share
+
+    def _is_between(self, stage: str, plan: str, method: str) -> bool:
+        """Whether it scored the set between two rounds of its plan, for a selector that looks at the set."""
+        selector = self._config.selectors.get(method)
+        return stage.startswith(f"score:{plan}:") and (selector.kind if selector else method) not in _TAKES_ONE
 
     def _needed(
         self, pool: list[tuple[str, str | None, int | None]], plan: str, method: str, index: int | None

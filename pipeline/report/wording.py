@@ -120,6 +120,9 @@ def plan_sentence(plan: PlanConfig) -> str:
     at = f"at temperature {plan.temperature:g}{extra}"
     if plan.kind == "greedy":
         return "one greedy answer"
+    if plan.adaptive.by is not None:
+        greedy = ", the greedy one included," if plan.kind == "hedged" else ""
+        return f"{plan.adaptive.first} to {count(plan.n, 'candidate')}{greedy} as {plan.adaptive.by} needs them, {at}"
     if plan.kind == "hedged":
         return f"one greedy answer and {count(plan.n - 1, 'sample')} {at}"
     temperatures = getattr(plan, "temperatures", None)

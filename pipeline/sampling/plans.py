@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from pipeline.adaptive.settings import Adaptive
 from pipeline.engines.base import Prompt, SamplingParams
 from pipeline.errors import ConfigError
 from pipeline.hashing import derive_seed
@@ -49,11 +50,14 @@ class PlanConfig:
             different engines make a teacher pool.
         confidence_tokens: measure self-certainty, for its selector, from so many top tokens a step; 0 = off.
         only_languages: sample only for prompts in these languages (primary subtags); ``null`` = for all.
+        adaptive: draw in rounds, and more candidates only where they are worth their tokens.
     """
 
     kind: ClassVar[str] = ""
     grows: ClassVar[bool] = True
     """Whether a finished set can be extended to a larger N."""
+    adapts: ClassVar[bool] = False
+    """Whether the numbers of candidates may differ between prompts: all further ones are alike."""
     engine: str = "generator"
     n: int = 5
     temperature: float = 0.7
@@ -65,6 +69,7 @@ class PlanConfig:
     candidate_set: str | None = None
     confidence_tokens: int = 0
     only_languages: list[str] | None = None
+    adaptive: Adaptive = field(default_factory=Adaptive)
 
     def wants(self, language: str | None) -> bool:
         """Whether the plan is for prompts in ``language``."""
@@ -84,6 +89,9 @@ class PlanConfig:
             raise ConfigError(f"{key}.max_tokens: must be >= 1, not {self.max_tokens}")
         if self.confidence_tokens < 0:
             raise ConfigError(f"{key}.confidence_tokens: must be >= 0, not {self.confidence_tokens}")
+        if self.adaptive.by is not None and not self.adapts:
+            raise ConfigError(f"{key}.adaptive: only plans of kind single and hedged can, not {self.kind}")
+        self.adaptive.check(f"{key}.adaptive", self.n)
 
     def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         """The requests for one prompt; seeds come from a hash of (run seed, prompt, plan, entry).
@@ -170,6 +178,8 @@ class Greedy(PlanConfig):
 @dataclass
 class SingleTemperature(PlanConfig):
     """N stochastic candidates at one temperature, in one request."""
+
+    adapts: ClassVar[bool] = True
 
     def check(self, key: str) -> None:
         super().check(key)

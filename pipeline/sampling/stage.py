@@ -64,6 +64,8 @@ class GenerateStage(Stage):
         return self.config.candidate_set or self.plan
 
     def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> GenerateStage:
+        if "rounds" in before.get(self.set_name, {}):
+            raise ResumeError(f"plan {self.plan}: a set that was drawn in rounds is not extended; use another folder")
         have = int(before.get(self.set_name, {}).get("n", 0))
         if have > self.config.n:
             raise ResumeError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from pipeline.adaptive.known import known_rewards
 from pipeline.engines.base import Engine
 from pipeline.errors import EngineDead
 from pipeline.languages import is_among, is_language
@@ -70,6 +71,8 @@ class SelectStage(Stage):
             if self.policy is not None and not self.policy.wants_plan(plan, row):
                 continue
             usable = engine if self.selector.engine else None
+            if usable is not None and self.selector.kind == "best_of_n":
+                usable = known_rewards(row, plan, self.method, usable)
             if not is_among(row.language, self.only_languages.get(plan)):
                 continue
             pool = self._pool(row, plan, usable)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.adaptive.settings import Adaptive
 from pipeline.config import Config
 from pipeline.hashing import derive_seed
 from pipeline.prompts import RunSource
@@ -18,6 +19,7 @@ from pipeline.reading.rows import Indices
 from pipeline.reading.write import write_shards
 from pipeline.records import Candidate, Row, row_from_dict
 from pipeline.retry import numbered, taken
+from pipeline.sampling.plans import PlanConfig
 from pipeline.storage import MARKER, TABLES, RunFolder
 
 _COLUMNS = ["row_id", "prompt_id", "candidates", "errors"]
@@ -106,7 +108,15 @@ def sample_again(
         source.write_json({**marker, "rows": len(ids), "folder": ""}, "prompts", MARKER)
     prompts = RunSource(path=source.name, table="prompts", sets=config.prompts.given_sets())
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # a row that fails again is a mismatch
+    sampling = None if config.sampling is None else uniform(config.sampling)
+    plans = {name: uniform(plan) for name, plan in config.plans.items()}
+    config = dataclasses.replace(config, sampling=sampling, plans=plans)
     generate(dataclasses.replace(config, out=f"{work.name}/run", prompts=prompts, execution=execution))
+
+
+def uniform(plan: PlanConfig) -> PlanConfig:
+    """The plan with its N for every prompt: what was decided over all prompts is not decided again over some."""
+    return dataclasses.replace(plan, adaptive=Adaptive())
 
 
 def compare(run: RunFolder, work: RunFolder, ids: Indices) -> Comparison:

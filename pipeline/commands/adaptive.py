@@ -1,0 +1,89 @@
+"""The steps of a plan with adaptive N, and the account of what it has spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from pipeline.commands.chain import Step
+from pipeline.commands.context import Job, console, update_manifest
+from pipeline.config import Config, to_dict
+from pipeline.sampling.plans import PlanConfig
+from pipeline.sampling.stage import GenerateStage
+
+
+def plan_settings(plan: PlanConfig) -> dict[str, Any]:
+    """What a plan's candidates depend on; nothing about rounds where there are none."""
+    settings: dict[str, Any] = to_dict(plan)
+    if plan.adaptive.by is None:
+        del settings["adaptive"]
+    return settings
+
+
+def steps(config: Config, base: GenerateStage) -> Iterator[Step]:
+    """The rounds of one plan: draw, score, draw what was decided ..., each a phase of its own.
+
+    A finished set is not extended, so everything belongs to the settings.
+    """
+    from pipeline.adaptive.stages import ExtendStage, ScoreStage
+
+    plan, name, set_name = base.config, base.plan, base.set_name
+    by = str(plan.adaptive.by)
+    selector = config.selectors[by]
+    scored = {k: v for k, v in to_dict(selector).items() if k != "plans"} | {"templates": selector.templates()}
+    settings = {"plan": plan_settings(plan), "scored": scored}
+    units: Mapping[str, Any] = {set_name: {"rounds": plan.adaptive.rounds}}
+    first = replace(base, config=replace(plan, n=plan.adaptive.first))
+    further = max(1, round((plan.n - plan.adaptive.first) / plan.adaptive.rounds))
+    yield Step(plan.engine, first, settings, plan.adaptive.first, units=units)
+    for number in range(2, plan.adaptive.rounds + 1):
+        score = ScoreStage(name, set_name, number - 1, by, selector, config.seed, config.tasks)
+        engine = config.engines[selector.engine].identity() if selector.engine else None
+        scoring = {**settings, "by": engine}
+        yield Step(selector.engine, score, scoring, plan.adaptive.first, units=units, phase=2 * number - 3)
+        extend = ExtendStage(base, number)
+        decide = _decide(base, number, selector.kind, extend)
+        yield Step(plan.engine, extend, scoring, further, units=units, phase=2 * number - 2, decide=decide)
+
+
+def _decide(base: GenerateStage, number: int, kind: str, stage: Any) -> Any:
+    """What makes the stage of one round when the round before is finished."""
+
+    def decide(run: Any, reads: str, start: int) -> Any:
+        from pipeline.adaptive.rounds import Round, decided
+
+        plan = base.config
+        this = Round(base.plan, base.set_name, plan.adaptive, plan.n, kind, number, start)
+        return replace(stage, more=decided(run, reads, this))
+
+    return decide
+
+
+def report_account(current: Job) -> None:
+    """Print what every adaptive plan has drawn and spent, and keep it in the manifest."""
+    plans = {name: plan for name, plan in current.config.all_plans().items() if plan.adaptive.by is not None}
+    if not plans or current.run.marker("candidates") is None:
+        return
+    from rich.table import Table
+
+    from pipeline.adaptive.rounds import account
+
+    for name, plan in plans.items():
+        found = account(current.run, name, plan.candidate_set or name, plan.adaptive)
+        table = Table(title=f"{name}: drawn in rounds, by {plan.adaptive.by}", title_justify="left")
+        for column in ("round", "prompts", "candidates", "tokens", "expected"):
+            table.add_column(column, justify="right")
+        for number, one in enumerate(found.rounds, 1):
+            expected = "-" if one.expected is None else f"{one.expected:,.0f}"
+            table.add_row(str(number), f"{one.prompts:,}", f"{one.candidates:,}", f"{one.tokens:,}", expected)
+        console(table)
+        sizes = found.sizes
+        prompts, candidates = sum(sizes.values()), sum(size * number for size, number in sizes.items())
+        print(
+            f"{found.spent:,} of {found.budget:,.0f} tokens spent; {min(sizes, default=0)} to {max(sizes, default=0)} "
+            f"candidates a prompt, {candidates / max(prompts, 1):.1f} on average"
+            + ("" if found.adds_up else "; the rounds and the candidates DO NOT ADD UP: please report this")
+        )
+        kept = {**asdict(found), "spent": found.spent, "adds_up": found.adds_up}
+        update_manifest(current.run, {"adaptive": {name: kept}})

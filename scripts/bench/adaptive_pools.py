@@ -1,0 +1,134 @@
+"""Makes real candidate pools on which adaptive N is replayed, and keeps their numbers.
+
+    python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [--prompts 60] [--n 32] [key=value ...]
+    python scripts/bench/adaptive_pools.py sums OUT [--prompts 100] [--n 32] [key=value ...]
+
+translation: questions of MGSM from number 100 on into English, each in one of six languages in turn (so every prompt is
+a cluster of its own), 3-shot, by the 270M base model of ``scripts/translation_model.py``. Rewards: chrF against the
+reference (an oracle), and the candidate's mean token log-probability.
+sums: additions of two to six numbers, made by a seeded generator, answered by the demo's 135M chat model
+(``scripts/demo_model.py``); the votes are the last numbers of the answers.
+
+OUT/run is an ordinary run; OUT/pools.parquet holds one line a candidate: ``prompt_id, index, tokens, logprob,
+quality`` (chrF, or 1 = right), ``answer`` (a hash). No text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
+
+from pipeline.commands import run as runner
+from pipeline.config import load_config
+from pipeline.hashing import digest
+from pipeline.records import row_from_dict
+from pipeline.storage import RunFolder
+from pipeline.tasks import task_for
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from mgsm_translation import questions
+
+FIRST = 100  # earlier questions were looked at when the method was made
+LANGUAGES = ("es", "fr", "de", "ja", "ru", "zh")
+SHOTS = 3
+
+
+def translation(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
+    """Write prompts and examples; returns the run's config."""
+    texts = {language: questions(mgsm, language) for language in (*LANGUAGES, "en")}
+    rows = []
+    for i in range(prompts):
+        at, language = FIRST + i, LANGUAGES[i % len(LANGUAGES)]
+        row = {"prompt_id": f"mgsm-{at}-{language}", "language": language, "prompt": texts[language][at]}
+        rows.append({**row, "task": "translation", "reference": texts["en"][at]})
+    examples = [
+        {"source": texts[language][-1 - k], "target": texts["en"][-1 - k], "language": language}
+        for language in LANGUAGES
+        for k in range(SHOTS)
+    ]
+    save(out, rows)
+    OmegaConf.save(OmegaConf.create({"tasks": {"translation": {"few_shot": examples}}}), out / "examples.yaml")
+    return [
+        *("translation", str(out / "examples.yaml"), "plans=null", "answers=null", "selectors=null"),
+        f"sampling={{kind: single, n: {n}, temperature: 0.7, max_tokens: 128}}",
+        "selectors={likelihood: {}, oracle: {}}",
+    ]
+
+
+def sums(out: Path, prompts: int, n: int) -> list[str]:
+    """Write additions of growing difficulty; returns the run's config."""
+    rng, rows = random.Random(20261125), []
+    for i in range(prompts):
+        numbers = [rng.randint(2, 10 ** rng.choice((1, 2)) - 1) for _ in range(2 + i % 5)]
+        prompt = f"What is {' + '.join(map(str, numbers))}? Answer with the number only."
+        row = {"prompt_id": f"sum-{i}", "language": "en", "prompt": prompt, "task": "math"}
+        rows.append({**row, "reference": str(sum(numbers))})
+    save(out, rows)
+    return [
+        *("demo", "answers=null", "judge.engine=null", "selectors=null", "selectors={majority_vote: {}, oracle: {}}"),
+        f"sampling={{kind: single, n: {n}, temperature: 0.7, max_tokens: 24}}",
+        "tasks={math: {instructions: {en: ''}}}",
+    ]
+
+
+def save(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``prompts.jsonl``."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path = out / "prompts.jsonl"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def numbers_of(folder: str) -> pa.Table:
+    """The numbers of a finished run's candidates."""
+    run, found = RunFolder(folder), []
+    for item in run.iter_rows("selections", ["row_id", "prompt_id", "task", "language", "messages", "reference",
+                                             "candidates", "scores"]):  # fmt: skip
+        row = row_from_dict(item)
+        task, quality = task_for(row, {}), next(s.values for s in row.scores if s.scorer == "oracle")
+        for i, c in enumerate(row.candidates):
+            answer = None if row.task == "translation" or c.text is None else task.canonicalise(c.text, row)
+            line: dict[str, Any] = {"prompt_id": row.prompt_id, "index": i, "tokens": c.num_tokens}
+            line["logprob"] = None if c.logprob is None or not c.num_tokens else c.logprob / c.num_tokens
+            line["quality"] = quality[i]
+            line["answer"] = None if answer is None else int(digest(answer, size=7), 16)
+            found.append(line)
+    return pa.Table.from_pylist(found).sort_by([("prompt_id", "ascending"), ("index", "ascending")])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make real candidate pools.")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind, prompts in (("translation", 60), ("sums", 100)):
+        one = kinds.add_parser(kind)
+        if kind == "translation":
+            one.add_argument("mgsm", type=Path)
+        one.add_argument("out", type=Path)
+        one.add_argument("--prompts", type=int, default=prompts)
+        one.add_argument("--n", type=int, default=32)
+        one.add_argument("words", nargs="*")
+    args = parser.parse_args()
+    made = (
+        sums(args.out, args.prompts, args.n)
+        if args.kind == "sums"
+        else translation(args.mgsm, args.out, args.prompts, args.n)
+    )
+    folder = str((args.out / "run").resolve())
+    prompts = ["prompts.kind=file", f"prompts.path={(args.out / 'prompts.jsonl').resolve()}"]
+    runner.run(load_config([*made, *prompts, "seed=11", f"out={folder}", *args.words]))
+    pq.write_table(numbers_of(folder), args.out / "pools.parquet")
+    print(f"{args.out / 'pools.parquet'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""Decisions of adaptive N: what further candidates gain, and how a budget is dealt out. No Ray, no engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from pipeline.adaptive.budget import Lengths, concave, deal_out, lengths
+from pipeline.adaptive.decide import Decision, State, decide
+from pipeline.adaptive.known import SCORER, known_rewards
+from pipeline.adaptive.rewards import reward_gains
+from pipeline.adaptive.settings import Adaptive
+from pipeline.adaptive.shapes import SHAPES, Shape
+from pipeline.adaptive.votes import counts_of, vote_gains
+from pipeline.commands import generate
+from pipeline.config import load_config
+from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.engines.meter import Meter
+from pipeline.errors import ConfigError
+from pipeline.records import Candidate, Row, Score
+from pipeline.stats.arrays import Floats
+
+NAN = float("nan")
+
+
+def state(scores: Floats, tokens: float | Floats = 10.0) -> State:
+    there = np.full(scores.shape, tokens) if isinstance(tokens, float) else tokens
+    return State(scores, there, np.isfinite(there), np.isfinite(there).sum(axis=1))
+
+
+def deal(scores: Floats, cost: float | Floats = 10.0, votes: bool = False, **settings: Any) -> Decision:
+    return decide(Adaptive("x", **{"first": 4, "mean_n": 8.0, **settings}), 16, votes, state(scores, cost), 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_shapes_gains_are_those_of_its_draws(shape: Shape) -> None:
+    """The density is standardised, and the expected gain is the mean over simulated draws."""
+    points = np.arange(-12, 16, 0.001)
+    density = np.exp(shape.log_density(points))
+    assert np.sum(density) * 0.001 == pytest.approx(1, abs=0.002)
+    assert np.sum(density * points) * 0.001 == pytest.approx(0, abs=0.01)
+    assert np.sum(density * points**2) * 0.001 == pytest.approx(1, abs=0.03)
+    rng = np.random.default_rng(1)
+    draws = rng.choice(points, size=(20_000, 5), p=density / density.sum())
+    for distance in (-0.5, 0.7):
+        best = np.maximum(np.maximum.accumulate(draws, axis=1), distance)
+        found = shape.gains(np.array([distance]), 5)[0]
+        assert found == pytest.approx(best.mean(axis=0) - distance, abs=0.03)
+
+
+def test_expected_gains_are_right_on_average_and_in_order() -> None:
+    """Prompts with a law each: over the batch, what was expected of 4 more draws is what they bring."""
+    rng = np.random.default_rng(2)
+    spread = np.exp(rng.normal(0, 0.7, (1200, 1)))
+    scores = rng.normal(0, 5, (1200, 1)) + spread * rng.normal(size=(1200, 8))
+    expected = reward_gains(scores[:, :4], scores[:, :4], 4)[:, 3]
+    real = scores.max(axis=1) - scores[:, :4].max(axis=1)
+    for part in np.array_split(np.argsort(expected), 4):
+        assert expected[part].mean() == pytest.approx(real[part].mean(), rel=0.25)
+
+
+def test_degenerate_scores_are_no_error_and_get_nothing() -> None:
+    equal = np.full((3, 4), 2.0)
+    assert not reward_gains(equal, equal, 5).any()  # nobody's scores differ
+    none = np.full((2, 4), NAN)
+    assert not reward_gains(none, none, 5).any()
+    assert reward_gains(np.empty((0, 0)), np.empty((0, 0)), 3).shape == (0, 3)
+    mixed = np.array([[1.0, NAN, NAN, NAN], [NAN] * 4, [1, 2, 3, 4], [5, 5, 5, 5], [0, np.inf, 1, 2]])
+    gains = reward_gains(mixed, mixed, 6)
+    assert np.isfinite(gains).all() and not gains[1].any()
+    assert gains[0, 0] > 0 and gains[2, 0] > gains[3, 0]  # one score: what is usual; four equal ones: next to nothing
+    assert (np.diff(gains, axis=1, prepend=0) >= 0).all()
+
+
+def test_a_greedy_answer_above_all_samples_leaves_less_to_gain() -> None:
+    rng = np.random.default_rng(3)
+    drawn = np.concatenate([np.full((50, 1), NAN), rng.normal(size=(50, 4))], axis=1)
+    scores = drawn.copy()
+    scores[:, 0] = 5.0
+    assert (reward_gains(scores, drawn, 3) < reward_gains(drawn, drawn, 3)).all()
+
+
+def test_counts_come_from_the_votes_alone() -> None:
+    assert counts_of([3.0, 3.0, 3.0, 2.0, 2.0, NAN, 1.0, 1.0]) == (3, 2, 1, 1)
+    assert counts_of([2.0, 2.0, 2.0, 2.0]) == (2, 2)
+    assert counts_of([NAN, NAN]) == () == counts_of([])
+
+
+def test_the_leaders_posterior_grows_with_its_lead_and_settled_prompts_stop() -> None:
+    counts = [(4,), (3, 1), (2, 2), (2, 1, 1), (1, 1, 1, 1), ()]
+    sure, gains = vote_gains(counts * 20, 8)
+    assert sure[0] > sure[1] > sure[2] > sure[4] > 0 == sure[5]
+    assert sure[2] <= 0.55  # two leaders: one of them at random
+    assert gains[0, -1] < gains[1, -1] < gains[2, -1] and not gains[5].any()
+    assert (np.diff(gains, axis=1) >= 0).all() and (sure[:, None] + gains <= 1).all()
+    easy = vote_gains([(4,)] * 100 + [(3, 1)], 8)[1]
+    hard = vote_gains([(1, 1, 1, 1)] * 100 + [(3, 1)], 8)[1]
+    assert easy[-1, -1] != hard[-1, -1]  # what the batch is like counts
+
+
+def test_the_posterior_of_the_leader_is_calibrated() -> None:
+    """Votes from laws of the assumed kind: of leaders that are sure to p, a share p is the true mode."""
+    rng = np.random.default_rng(4)
+    laws = np.array([rng.dirichlet(np.full(40, c / 40)) for c in np.exp(rng.uniform(-1, 3, 1500))])
+    draws = np.array([rng.choice(40, size=6, p=p) for p in laws])
+    counts, right = [], []
+    for row, law in zip(draws, laws, strict=True):
+        answers, times = np.unique(row, return_counts=True)
+        counts.append(tuple(sorted((int(t) for t in times), reverse=True)))
+        best = answers[times == times.max()]
+        right.append(np.mean(best == law.argmax()))
+    sure = vote_gains(counts, 1)[0]
+    for part in np.array_split(np.argsort(sure), 3):
+        assert sure[part].mean() == pytest.approx(np.mean(np.array(right)[part]), abs=0.06)
+
+
+def test_lengths_are_drawn_towards_the_batch() -> None:
+    rng = np.random.default_rng(5)
+    true = rng.uniform(20, 80, (200, 1))
+    tokens = true + rng.normal(0, 10, (200, 3))
+    tokens[0] = NAN
+    found = lengths(tokens)
+    own = np.nanmean(tokens[1:], axis=1)
+    assert ((found.mean[1:] - own) ** 2).mean() < 5 and found.mean[0] == pytest.approx(own.mean())
+    errors = [np.abs(x - true[1:, 0]).mean() for x in (found.mean[1:], own)]
+    assert errors[0] < errors[1]
+    assert found.spread == pytest.approx(100, rel=0.2)
+    assert (lengths(np.full((2, 2), NAN)).mean == 1).all()
+
+
+def test_curves_become_concave() -> None:
+    curves = np.array([[0.0, 0.0, 0.3, 0.3], [0.4, 0.5, 0.55, 0.56], [0.0, 0.0, 0.0, 0.0]])
+    expected = np.array([[0.1, 0.2, 0.3, 0.3], [0.4, 0.5, 0.55, 0.56], [0.0, 0.0, 0.0, 0.0]])
+    assert concave(curves) == pytest.approx(expected)
+    assert concave(np.empty((2, 0))).shape == (2, 0)
+
+
+def test_the_budget_is_kept_and_goes_where_it_gains_most() -> None:
+    rng = np.random.default_rng(6)
+    gains = np.cumsum(np.sort(rng.random((40, 6)), axis=1)[:, ::-1], axis=1)
+    cost = rng.uniform(5, 50, 40)
+    exact = Lengths(cost, np.zeros(40), 0.0)
+    room = np.full(40, 6)
+    before = np.zeros(40, np.int64)
+    for budget in (0.0, 3.0, 200.0, 1500.0, 1e9):
+        more = deal_out(gains, room, exact, budget)
+        assert (more * cost).sum() <= budget and (more >= before).all()  # more tokens: nobody gets fewer
+        before = more
+    assert (before == 6).all()
+    more = deal_out(gains, room, exact, 1500.0)
+    steps = np.diff(gains, axis=1, prepend=0) / cost[:, None]
+    taken = np.arange(6) < more[:, None]
+    assert steps[taken].min() >= steps[~taken].max() and 1500 - (more * cost).sum() <= cost.max()
+    assert deal_out(gains, np.zeros(40, np.int64), exact, 1e9).sum() == 0
+    assert (deal_out(gains, room, exact, 1e9, least=0.5) == (np.diff(gains, axis=1, prepend=0) > 0.5).sum(axis=1)).all()
+    unsure = Lengths(cost, np.full(40, 9.0), 100.0)
+    assert (deal_out(gains, room, unsure, 1500.0) * cost).sum() < 1500 - 100  # kept back for answers that are longer
+
+
+def test_a_tie_between_prompts_is_shared_evenly() -> None:
+    """Equal prompts get equally many, but for what is left over."""
+    scores = np.tile([1.0, 2.0, 3.0, 4.0], (10, 1))
+    more = deal(scores, mean_n=7.5).more
+    assert more.max() - more.min() <= 1 and more.sum() == 35
+
+
+def test_decisions_keep_to_the_cap_and_to_prompts_that_were_asked() -> None:
+    scores = np.array([[1.0, 2, 3, 9], [NAN] * 4, [1, 1, 1, 1], [0, 5, 1, 2]])
+    tokens = np.full((4, 4), 10.0)
+    tokens[1] = NAN
+    made = deal(scores, tokens, mean_n=16.0)
+    assert (made.more <= 12).all() and made.more[1] == 0 and made.spent == 120
+    assert made.budget == pytest.approx(16 * 10 * 3)
+    assert deal(scores, tokens, mean_n=None, tokens=100.0).budget == 300
+    assert deal(np.array([[2.0, 2.0, 2.0, 2.0]]), votes=True).more[0] < deal(scores, tokens).more.sum()
+    empty = deal(np.empty((0, 0)))
+    assert empty.more.size == 0 and empty.spent == 0
+
+
+def test_later_rounds_go_on_with_the_first_ones_budget() -> None:
+    rng = np.random.default_rng(7)
+    scores, tokens = rng.normal(size=(60, 12)), np.full((60, 12), 10.0)
+    settings = Adaptive("x", 4, 8.0, None, 4)
+    count, budget, drawn = np.full(60, 4), None, []
+    for done in (1, 2, 3):
+        seen = np.arange(12) < count[:, None]
+        now = State(np.where(seen, scores, NAN), np.where(seen, tokens, NAN), seen, count)
+        made = decide(settings, 12, False, now, done, budget)
+        budget, count = made.budget, count + made.more
+        drawn.append(int(made.more.sum()))
+    assert budget == 60 * 8 * 10 and 60 * 8 - 5 <= count.sum() <= 60 * 8
+    assert all(70 <= n <= 90 for n in drawn)  # a third of the rest each
+
+
+def test_known_rewards_cost_nothing() -> None:
+    row = Row(0, "p", messages=[{"role": "user", "content": "q"}])
+    row.candidates = [Candidate(text="a", plan="s"), Candidate(text="b", plan="s"), Candidate(text="c", plan="s")]
+    row.scores = [Score(SCORER + "best", "s", [7.0, None, None])]
+    meter = Meter(DummyEngineConfig(model="d").create())
+    engine = known_rewards(row, "s", "best", cast(Any, meter))
+    assert asyncio.run(engine.reward(row.messages, "a")).value == 7.0 and meter.total.requests == 0
+    assert asyncio.run(engine.reward(row.messages, "b")).value != 7.0 and meter.total.requests == 1
+    assert engine.model == "d" and known_rewards(row, "s", "other", cast(Any, meter)) is meter
+
+
+def test_off_by_default_nothing_of_it_is_in_a_runs_passes() -> None:
+    """Runs that were made before it existed go on: their fingerprints do not know it."""
+    (spec,) = generate.passes(load_config(["dummy", "out=/nowhere"]))
+    assert spec.name == "generate-generator" and spec.prepare is None
+    assert [stage.name for stage in spec.stages] == ["generate:hedged"]
+    assert "adaptive" not in spec.fingerprint["stages"]["generate:hedged"]["plan"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{by: best, mean_n: 8}", r"sampling.adaptive.by: no selector is called 'best'.*best_of_n"),
+        ("{by: mbr, mean_n: 8}", "adaptive.by: mbr does not say what further candidates are worth"),
+        ("{by: best_of_n}", "set one of sampling.adaptive.mean_n and sampling.adaptive.tokens"),
+        ("{by: best_of_n, mean_n: 8, tokens: 9}", "set one of"),
+        ("{by: best_of_n, mean_n: 3}", r"mean_n: from sampling.adaptive.first to n \(4 to 16\), not 3"),
+        ("{by: best_of_n, mean_n: 8, first: 16}", r"first: from 2 to less than the plan's n \(16\), not 16"),
+        ("{by: best_of_n, mean_n: 8, rounds: 1}", "rounds: at least 2, not 1"),
+        ("{by: best_of_n, mean_n: 8, round: 3}", r"sampling.adaptive.round'.*rounds"),
+        ("{by: best_of_n, tokens: 0}", "tokens: must be more than 0"),
+        ("{by: best_of_n, mean_n: 8, min_gain: -1}", "min_gain: must be >= 0"),
+    ],
+)
+def test_what_the_config_refuses(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(["dummy", "sampling.n=16", f"sampling.adaptive={words}"])
+
+
+def test_sets_and_plans_that_cannot_be_drawn_in_rounds_are_refused() -> None:
+    on = "adaptive: {by: best_of_n, mean_n: 5}"
+    with pytest.raises(ConfigError, match="only plans of kind single and hedged can, not mixed"):
+        load_config(["dummy", f"plans.m={{kind: mixed, n: 9, {on}}}"])
+    with pytest.raises(ConfigError, match="candidate set 'hedged' is filled by others as well"):
+        load_config(["dummy", f"plans.m={{kind: single, n: 9, candidate_set: hedged, {on}}}"])
+    with pytest.raises(ConfigError, match="'best_of_n' is not applied to 'm'"):
+        load_config(["dummy", "selectors.best_of_n.plans=[hedged]", f"plans.m={{kind: single, n: 9, {on}}}"])
