@@ -1,4 +1,4 @@
-"""Admission of rows to an engine: suspects run among few others, or alone, and before everybody else."""
+"""Admission of rows to an engine: a limited number, first come, first served; suspects among few others, or alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -58,4 +58,35 @@ class Gate:
             turn.set_result(None)
 
 
-__all__ = ["UNLIMITED", "Gate"]
+class Room:
+    """Rows that are worked on at once: whoever comes first goes first, so that the oldest block is finished first.
+
+    All calls come from one event loop.
+
+    Args:
+        rows: how many. The last group to enter may exceed it, so that the room is never half empty for its sake.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._free = rows
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def enter(self, rows: int) -> None:
+        """Wait until there is room, and take ``rows`` places; each is given back by :meth:`leave`."""
+        if self._waiting or self._free <= 0:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((rows, turn))
+            await turn
+        else:
+            self._free -= rows
+
+    def leave(self) -> None:
+        """One row is done."""
+        self._free += 1
+        while self._waiting and self._free > 0:
+            rows, turn = self._waiting.popleft()
+            self._free -= rows
+            turn.set_result(None)
+
+
+__all__ = ["UNLIMITED", "Gate", "Room"]

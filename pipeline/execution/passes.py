@@ -72,6 +72,11 @@ def calls_per_actor(k: int, requests_per_row: int, engine: EngineConfig | None, 
     return max(low, min(high, math.ceil(_FILL * engine.max_requests() / (k * max(1, requests_per_row)))))
 
 
+def rows_in_flight(requests_per_row: int, engine: EngineConfig | None) -> int | None:
+    """Rows that one actor works on at once: what keeps its engine full, and some waiting."""
+    return math.ceil(_FILL * engine.max_requests() / max(1, requests_per_row)) if engine else None
+
+
 def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: Control | None = None) -> PassSummary:
     """Run one pass, or resume it, or return at once when it has been finished.
 
@@ -241,6 +246,7 @@ def _execute(
                 "journal": journal,
                 "attempts": config.poison_attempts,
                 "row_seconds": config.row_seconds,
+                "rows_in_flight": rows_in_flight(spec.requests_per_row, spec.engine),
                 **extending,
                 **({"parts": parts(spec.parts)} if spec.parts else {}),
             },

@@ -122,7 +122,7 @@ def merge(specs: Sequence[PassSpec]) -> PassSpec:
         writes=f"work/{name}/table",
         stages=[stage for spec in specs for stage in spec.stages],
         engine=specs[0].engine,
-        requests_per_row=max(spec.requests_per_row for spec in specs),
+        requests_per_row=min(spec.requests_per_row for spec in specs),
         fingerprint={spec.name: spec.fingerprint for spec in specs},
         parts=specs,
     )

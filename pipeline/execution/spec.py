@@ -22,7 +22,8 @@ class PassSpec:
         reads, writes: table folders below the run's root.
         stages: run in this order on every row.
         engine: the engine that the pool hosts; ``None`` for CPU-only stages.
-        requests_per_row: engine requests that one row has in flight at once, about (for sizing the pool).
+        requests_per_row: engine requests that one row has in flight at once, about: those of the stage with the fewest
+            (a row runs its stages one after the other).
         fingerprint: the config that the result depends on; a resume with another one is refused.
         extension: what is there already, when the job's table is extended.
         earlier: names of the job's passes before this one.

@@ -75,11 +75,10 @@ class SharedWorker(Worker):
         if part is not None:
             self._kept[row.row_id, part.job] = {name: list(getattr(row, name)) for name in part.changed}
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        done = super().__call__(table)
-        ids = done.column("row_id").to_pylist()
+    def _append(self, table: pa.Table, rows: list[Row]) -> pa.Table:
+        done = super()._append(table, rows)
         for part in self._parts[:-1]:
-            kept = [self._kept.pop((row_id, part.job)) for row_id in ids]
+            kept = [self._kept.pop((row.row_id, part.job)) for row in rows]
             for name in part.changed:
                 values = [[vars(item) for item in found[name]] for found in kept]
                 done = done.append_column(
