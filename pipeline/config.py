@@ -139,8 +139,7 @@ class ExecutionConfig:
         drain_seconds: what rows in flight get to finish in after SIGTERM, Ctrl-C or a limit.
         pilot: prompts that ``run`` puts through the whole path first, to estimate what all of them will cost; 0 = none.
             ``estimate`` takes 10 where it is 0.
-        share_passes: in ``run``, neighbouring jobs' stages on one engine run in one pass: the model loads once. Off by
-            default until it has been measured on real engines.
+        share_passes: in ``run``, neighbouring jobs' stages on one engine run in one pass: the model loads once.
     """
 
     rows_per_checkpoint: int | None = None
@@ -152,7 +151,7 @@ class ExecutionConfig:
     replace_seconds: float = 600.0
     drain_seconds: float = 30.0
     pilot: int = 0
-    share_passes: bool = False
+    share_passes: bool = True
 
 
 @dataclass

@@ -5,6 +5,9 @@ evidence, and its selector's requests (in equal shares where the selector worked
 one candidate unseen is charged with one candidate: one prompt read, and a mean candidate's new tokens. The games are
 the evaluation's cost and are charged to nobody. A point of win-rate costs what the system costs more than its opponent,
 divided by its points above 50%; only where the interval lies above 50%.
+
+The run's bill is divided, so reading prompts counts; the report (:mod:`pipeline.report.costs`) compares
+methods prompt by prompt, and leaves out what all of them share.
 """
 
 from __future__ import annotations
@@ -16,9 +19,8 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.costs import Costs, StageCost, price_of, total_of
 from pipeline.sampling.plans import PlanConfig
+from pipeline.selection.base import TAKES_ONE
 from pipeline.stats.choices import SelectorRow
-
-_TAKES_ONE = ("sample", "greedy", "random")
 
 
 @dataclass
@@ -86,7 +88,7 @@ def _spent(config: Config, costs: Costs, name: str, method: str) -> StageCost:
     sampled = [stages[f"generate:{key}"] for key in plans if f"generate:{key}" in stages]
     rounds = [f"score:{name}:", *(f"generate:{key}:" for key in plans)]  # of adaptive plans
     further = [s for s in costs.stages if s.stage.startswith(tuple(rounds))]
-    if selector.kind in _TAKES_ONE:
+    if selector.kind in TAKES_ONE:
         sampled, further = [_one_candidate(config, stage, plans, costs.rows) for stage in sampled], []
     evidence = selector.evidence_plan()
     sampled += [stages[f"generate:{evidence}"]] if f"generate:{evidence}" in stages else []

@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.report.contests import role
 from pipeline.report.headline import failed_audit
 from pipeline.report.model import Report, SystemCost
-from pipeline.selection.base import SELECTABLE
+from pipeline.selection.base import SELECTABLE, TAKES_ONE
 from pipeline.stats.choices import nested
 
 HOW = (
@@ -29,8 +29,6 @@ HOW = (
     "the evaluation. Per point: what the system costs more than what it is compared with, divided by the points "
     "gained; only where a gain is certain, and never for an upper bound."
 )
-
-_TAKES_ONE = ("sample", "greedy", "random")
 
 
 class CostTally:
@@ -72,7 +70,7 @@ class CostTally:
     def _is_between(self, stage: str, plan: str, method: str) -> bool:
         """Whether it scored the set between two rounds of its plan, for a selector that looks at the set."""
         selector = self._config.selectors.get(method)
-        return stage.startswith(f"score:{plan}:") and (selector.kind if selector else method) not in _TAKES_ONE
+        return stage.startswith(f"score:{plan}:") and (selector.kind if selector else method) not in TAKES_ONE
 
     def _needed(
         self, pool: list[tuple[str, str | None, int | None]], plan: str, method: str, index: int | None
@@ -80,7 +78,7 @@ class CostTally:
         """New tokens of the candidates that a selection needed; ``None`` where they were not counted."""
         selector = self._config.selectors.get(method)
         mine = [(origin, tokens) for name, origin, tokens in pool if name == plan]
-        if (selector.kind if selector else method) in _TAKES_ONE:
+        if (selector.kind if selector else method) in TAKES_ONE:
             counted = [mine[index][1]] if index is not None and 0 <= index < len(mine) else []
         else:
             origins = (selector.origins if selector else None) or SELECTABLE

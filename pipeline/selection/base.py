@@ -26,6 +26,9 @@ selector = SELECTORS.register
 SELECTABLE = ("greedy", "sample", "given")
 """Origins of candidates that may be chosen."""
 
+TAKES_ONE = ("sample", "greedy", "random")
+"""Kinds of selectors that take one candidate unseen: their answer costs one candidate, not a set."""
+
 
 @dataclass
 class Pool:
