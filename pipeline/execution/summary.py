@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.storage import RunFolder
 
 _BATCH = 4096
+_FILES = 50
 
 
 def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> PassSummary:
@@ -26,8 +28,7 @@ def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> P
     seen = np.zeros(total, bool)  # a byte a row: row_ids count the prompts from 0
     rows = 0
     per_row = Histogram()
-    data = pads.dataset(files, filesystem=run.fs, format="parquet")
-    for batch in data.to_batches(columns=["row_id", "usage", "errors"], batch_size=_BATCH):
+    for batch in _batches(files, run, ["row_id", "usage", "errors"]):
         rows += batch.num_rows
         seen[batch.column("row_id").to_numpy()] = True
         summary.failed += len(_of_pass(batch.column("errors"), spec.job, names)[1].unique())
@@ -44,6 +45,13 @@ def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> P
             f"this, with the folder {run.path('work', spec.name)}"
         )
     return summary
+
+
+def _batches(files: Sequence[str], run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """All rows of the files, some files at a time: a dataset keeps every footer that it has read, some 100 kB each."""
+    for start in range(0, len(files), _FILES):
+        data = pads.dataset(files[start : start + _FILES], filesystem=run.fs, format="parquet")
+        yield from data.to_batches(columns=columns, batch_size=_BATCH, batch_readahead=1)
 
 
 def _of_pass(column: pa.ListArray, job: str, stages: pa.Array) -> tuple[pa.StructArray, pa.Array]:
