@@ -35,6 +35,7 @@ class Counts:
         tokens, prompt_tokens, cached_tokens: completion tokens; prompt tokens, and those that the prefix cache had.
         row_seconds: integral of the rows in flight over time, summed over actors.
         busy_seconds: time with at least one row in flight, summed over actors.
+        began, ended: when the first row began and the last one ended, in seconds since the epoch.
         latency: seconds that each row was in flight.
         workers: actors (restarts included) that reported.
     """
@@ -46,6 +47,8 @@ class Counts:
     cached_tokens: int = 0
     row_seconds: float = 0.0
     busy_seconds: float = 0.0
+    began: float | None = None
+    ended: float | None = None
     latency: Histogram = field(default_factory=Histogram)
     workers: set[str] = field(default_factory=set)
 
@@ -54,8 +57,15 @@ class Counts:
         """Mean rows in flight per actor while it was busy."""
         return self.row_seconds / self.busy_seconds if self.busy_seconds else 0.0
 
+    @property
+    def span_seconds(self) -> float:
+        """Seconds between the first row's beginning and the last one's end."""
+        return 0.0 if self.began is None or self.ended is None else max(0.0, self.ended - self.began)
+
     def add(self, other: Counts) -> None:
         """Add another one's counts."""
+        self.began = min((t for t in (self.began, other.began) if t is not None), default=None)
+        self.ended = max((t for t in (self.ended, other.ended) if t is not None), default=None)
         for name in ("rows", "failed", "tokens", "prompt_tokens", "cached_tokens", "row_seconds", "busy_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.latency.merge(other.latency)
@@ -133,12 +143,15 @@ class Reporter:
         """A row begins."""
         self._tick()
         self._in_flight += 1
+        if self._counts.began is None:
+            self._counts.began = time.time()
 
     def leave(self, row: Row, errors: Sequence[RowError], usage: Sequence[Usage], seconds: float) -> None:
         """A row ends, with its new errors and what it spent."""
         self._tick()
         self._in_flight -= 1
         c = self._counts
+        c.ended = time.time()
         c.rows += 1
         c.failed += bool(errors)
         for u in usage:
