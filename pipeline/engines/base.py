@@ -187,6 +187,14 @@ class Engine(Protocol):
         """Prompt tokens after the chat template."""
 
 
+@runtime_checkable
+class CountsUnfinished(Protocol):
+    """An engine that knows how many sequences it works on; not part of what every engine must do."""
+
+    def unfinished(self) -> int:
+        """Sequences that it generates, and those that wait for that."""
+
+
 class PartialEngine:
     """Base of engines that have a part of the protocol only; ``capabilities`` says which, so nobody asks for more."""
 

@@ -123,6 +123,7 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: C
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
     summary.busy_seconds, summary.workers = round(counts.busy_seconds, 3), len(counts.workers)
     summary.span_seconds = round(counts.span_seconds, 3)
+    summary.load = counts.load
     summary.row_seconds = latency.quantiles()
     summary.restarts, summary.poisoned = faults.restarts, faults.poisoned
     finish(spec, run, state, files, summary)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _BATCH = 512
 _FOLDER = f"{BLOCKS}1"
 _TIMES = (
-    *("seconds", "resumed", "mean_in_flight", "busy_seconds", "span_seconds"),
+    *("seconds", "resumed", "mean_in_flight", "busy_seconds", "span_seconds", "load"),
     *("workers", "row_seconds", "restarts", "poisoned"),
 )
 

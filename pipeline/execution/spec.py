@@ -75,6 +75,8 @@ class PassSummary:
         workers: actors that had any, in the last attempt.
         row_seconds: p50, p90 and p99 of the seconds that a row was in flight, over all attempts that ended in order.
         row_tokens: p50, p90 and p99 of the completion tokens that a row cost.
+        load: how full the engines were over time, in the last attempt
+            (:meth:`pipeline.execution.load.Timeline.to_json`).
         restarts: worker processes that died and were replaced, over all attempts.
         poisoned: rows set aside because they kill their engine.
         shared: the pass that it ran in together with others; the time is the first one's.
@@ -96,6 +98,7 @@ class PassSummary:
     workers: int = 0
     row_seconds: dict[str, float] = field(default_factory=dict)
     row_tokens: dict[str, float] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
     restarts: int = 0
     poisoned: int = 0
     shared: str = ""

@@ -14,12 +14,13 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from pipeline.engines.base import Engine, EngineConfig
-from pipeline.engines.meter import Meter
+from pipeline.engines.meter import InFlight, Meter
 from pipeline.engines.refusal import Refusal
 from pipeline.errors import EngineDead, PoisonRow
 from pipeline.execution.gate import UNLIMITED, Gate
@@ -79,11 +80,15 @@ class Worker:
         self._row_seconds = row_seconds
         self._journal = JournalClient(journal)
         self._suspects = self._journal.start()
-        self._reporter = Reporter(progress, self._journal.flush, labels)
         self._engine: Engine | None = None
+        self._in_flight: InFlight | None = None
+        load = None
         if engine is not None:
             self._engine = engine.create()
+            self._in_flight = InFlight(self._engine)
+            load = partial(_load, self._in_flight, engine.max_requests())
             asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
+        self._reporter = Reporter(progress, self._journal.flush, labels, load)
         self._journal.ready()
         for task in (self._reporter.run(), self._journal.follow()):
             asyncio.run_coroutine_threadsafe(task, self._loop)
@@ -169,7 +174,7 @@ class Worker:
         return row
 
     async def _stage(self, stage: Stage, row: Row, engine: Engine | None) -> Row:
-        meter = engine if isinstance(engine, Refusal) else Meter(engine) if engine is not None else None
+        meter = engine if engine is None or isinstance(engine, Refusal) else Meter(engine, self._in_flight)
         try:
             async with asyncio.timeout(self._row_seconds) as limit:
                 row = await stage(row, meter)
@@ -209,6 +214,10 @@ class Worker:
             else:
                 columns.append(table.column(field.name))
         return pa.Table.from_arrays(columns, schema=schema.with_metadata(self._metadata or schema.metadata))
+
+
+def _load(in_flight: InFlight, capacity: int) -> tuple[int, int]:
+    return in_flight.now(), capacity
 
 
 def to_array(values: list[Any], dtype: pa.DataType) -> pa.Array:

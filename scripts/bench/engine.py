@@ -113,7 +113,7 @@ def lemonpress(words: Sequence[str], out: Path) -> dict[str, Any]:
         "prompt_tokens": summary["prompt_tokens"],
         "completion_tokens": summary["completion_tokens"],
         "lengths": [c["num_tokens"] for pool in pools for c in pool],
-        "texts": [[c["text"] for c in pool] for pool in pools],
+        "finish_reasons": [c["finish_reason"] for pool in pools for c in pool],
     }
 
 

@@ -76,7 +76,7 @@ class Plain:
 
 
 def serve() -> None:
-    """The other process: answers with the call's seconds, tokens and finish reasons."""
+    """The other process: answers with the call's seconds and tokens."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints must not mix with the answers
     import vllm
@@ -99,7 +99,6 @@ def serve() -> None:
                 "prompt_tokens": sum(len(output.prompt_token_ids or []) for output in outputs),
                 "completion_tokens": sum(len(child.token_ids) for child in children),
                 "lengths": [len(child.token_ids) for child in children],
-                "texts": [[child.text for child in sorted(o.outputs, key=lambda c: c.index)] for o in outputs],
             },
         )
 
