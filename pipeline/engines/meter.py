@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from pipeline.engines.base import (
@@ -30,6 +30,10 @@ R = TypeVar("R", bound=_HasTokens)
 class InFlight:
     """Sequences that an engine works on or that wait for it.
 
+    Attributes:
+        asked: sequences of the calls that have not returned.
+        on_end: called whenever a call has returned.
+
     Args:
         engine: told about by the meters in front of it, unless it knows better (:class:`CountsUnfinished`): a request
             for n candidates counts n until the last of them has ended, so that those that wait for it are counted too.
@@ -38,6 +42,7 @@ class InFlight:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.asked = 0
+        self.on_end: Callable[[], None] = lambda: None
 
     def now(self) -> int:
         """How many."""
@@ -69,6 +74,7 @@ class Meter:
             result = await call
         finally:
             self._in_flight.asked -= sequences
+            self._in_flight.on_end()
         self.total.requests += result.tokens.requests - 1
         self.total.prompt += result.tokens.prompt
         self.total.cached += result.tokens.cached

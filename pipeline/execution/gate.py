@@ -1,4 +1,4 @@
-"""Admission of rows to an engine: suspects run among few others, or alone, and before everybody else."""
+"""Admission to an engine: suspects before everybody else, among few others or alone; blocks when it needs them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import heapq
 import itertools
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from pipeline.engines.meter import InFlight
 
 UNLIMITED = sys.maxsize
 """Width of rows that are under no suspicion."""
@@ -58,4 +60,41 @@ class Gate:
             turn.set_result(None)
 
 
-__all__ = ["UNLIMITED", "Gate"]
+class Intake:
+    """Lets blocks begin only when the engine is about to run out of work.
+
+    A block stays open until its slowest row has ended. Where lengths are unequal, blocks whose sequences would fill the
+    engine by number leave it half empty most of the time; so many more are at hand, but begin only when they are
+    needed: what has begun must be finished when a pass is told to stop, and is redone when the worker dies.
+
+    Args:
+        in_flight: the engine's sequences.
+        limit: of those; with fewer, a further block begins.
+    """
+
+    def __init__(self, in_flight: InFlight, limit: float) -> None:
+        self._in_flight = in_flight
+        self._limit = limit
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        in_flight.on_end = self.look
+
+    async def enter(self) -> None:
+        """Wait for this block's turn."""
+        if self._waiting or not self._has_room():
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+
+    def look(self) -> None:
+        """Let one block begin if there is room; to be called when a request or a row has ended.
+
+        One at a time: its requests are not at the engine yet.
+        """
+        if self._waiting and self._has_room():
+            self._waiting.popleft().set_result(None)
+
+    def _has_room(self) -> bool:
+        return not self._in_flight.asked or self._in_flight.now() < self._limit
+
+
+__all__ = ["UNLIMITED", "Gate", "Intake"]

@@ -23,7 +23,7 @@ from pipeline.engines.base import Engine, EngineConfig
 from pipeline.engines.meter import InFlight, Meter
 from pipeline.engines.refusal import Refusal
 from pipeline.errors import EngineDead, PoisonRow
-from pipeline.execution.gate import UNLIMITED, Gate
+from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
 from pipeline.execution.suspects import Suspicion
@@ -34,6 +34,8 @@ from pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
 
+FILL = 1.5
+"""Sequences at an engine, as a multiple of what it works on at once, below which another block begins."""
 _MESSAGE_LIMIT = 2000
 _UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
@@ -82,10 +84,12 @@ class Worker:
         self._suspects = self._journal.start()
         self._engine: Engine | None = None
         self._in_flight: InFlight | None = None
+        self._intake: Intake | None = None
         load = None
         if engine is not None:
             self._engine = engine.create()
             self._in_flight = InFlight(self._engine)
+            self._intake = Intake(self._in_flight, FILL * engine.max_requests())
             load = partial(_load, self._in_flight, engine.max_requests())
             asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
         self._reporter = Reporter(progress, self._journal.flush, labels, load)
@@ -128,6 +132,8 @@ class Worker:
         return [done[row.row_id] for row in rows]
 
     async def _group(self, rows: list[Row], width: int) -> list[Row]:
+        if self._intake is not None and width == UNLIMITED:
+            await self._intake.enter()
         async with self._gate.enter(width, len(rows)):
             news = await self._journal.begin([row.row_id for row in rows], known=width != UNLIMITED)
             if not news:
@@ -149,6 +155,8 @@ class Worker:
                 row = await self._stage(stage, row, self._engine)
             self._after(stage, row)
         self._journal.end(row.row_id)
+        if self._intake is not None:
+            self._intake.look()
         seconds = time.monotonic() - started
         self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
         return row

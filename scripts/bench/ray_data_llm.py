@@ -4,10 +4,10 @@
 
 ``ray.data.llm`` gives one answer a row, so its side is what its users write: read the prompts, ``flat_map`` each to N
 rows (beside each other, so that they share their prefix), ``build_processor``, write Parquet. Its settings: the same
-engine arguments as ours (vLLM's statistics on, as by its default), blocks of one batch, and 8 batches of 16 rows at once, so
-that twice ``max_num_seqs`` rows are at the engine (its guide wants batch_size x max_concurrent_batches to fill it, and
-prefers many small batches). The local cluster has 8 logical CPUs on both sides. Wall time is that of the whole process:
-Python's start to its end. The time at the engine goes from the first request's arrival to the last one's end.
+engine arguments as ours (vLLM's statistics on, as by its default), blocks of one batch, and 8 batches of 16 rows at
+once, so that twice ``max_num_seqs`` rows are at the engine (its guide wants batch_size x max_concurrent_batches to fill
+it, and prefers many small batches). The local cluster has 8 logical CPUs on both sides. Wall time is that of the whole
+process: Python's start to its end. The time at the engine goes from the first request's arrival to the last one's end.
 Prompts are given as to ``engine.py``. A last line of JSON holds the numbers.
 """
 
