@@ -54,13 +54,17 @@ class Meter:
 
     Args:
         in_flight: told about them, too.
+        on_call: called before each of them.
 
     Attributes:
         total: the sum so far; calls that raised count as a request without tokens.
     """
 
-    def __init__(self, engine: Engine, in_flight: InFlight | None = None) -> None:
+    def __init__(
+        self, engine: Engine, in_flight: InFlight | None = None, on_call: Callable[[], None] = lambda: None
+    ) -> None:
         self._engine = engine
+        self._on_call = on_call
         self._in_flight = in_flight or InFlight(engine)
         self.model = engine.model
         self.revision = engine.revision
@@ -70,6 +74,7 @@ class Meter:
     async def _count(self, call: Awaitable[R], sequences: int = 1) -> R:
         self.total.requests += 1
         self._in_flight.asked += sequences
+        self._on_call()
         try:
             result = await call
         finally:

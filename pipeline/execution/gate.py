@@ -7,7 +7,7 @@ import heapq
 import itertools
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from pipeline.engines.meter import InFlight
@@ -75,26 +75,37 @@ class Intake:
     def __init__(self, in_flight: InFlight, limit: float) -> None:
         self._in_flight = in_flight
         self._limit = limit
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        in_flight.on_end = self.look
+        self._waiting: deque[tuple[Sequence[int], asyncio.Future[None]]] = deque()
+        self._fresh: set[int] = set()  # rows of a block that has begun, which have asked the engine for nothing yet
+        in_flight.on_end = self._look
 
-    async def enter(self) -> None:
-        """Wait for this block's turn."""
-        if self._waiting or not self._has_room():
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
+    async def enter(self, rows: Sequence[int]) -> None:
+        """Wait for a block's turn.
 
-    def look(self) -> None:
-        """Let one block begin if there is room; to be called when a request or a row has ended.
-
-        One at a time: its requests are not at the engine yet.
+        Args:
+            rows: ids of its rows; :meth:`arrived` is to be called for each.
         """
+        if not self._waiting and self._has_room():
+            self._fresh.update(rows)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((rows, turn))
+        await turn
+
+    def arrived(self, row: int) -> None:
+        """A row asks the engine for something, or has ended; may be called more than once."""
+        self._fresh.discard(row)
+        self._look()
+
+    def _look(self) -> None:
         if self._waiting and self._has_room():
-            self._waiting.popleft().set_result(None)
+            rows, turn = self._waiting.popleft()
+            self._fresh.update(rows)
+            turn.set_result(None)
 
     def _has_room(self) -> bool:
-        return not self._in_flight.asked or self._in_flight.now() < self._limit
+        """One block after the other: how much the engine has to do shows when all its rows have asked."""
+        return not self._fresh and (not self._in_flight.asked or self._in_flight.now() < self._limit)
 
 
 __all__ = ["UNLIMITED", "Gate", "Intake"]

@@ -133,12 +133,14 @@ class Worker:
 
     async def _group(self, rows: list[Row], width: int) -> list[Row]:
         if self._intake is not None and width == UNLIMITED:
-            await self._intake.enter()
+            await self._intake.enter([row.row_id for row in rows])
         async with self._gate.enter(width, len(rows)):
             news = await self._journal.begin([row.row_id for row in rows], known=width != UNLIMITED)
             if not news:
                 return list(await asyncio.gather(*(self._row(row) for row in rows)))
         self._suspects.update(news)  # another worker died over them
+        for row in rows:
+            self._arrived(row.row_id)
         return await self._block(rows)
 
     async def _row(self, row: Row) -> Row:
@@ -155,11 +157,15 @@ class Worker:
                 row = await self._stage(stage, row, self._engine)
             self._after(stage, row)
         self._journal.end(row.row_id)
-        if self._intake is not None:
-            self._intake.look()
+        self._arrived(row.row_id)
         seconds = time.monotonic() - started
         self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
         return row
+
+    def _arrived(self, row_id: int) -> None:
+        """A row has made a request, or has ended without one."""
+        if self._intake is not None:
+            self._intake.arrived(row_id)
 
     def _job_of(self, stage: Stage) -> str:
         return self._job
@@ -182,7 +188,9 @@ class Worker:
         return row
 
     async def _stage(self, stage: Stage, row: Row, engine: Engine | None) -> Row:
-        meter = engine if engine is None or isinstance(engine, Refusal) else Meter(engine, self._in_flight)
+        meter: Meter | None = engine if isinstance(engine, Refusal) else None
+        if engine is not None and meter is None:
+            meter = Meter(engine, self._in_flight, partial(self._arrived, row.row_id))
         try:
             async with asyncio.timeout(self._row_seconds) as limit:
                 row = await stage(row, meter)
