@@ -172,7 +172,7 @@ def test_page_is_self_contained_and_valid(page: str) -> None:
     for tag, a in parsed.tags:
         assert tag != "th" or a.get("scope")
         assert tag != "svg" or (a.get("role") == "img" and a.get("aria-labelledby"))
-    assert tags.count("svg") == tags.count("desc") == 6  # pooled, a panel a system, gain against cost
+    assert tags.count("svg") == tags.count("desc") == 7  # pooled, a panel a system, gain against cost, load
 
 
 def test_banners(run: RunFolder) -> None:
