@@ -1,6 +1,6 @@
 """``lemonpress generate`` beside one plain offline vLLM ``LLM.chat(n=N)`` call: same prompts, model and parameters.
 
-    python scripts/bench/engine.py [pairs=3] [plain=seeded|unseeded] [config name, file or key=value ...]
+    python scripts/bench/engine.py [pairs=2] [plain=seeded|unseeded] [config name, file or key=value ...]
 
 Every pair is one ``generate`` in a new process with an engine of its own, and one call of a warmed engine that lives in
 another process; the order alternates, and whoever waits is stopped. Tokens per second count the completion tokens of
@@ -8,10 +8,10 @@ all candidates; Lemonpress's time runs from the first prompt's start at the engi
 (``span_seconds`` of the pass's summary), plain vLLM's is that of the whole ``chat`` call. Start-up is printed apart.
 Lemonpress gives every request a seed derived from its prompt and asks for the log-probability of the sampled tokens;
 ``plain=seeded`` gives the plain call the same seeds, ``plain=unseeded`` none. Without words about prompts the package's
-56 examples are asked; the claim needs at least 100, e.g. the first 16 questions of MGSM in its seven languages:
+56 examples are asked; the claim needs at least 100, e.g. the first 15 questions of MGSM in its seven languages:
 
     prompts.kind=file prompts.paths.en=mgsm_en.tsv ... 'prompts.header=[question,answer]'
-    prompts.columns.prompt=question 'prompts.columns.cluster="@row"' prompts.limit_clusters=16
+    prompts.columns.prompt=question 'prompts.columns.cluster="@row"' prompts.limit_clusters=15
 
 A last line of JSON holds the numbers.
 """
@@ -44,9 +44,10 @@ SETTINGS = [
     "engines.generator.max_model_len=2048",
     "engines.generator.max_num_seqs=64",
     "sampling.kind=single",
-    "sampling.n=4",
+    "sampling.n=3",
     "sampling.temperature=0.7",
-    "sampling.max_tokens=24",
+    "sampling.max_tokens=32",
+    "sampling.stop=['.', '?', '!', '。']",  # a small model's answers seldom end by themselves: their first sentences
     "execution.progress=false",
 ]
 
@@ -110,6 +111,7 @@ def lemonpress(words: Sequence[str], out: Path) -> dict[str, Any]:
     return {
         "seconds": summary["span_seconds"],
         "wall": wall,
+        "full": summary["load"].get("full"),
         "prompt_tokens": summary["prompt_tokens"],
         "completion_tokens": summary["completion_tokens"],
         "lengths": [c["num_tokens"] for pool in pools for c in pool],
@@ -126,6 +128,8 @@ def summary(rows: Sequence[dict[str, Any]], plain_start: float) -> dict[str, Any
     quantiles = [lengths[int(q * (len(lengths) - 1))] for q in (0.1, 0.5, 0.9)]
     start = min(r["wall"] - r["seconds"] for r in sides["lemonpress"])
     print(f"tokens/s, lemonpress to plain: {found}")
+    full = [r["full"] for r in sides["lemonpress"]]
+    print(f"share of that time in which Lemonpress's engine was full: {', '.join(f'{f or 0:.1%}' for f in full)}")
     print(f"answers: {quantiles[0]} / {quantiles[1]} / {quantiles[2]} tokens (10%, median, 90%)")
     print(f"start-up and end, beside that: lemonpress {start:.1f} s (quickest), plain {plain_start:.1f} s")
     return {
@@ -134,6 +138,7 @@ def summary(rows: Sequence[dict[str, Any]], plain_start: float) -> dict[str, Any
         "wall": {name: [r["wall"] for r in side] for name, side in sides.items()},
         "plain_start": plain_start,
         "answer_tokens": quantiles,
+        "full": full,
         "candidates": [len(row["lengths"]) for row in rows],
     }
 
@@ -150,7 +155,7 @@ def main(words: Sequence[str]) -> dict[str, Any]:
     if own.get("plain", "seeded") not in ("seeded", "unseeded"):
         raise SystemExit("plain= must be seeded or unseeded")
     with tempfile.TemporaryDirectory() as folder:
-        return measure(int(own.get("pairs", 3)), own.get("plain", "seeded") == "seeded", rest, Path(folder))
+        return measure(int(own.get("pairs", 2)), own.get("plain", "seeded") == "seeded", rest, Path(folder))
 
 
 if __name__ == "__main__":
