@@ -1,6 +1,6 @@
 """What judging costs: verdicts read from label probabilities beside generated ones, and prompts that share a replica.
 
-    python scripts/bench/judging.py [prompts=28] [config name, file or key=value ...]
+    python scripts/bench/judging.py [prompts=16] [config name, file or key=value ...]
 
 The judge (``engines.judge``) answers the prompts itself, greedily; the audit's known-answer pairs of these answers
 (truncated, shuffled, other digits, another language) are judged in both orders, as ``lemonpress judge`` does.
@@ -46,7 +46,7 @@ SETTINGS = [
     "engines.judge.max_model_len=2048",
     "engines.judge.max_num_seqs=64",
 ]
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = 128
 
 
 class Writes(Meter):
@@ -188,7 +188,7 @@ def main(words: Sequence[str]) -> dict[str, Any]:
     own = dict(word.split("=", 1) for word in words if word.startswith("prompts="))
     rest = [word for word in words if not word.startswith("prompts=")]
     with tempfile.TemporaryDirectory() as folder:
-        limit = f"prompts.limit={own.get('prompts', 28)}"
+        limit = f"prompts.limit={own.get('prompts', 16)}"
         config = load_config([*SETTINGS, limit, *rest, f"out={Path(folder) / 'asked'}"])
         return asyncio.run(measure(config))
 
