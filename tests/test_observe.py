@@ -162,8 +162,8 @@ def test_a_real_pass_leaves_log_histograms_and_metrics(
 ) -> None:
     import ray
 
-    words = ["dummy", "prompts.limit=14", "engines.generator.latency=0.05", "execution.progress=false"]
-    words += ["engines.generator.fail=sky|Himmel|ciel", f"out={tmp_path}"]
+    words = ["dummy", "prompts.limit=14", "engines.generator.latency=0.1", "execution.progress=false"]
+    words += ["engines.generator.fail=sky|Himmel|ciel", f"out={tmp_path}", "engines.generator.slots=4"]
     code = main(["generate", *words])
     said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     run = RunFolder(str(tmp_path))
@@ -185,6 +185,9 @@ def test_a_real_pass_leaves_log_histograms_and_metrics(
     assert done["row_tokens"]["p50"] == pytest.approx(tokens[6], rel=0.023)
     latency = done["row_seconds"]
     assert 0.005 < latency["p50"] <= latency["p90"] <= latency["p99"] < 60
+    load = done["load"]
+    assert load["capacity"] == 4 and 0 < load["full"] <= 1 and max(v or 0 for v in load["high"]) == 4
+    assert 0.5 * 14 * 5 * 0.05 / 4 < done["span_seconds"] < done["seconds"]
 
     port = ray.nodes()[0]["MetricsExportPort"]
     found: dict[str, float] = {}

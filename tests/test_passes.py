@@ -291,7 +291,7 @@ def test_block_and_pool_sizes() -> None:
     engine = DummyEngineConfig()
     for k in (4, 50, 2000):
         c = calls_per_actor(k, 5, engine, engine.pool)
-        assert c * k * 5 >= 1.5 * engine.max_requests()
+        assert c * k * 5 >= 8 * engine.max_requests() or c == 64
     assert calls_per_actor(4, 1, None, PoolConfig()) == 1
     assert calls_per_actor(4, 1, engine, PoolConfig(calls_per_actor=3)) == 3
 

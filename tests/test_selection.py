@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sacrebleu.metrics import CHRF
 
+from pipeline.config import load_config
 from pipeline.engines.base import LabelProbs, Prompt, Tokens
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.errors import EngineRequestError
+from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.records import Candidate, Row
 from pipeline.selection.base import SELECTORS, Choice, Pool, Selector
 from pipeline.selection.stage import SelectStage
@@ -220,3 +223,76 @@ def test_every_selector_says_its_cost_and_source() -> None:
         assert cls.cost, kind
         assert cls.source, kind
         assert cls.__doc__, kind
+
+
+TEXTS = st.lists(st.text("ab c日", max_size=12), min_size=2, max_size=7)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_a_reference_subset_of_all_candidates_is_exact(texts: list[str]) -> None:
+    exact = choose("mbr", pool(texts))
+    full = choose("mbr", pool(texts), approximation="reference_subset", references=len(texts))
+    assert (full.index, full.values, full.detail) == (exact.index, exact.values, exact.detail)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_aggregate_chrf_equals_its_definition(texts: list[str]) -> None:
+    from pipeline.scoring.chrf import aggregate_chrf, chrf_matrix
+
+    def grams(text: str, order: int) -> Counter[str]:
+        text = "".join(text.split())
+        return Counter(text[i : i + order] for i in range(len(text) - order + 1))
+
+    wanted = []
+    for i, text in enumerate(texts):
+        others = texts[:i] + texts[i + 1 :]
+        precisions, recalls = [], []
+        for order in range(1, 7):
+            mine = grams(text, order)
+            mean: Counter[str] = Counter()
+            for other in others:
+                mean.update(grams(other, order))
+            match = sum(min(count, mean[gram] / len(others)) for gram, count in mine.items())
+            if mine and mean:
+                precisions.append(match / mine.total())
+                recalls.append(match * len(others) / mean.total())
+        p, r = (sum(values) / max(len(values), 1) for values in (precisions, recalls))
+        wanted.append(100 * 5 * p * r / (4 * p + r) if p + r else 0.0)
+    assert aggregate_chrf(texts) == pytest.approx(wanted)
+    assert chrf_matrix(texts, texts[-2:]) == [row[-2:] for row in chrf_matrix(texts, texts)]
+    assert aggregate_chrf(texts[:2]) == pytest.approx([chrf_matrix(texts[:2], texts[:2])[i][1 - i] for i in (0, 1)])
+    assert aggregate_chrf(texts[:1], texts[1:]) == pytest.approx(wanted[:1])
+    chosen = choose("mbr", pool(texts), approximation="aggregate")
+    assert chosen.values == pytest.approx(wanted) and chosen.detail == {"approximation": "aggregate"}
+
+
+def test_a_reference_subset_compares_with_the_same_few() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def utility(hypotheses: Sequence[str], references: Sequence[str], language: str | None) -> list[list[float]]:
+        asked.append((len(hypotheses), len(references)))
+        return [[float(int(h) + int(r)) for r in references] for h in hypotheses]
+
+    texts = [str(10**i) for i in range(8)]
+    found = pool(texts)
+    found.utilities = {"chrf": utility}
+    choice = choose("mbr", found, approximation="reference_subset", references=3)
+    assert asked == [(8, 3)] and choice.index == 7
+    assert choice.detail == {"approximation": "reference_subset", "references": 3}
+    assert choice.values is not None and len({round(s or 0, 6) for s in choice.values}) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["approximation=agregate"], "unknown approximation 'agregate'.*aggregate"),
+        (["approximation=aggregate", "utility=bleu"], "aggregate is for chrf, not for bleu"),
+        (["approximation=reference_subset", "utility=judge", "engine=judge"], "for chrf and bleu, not for judge"),
+        (["approximation=reference_subset", "references=1"], "references: at least 2, not 1"),
+    ],
+)
+def test_approximations_that_cannot_work_are_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(["dummy", *(f"selectors.mbr.{word}" for word in words)])

@@ -187,6 +187,14 @@ class Engine(Protocol):
         """Prompt tokens after the chat template."""
 
 
+@runtime_checkable
+class CountsUnfinished(Protocol):
+    """An engine that knows how many sequences it works on; not part of what every engine must do."""
+
+    def unfinished(self) -> int:
+        """Sequences that it generates, and those that wait for that."""
+
+
 class PartialEngine:
     """Base of engines that have a part of the protocol only; ``capabilities`` says which, so nobody asks for more."""
 
@@ -226,7 +234,7 @@ class PoolConfig:
         num_cpus: logical CPUs per actor; fractions are fine.
         num_gpus: GPUs per actor; ``null`` takes what the engine says that it needs.
         calls_per_actor: blocks processed at once by one actor (c); ``null`` derives it so that
-            c x rows per block x N stays above 1.5 x the engine's ``max_num_seqs``.
+            c x rows per block x N is 8 x the engine's ``max_num_seqs``.
     """
 
     size: int | None = None

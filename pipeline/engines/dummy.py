@@ -9,8 +9,10 @@ import asyncio
 import json
 import math
 import os
+import random
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,6 +68,9 @@ class DummyEngineConfig(EngineConfig):
     Attributes:
         latency: mean seconds per request; each request takes a deterministic share of it, exponentially
             distributed, as real answers' lengths are.
+        tail: shape of that distribution instead: log-normal with this sigma and the same mean; 0 = exponential.
+        slots: sequences that it works on at once, as a real engine does: every candidate of a request then takes a
+            slot for a latency of its own; ``null`` = any number of requests, a latency each.
         words: mean length of an answer in words.
         max_model_len: longest request, in words; ``null`` = any.
         truncate_prompt: cut the middle out of longer ones, instead of failing them.
@@ -85,6 +90,8 @@ class DummyEngineConfig(EngineConfig):
 
     deterministic: ClassVar[bool] = True
     latency: float = 0.0
+    tail: float = 0.0
+    slots: int | None = None
     words: int = 12
     max_model_len: int | None = None
     truncate_prompt: bool = False
@@ -102,9 +109,13 @@ class DummyEngineConfig(EngineConfig):
         return frozenset(CAPABILITIES)
 
     def max_requests(self) -> int:
-        return 256
+        return self.slots or 256
 
     def check(self, key: str) -> None:
+        if self.slots is not None and self.slots < 1:
+            raise ConfigError(f"{key}.slots: at least 1, not {self.slots}")
+        if self.tail < 0:
+            raise ConfigError(f"{key}.tail: must be >= 0, not {self.tail}")
         if self.accuracy is not None and not (0 <= self.accuracy <= 1 and self.best):
             raise ConfigError(f"{key}.accuracy: a probability, together with {key}.best, not {self.accuracy}")
         if self.always not in (None, "first"):
@@ -126,6 +137,11 @@ class DummyEngine:
         self.model = config.model or "dummy"
         self.revision = config.revision
         self.capabilities = config.capabilities()
+        self._slots = asyncio.Semaphore(config.slots) if config.slots else None
+        self._unfinished = 0
+
+    def unfinished(self) -> int:
+        return self._unfinished
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -136,7 +152,7 @@ class DummyEngine:
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         if params.temperature == 0 and params.n != 1:
             raise EngineRequestError("n must be 1 when using greedy sampling")
-        text = await self._request("generate", prompt)
+        text = await self._request("generate", prompt, params.n)
         completions = []
         for k in range(params.n):
             seed = None if params.temperature == 0 else (params.seed or 0) + k
@@ -214,7 +230,7 @@ class DummyEngine:
         others = [label for label in shown if label != best[0]]
         return best[0] if not others or rng.random() < self.config.accuracy else rng.choice(others)
 
-    async def _request(self, kind: str, prompt: Prompt) -> str:
+    async def _request(self, kind: str, prompt: Prompt, n: int = 1) -> str:
         text = _flatten(prompt)
         config = self.config
         if config.max_model_len is not None and len(text.split()) > config.max_model_len:
@@ -225,12 +241,30 @@ class DummyEngine:
         if config.dead and re.search(config.dead, text) and self._burn():
             raise EngineDead("the dummy engine was told to die")
         if config.latency:
-            rng = hash_rng("latency", kind, text)
-            await asyncio.sleep(rng.expovariate(1 / config.latency))
+            await self._work(hash_rng("latency", kind, text), n)
         if config.fail and re.search(config.fail, text):
             raise EngineRequestError("the dummy engine was told to fail this request")
         self._log(kind, text, "end")
         return text
+
+    async def _work(self, rng: random.Random, n: int) -> None:
+        """Take the time of one request for ``n`` candidates."""
+        if self._slots is None:
+            await self._sequence(self._latency(rng))
+        else:
+            await asyncio.gather(*(self._sequence(self._latency(rng), self._slots) for _ in range(n)))
+
+    async def _sequence(self, seconds: float, slots: asyncio.Semaphore | None = None) -> None:
+        self._unfinished += 1
+        try:
+            async with slots or nullcontext():
+                await asyncio.sleep(seconds)
+        finally:
+            self._unfinished -= 1
+
+    def _latency(self, rng: random.Random) -> float:
+        mean, sigma = self.config.latency, self.config.tail
+        return rng.lognormvariate(math.log(mean) - sigma**2 / 2, sigma) if sigma else rng.expovariate(1 / mean)
 
     def _burn(self) -> bool:
         """Whether a fault may happen (again)."""

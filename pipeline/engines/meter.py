@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from pipeline.engines.base import (
+    CountsUnfinished,
     Embedding,
     Engine,
     Generation,
@@ -26,23 +27,59 @@ class _HasTokens(Protocol):
 R = TypeVar("R", bound=_HasTokens)
 
 
+class InFlight:
+    """Sequences that an engine works on or that wait for it.
+
+    Attributes:
+        asked: sequences of the calls that have not returned.
+        on_end: called whenever a call has returned.
+
+    Args:
+        engine: told about by the meters in front of it, unless it knows better (:class:`CountsUnfinished`): a request
+            for n candidates counts n until the last of them has ended, so that those that wait for it are counted too.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.asked = 0
+        self.on_end: Callable[[], None] = lambda: None
+
+    def now(self) -> int:
+        """How many."""
+        return self._engine.unfinished() if isinstance(self._engine, CountsUnfinished) else self.asked
+
+
 class Meter:
     """An engine in front of another that adds up the cost of the calls that go through it.
+
+    Args:
+        in_flight: told about them, too.
+        on_call: called before each of them.
 
     Attributes:
         total: the sum so far; calls that raised count as a request without tokens.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, in_flight: InFlight | None = None, on_call: Callable[[], None] = lambda: None
+    ) -> None:
         self._engine = engine
+        self._on_call = on_call
+        self._in_flight = in_flight or InFlight(engine)
         self.model = engine.model
         self.revision = engine.revision
         self.capabilities = engine.capabilities
         self.total = Tokens(requests=0)
 
-    async def _count(self, call: Awaitable[R]) -> R:
+    async def _count(self, call: Awaitable[R], sequences: int = 1) -> R:
         self.total.requests += 1
-        result = await call
+        self._in_flight.asked += sequences
+        self._on_call()
+        try:
+            result = await call
+        finally:
+            self._in_flight.asked -= sequences
+            self._in_flight.on_end()
         self.total.requests += result.tokens.requests - 1
         self.total.prompt += result.tokens.prompt
         self.total.cached += result.tokens.cached
@@ -56,7 +93,7 @@ class Meter:
         await self._engine.stop()
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        return await self._count(self._engine.generate(prompt, params))
+        return await self._count(self._engine.generate(prompt, params), params.n)
 
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         return await self._count(self._engine.label_probs(prompt, labels, prefill))

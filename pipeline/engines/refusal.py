@@ -22,7 +22,7 @@ class Refusal(Meter):
         super().__init__(engine)
         self._error = error
 
-    async def _count(self, call: Awaitable[object]) -> NoReturn:
+    async def _count(self, call: Awaitable[object], sequences: int = 1) -> NoReturn:
         getattr(call, "close", lambda: None)()  # a coroutine that never ran would complain
         raise self._error
 

@@ -209,6 +209,9 @@ class VLLMEngine(PartialEngine):
             self._llm.shutdown()
             self._llm = None
 
+    def unfinished(self) -> int:
+        return int(self._llm.output_processor.get_num_unfinished_requests()) if self._llm is not None else 0
+
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         from vllm import SamplingParams as VLLMParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams

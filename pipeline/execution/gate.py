@@ -1,4 +1,4 @@
-"""Admission of rows to an engine: a limited number, first come, first served; suspects among few others, or alone."""
+"""Admission to an engine: suspects before everybody else, among few others or alone; others when it needs them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import heapq
 import itertools
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+
+from pipeline.engines.meter import InFlight
 
 UNLIMITED = sys.maxsize
 """Width of rows that are under no suspicion."""
@@ -58,35 +60,53 @@ class Gate:
             turn.set_result(None)
 
 
-class Room:
-    """Rows that are worked on at once: whoever comes first goes first, so that the oldest block is finished first.
+class Intake:
+    """Lets slices of blocks begin only when the engine is about to run out of work, first come, first served.
 
-    All calls come from one event loop.
+    A block stays open until its slowest row has ended. Where lengths are unequal, blocks whose sequences would fill the
+    engine by number leave it half empty most of the time; so many more are at hand, but their rows begin only when they
+    are needed: what has begun takes memory, must be finished when a pass is told to stop, and is suspect when the
+    worker dies.
 
     Args:
-        rows: how many. The last group to enter may exceed it, so that the room is never half empty for its sake.
+        in_flight: the engine's sequences.
+        limit: of those; with fewer, a further block begins.
     """
 
-    def __init__(self, rows: int) -> None:
-        self._free = rows
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+    def __init__(self, in_flight: InFlight, limit: float) -> None:
+        self._in_flight = in_flight
+        self._limit = limit
+        self._waiting: deque[tuple[Sequence[int], asyncio.Future[None]]] = deque()
+        self._fresh: set[int] = set()  # rows of a slice that has begun, which have asked the engine for nothing yet
+        in_flight.on_end = self._look
 
-    async def enter(self, rows: int) -> None:
-        """Wait until there is room, and take ``rows`` places; each is given back by :meth:`leave`."""
-        if self._waiting or self._free <= 0:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((rows, turn))
-            await turn
-        else:
-            self._free -= rows
+    async def enter(self, rows: Sequence[int]) -> None:
+        """Wait for a slice's turn.
 
-    def leave(self) -> None:
-        """One row is done."""
-        self._free += 1
-        while self._waiting and self._free > 0:
+        Args:
+            rows: ids of its rows; :meth:`arrived` is to be called for each.
+        """
+        if not self._waiting and self._has_room():
+            self._fresh.update(rows)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((rows, turn))
+        await turn
+
+    def arrived(self, row: int) -> None:
+        """A row asks the engine for something, or has ended; may be called more than once."""
+        self._fresh.discard(row)
+        self._look()
+
+    def _look(self) -> None:
+        if self._waiting and self._has_room():
             rows, turn = self._waiting.popleft()
-            self._free -= rows
+            self._fresh.update(rows)
             turn.set_result(None)
 
+    def _has_room(self) -> bool:
+        """One slice after the other: how much the engine has to do shows when all its rows have asked."""
+        return not self._fresh and (not self._in_flight.asked or self._in_flight.now() < self._limit)
 
-__all__ = ["UNLIMITED", "Gate", "Room"]
+
+__all__ = ["UNLIMITED", "Gate", "Intake"]

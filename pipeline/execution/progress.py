@@ -9,12 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import ray
 from tqdm import tqdm
 
+from pipeline.execution.load import Sample, Timeline
 from pipeline.execution.observe import Histogram, RayMetrics
 from pipeline.records import Row, RowError, Usage
 
@@ -35,8 +36,10 @@ class Counts:
         tokens, prompt_tokens, cached_tokens: completion tokens; prompt tokens, and those that the prefix cache had.
         row_seconds: integral of the rows in flight over time, summed over actors.
         busy_seconds: time with at least one row in flight, summed over actors.
+        began, ended: when the first row began and the last one ended, in seconds since the epoch.
         latency: seconds that each row was in flight.
         workers: actors (restarts included) that reported.
+        load: how full the engines were (:meth:`Timeline.to_json`); the counting actor's only.
     """
 
     rows: int = 0
@@ -46,16 +49,26 @@ class Counts:
     cached_tokens: int = 0
     row_seconds: float = 0.0
     busy_seconds: float = 0.0
+    began: float | None = None
+    ended: float | None = None
     latency: Histogram = field(default_factory=Histogram)
     workers: set[str] = field(default_factory=set)
+    load: dict[str, Any] = field(default_factory=dict)
 
     @property
     def mean_in_flight(self) -> float:
         """Mean rows in flight per actor while it was busy."""
         return self.row_seconds / self.busy_seconds if self.busy_seconds else 0.0
 
+    @property
+    def span_seconds(self) -> float:
+        """Seconds between the first row's beginning and the last one's end."""
+        return 0.0 if self.began is None or self.ended is None else max(0.0, self.ended - self.began)
+
     def add(self, other: Counts) -> None:
         """Add another one's counts."""
+        self.began = min((t for t in (self.began, other.began) if t is not None), default=None)
+        self.ended = max((t for t in (self.ended, other.ended) if t is not None), default=None)
         for name in ("rows", "failed", "tokens", "prompt_tokens", "cached_tokens", "row_seconds", "busy_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.latency.merge(other.latency)
@@ -80,16 +93,23 @@ class ProgressActor:
         self._counts = Counts()
         self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
         self._dropped = 0
+        self._timeline = Timeline()
 
-    def add(self, counts: Counts, events: list[Event]) -> None:
+    def add(self, counts: Counts, events: list[Event], sample: Sample | None = None) -> None:
         """Count what one worker did since its last report."""
         self._counts.add(counts)
+        if sample is not None:
+            self._timeline.add(sample)
         self._dropped += max(0, len(self._events) + len(events) - _MAX_EVENTS)
         self._events.extend(events)
 
     def read(self) -> Counts:
-        """The totals so far."""
+        """The totals so far, without the engines' load."""
         return self._counts
+
+    def final(self) -> Counts:
+        """The totals, with the engines' load."""
+        return replace(self._counts, load=self._timeline.to_json())
 
     def drain(self) -> tuple[list[Event], int]:
         """The events since the last call, and how many more there were; all of them are in the rows' ``errors``."""
@@ -106,13 +126,20 @@ class Reporter:
         progress: where to send them; ``None`` sends nothing.
         flush: called every half second, too.
         labels: tags of the Ray metrics (``run``, ``pass``); ``None`` makes none.
+        load: (unfinished, capacity) of the worker's engine, asked every half second; ``None`` without an engine.
     """
 
     def __init__(
-        self, progress: Progress | None, flush: Callable[[], None], labels: Mapping[str, str] | None = None
+        self,
+        progress: Progress | None,
+        flush: Callable[[], None],
+        labels: Mapping[str, str] | None = None,
+        load: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self._progress = progress
         self._flush = flush
+        self._load = load
+        self._sampled = time.time()
         self._worker = f"{time.time_ns():x}"
         self._metrics = RayMetrics({**labels, "worker": self._worker}) if labels is not None else None
         self._in_flight = 0
@@ -133,12 +160,15 @@ class Reporter:
         """A row begins."""
         self._tick()
         self._in_flight += 1
+        if self._counts.began is None:
+            self._counts.began = time.time()
 
     def leave(self, row: Row, errors: Sequence[RowError], usage: Sequence[Usage], seconds: float) -> None:
         """A row ends, with its new errors and what it spent."""
         self._tick()
         self._in_flight -= 1
         c = self._counts
+        c.ended = time.time()
         c.rows += 1
         c.failed += bool(errors)
         for u in usage:
@@ -158,15 +188,21 @@ class Reporter:
             await asyncio.sleep(_INTERVAL)
             self._flush()
             self._tick()
-            self._send()
+            self._send(self._sample())
 
-    def _send(self) -> None:
+    def _sample(self) -> Sample | None:
+        if self._load is None:
+            return None
+        before, self._sampled = self._sampled, time.time()
+        return Sample(self._sampled, self._sampled - before, *self._load())
+
+    def _send(self, sample: Sample | None = None) -> None:
         c = self._counts
         if self._metrics is not None:
             ok, tokens = c.rows - c.failed, (c.prompt_tokens, c.cached_tokens, c.tokens)
             self._metrics.report(ok, c.failed, *tokens, self._in_flight)
-        if self._progress is not None and (c.rows or c.busy_seconds):
-            self._progress.add.remote(c, self._events)
+        if self._progress is not None and (c.rows or c.busy_seconds or sample is not None):
+            self._progress.add.remote(c, self._events, *([sample] if sample is not None else []))
         self._reset()
 
 
@@ -246,6 +282,6 @@ class ProgressLine(threading.Thread):
             self._bar.n = self._bar.total
         self._bar.close()
         try:
-            return ray.get(self._actor.read.remote(), timeout=5)  # type: ignore[no-any-return]
+            return ray.get(self._actor.final.remote(), timeout=5)  # type: ignore[no-any-return]
         except Exception:
             return Counts()

@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 512
 _FOLDER = f"{BLOCKS}1"
-_TIMES = ("seconds", "resumed", "mean_in_flight", "busy_seconds", "workers", "row_seconds", "restarts", "poisoned")
+_TIMES = (
+    *("seconds", "resumed", "mean_in_flight", "busy_seconds", "span_seconds", "load"),
+    *("workers", "row_seconds", "restarts", "poisoned"),
+)
 
 Planned = Callable[[], Sequence[PassSpec]]
 """Plans a later job's passes; called again when the table that they read is finished."""

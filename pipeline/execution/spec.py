@@ -75,9 +75,13 @@ class PassSummary:
         resumed: rows that an earlier attempt had finished.
         mean_in_flight: mean rows in flight per busy actor, in the last attempt.
         busy_seconds: time with rows in flight, summed over actors, in the last attempt.
+        span_seconds: from the first row's beginning to the last one's end, in the last attempt: the engines' start-up
+            and the last block's write are not in it.
         workers: actors that had any, in the last attempt.
         row_seconds: p50, p90 and p99 of the seconds that a row was in flight, over all attempts that ended in order.
         row_tokens: p50, p90 and p99 of the completion tokens that a row cost.
+        load: how full the engines were over time, in the last attempt
+            (:meth:`pipeline.execution.load.Timeline.to_json`).
         restarts: worker processes that died and were replaced, over all attempts.
         poisoned: rows set aside because they kill their engine.
         shared: the pass that it ran in together with others; the time is the first one's.
@@ -95,9 +99,11 @@ class PassSummary:
     resumed: int = 0
     mean_in_flight: float = 0.0
     busy_seconds: float = 0.0
+    span_seconds: float = 0.0
     workers: int = 0
     row_seconds: dict[str, float] = field(default_factory=dict)
     row_tokens: dict[str, float] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
     restarts: int = 0
     poisoned: int = 0
     shared: str = ""

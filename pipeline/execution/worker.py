@@ -17,16 +17,17 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.engines.base import Engine, EngineConfig
-from pipeline.engines.meter import Meter
+from pipeline.engines.meter import InFlight, Meter
 from pipeline.engines.refusal import Refusal
 from pipeline.errors import EngineDead, PoisonRow
-from pipeline.execution.gate import UNLIMITED, Gate, Room
+from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
 from pipeline.execution.suspects import Suspicion
@@ -37,6 +38,8 @@ from pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
 
+FILL = 1.5
+"""Sequences at an engine, as a multiple of what it works on at once, below which further rows begin."""
 _MESSAGE_LIMIT = 2000
 _SLICE = 64  # rows; smaller ones cost more calls to the journal
 _UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
@@ -55,7 +58,6 @@ class Worker:
         journal: where to ask before rows begin; ``None`` asks nobody.
         attempts: deaths of the engine with a row alone in flight after which the row is set aside.
         row_seconds: longest time for one stage on one row; ``None`` = for ever.
-        rows_in_flight: rows that are worked on at once; as many as there are when ``None``.
     """
 
     def __init__(
@@ -69,7 +71,6 @@ class Worker:
         journal: Any | None = None,
         attempts: int = 2,
         row_seconds: float | None = None,
-        rows_in_flight: int | None = None,
     ) -> None:
         self._stages = list(stages)
         self._job = job
@@ -81,17 +82,23 @@ class Worker:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="lemonpress-engine", daemon=True).start()
         self._gate = Gate()
-        self._room = Room(rows_in_flight or UNLIMITED)
+        self._turn = asyncio.Lock()
         self._dying = False
         self._attempts = attempts
         self._row_seconds = row_seconds
         self._journal = JournalClient(journal)
         self._suspects = self._journal.start()
-        self._reporter = Reporter(progress, self._journal.flush, labels)
         self._engine: Engine | None = None
+        self._in_flight: InFlight | None = None
+        self._intake: Intake | None = None
+        load = None
         if engine is not None:
             self._engine = engine.create()
+            self._in_flight = InFlight(self._engine)
+            self._intake = Intake(self._in_flight, FILL * engine.max_requests())
+            load = partial(_load, self._in_flight, engine.max_requests())
             asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
+        self._reporter = Reporter(progress, self._journal.flush, labels, load)
         self._journal.ready()
         for task in (self._reporter.run(), self._journal.follow()):
             asyncio.run_coroutine_threadsafe(task, self._loop)
@@ -108,7 +115,18 @@ class Worker:
         return out.take(np.argsort(order)) if suspect.any() else out
 
     async def _slice(self, table: pa.Table) -> pa.Table:
-        await self._room.enter(len(table))
+        if self._intake is None:  # stages without an engine have nothing to wait for
+            async with self._turn:
+                return await self._done(table)
+        ids = table.column("row_id").to_pylist()
+        await self._intake.enter(ids)
+        try:
+            return await self._done(table)
+        finally:
+            for row_id in ids:  # also of rows that an error kept from asking
+                self._intake.arrived(row_id)
+
+    async def _done(self, table: pa.Table) -> pa.Table:
         rows = await asyncio.to_thread(self._rows, table)
         rows = await self._block(rows)
         return await asyncio.to_thread(self._stored, table, rows)
@@ -169,10 +187,15 @@ class Worker:
                 row = await self._stage(stage, row, self._engine)
             self._after(stage, row)
         self._journal.end(row.row_id)
+        self._arrived(row.row_id)
         seconds = time.monotonic() - started
         self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
-        self._room.leave()
         return row
+
+    def _arrived(self, row_id: int) -> None:
+        """A row has made a request, or has ended without one."""
+        if self._intake is not None:
+            self._intake.arrived(row_id)
 
     def _job_of(self, stage: Stage) -> str:
         return self._job
@@ -195,7 +218,9 @@ class Worker:
         return row
 
     async def _stage(self, stage: Stage, row: Row, engine: Engine | None) -> Row:
-        meter = engine if isinstance(engine, Refusal) else Meter(engine) if engine is not None else None
+        meter: Meter | None = engine if isinstance(engine, Refusal) else None
+        if engine is not None and meter is None:
+            meter = Meter(engine, self._in_flight, partial(self._arrived, row.row_id))
         try:
             async with asyncio.timeout(self._row_seconds) as limit:
                 row = await stage(row, meter)
@@ -235,6 +260,10 @@ class Worker:
             else:
                 columns.append(table.column(field.name))
         return pa.Table.from_arrays(columns, schema=schema.with_metadata(self._metadata or schema.metadata))
+
+
+def _load(in_flight: InFlight, capacity: int) -> tuple[int, int]:
+    return in_flight.now(), capacity
 
 
 def to_array(values: list[Any], dtype: pa.DataType) -> pa.Array:

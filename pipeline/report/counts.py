@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE
-from pipeline.report.model import Failure, Report, Spent
+from pipeline.report.model import Failure, Load, Report, Spent
 from pipeline.scoring.measure import LANGUAGE, METRIC
 from pipeline.stats.choices import Choices, column, nested
 from pipeline.stats.games import UNDETERMINED
@@ -150,6 +150,7 @@ def pass_costs(run: RunFolder, manifest: dict[str, Any]) -> list[Spent]:
             seconds=s.get("seconds"),
             rows=s.get("rows"),
             failed=s.get("failed"),
+            load=Load(**s["load"]) if s.get("load") else None,
         )
         for name, s in found.items()
     ]

@@ -103,8 +103,27 @@ class Contest:
 
 
 @dataclass(frozen=True)
+class Load:
+    """How full a pass's engines were (:meth:`pipeline.execution.load.Timeline.to_json`): sequences that run, per bin.
+
+    Attributes:
+        full: share of the engines' time in which they were full.
+        capacity: sequences that an engine works on at once.
+        width: seconds of a bin.
+        mean, low, high: per engine; ``None`` in a bin without a sample.
+    """
+
+    full: float
+    capacity: int
+    width: float
+    mean: list[float | None]
+    low: list[int | None]
+    high: list[int | None]
+
+
+@dataclass(frozen=True)
 class Spent:
-    """What a pass or a stage cost in all."""
+    """What a pass or a stage cost in all; ``load`` is a pass's only."""
 
     name: str
     requests: int
@@ -115,6 +134,12 @@ class Spent:
     seconds: float | None = None
     rows: int | None = None
     failed: int | None = None
+    load: Load | None = None
+
+    @property
+    def full(self) -> float | None:
+        """Share of the engines' time in which they were full; ``None`` where there was none, or it was not recorded."""
+        return self.load.full if self.load else None
 
     @property
     def cached_share(self) -> float | None:

@@ -11,13 +11,16 @@ from typing import Any, ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.errors import ConfigError, EngineRequestError, nearest
+from pipeline.hashing import hash_rng
 from pipeline.judging.compare import VERDICT, PairwiseJudge, check_pairwise
 from pipeline.judging.templates import load_template
+from pipeline.scoring.chrf import aggregate_chrf
 from pipeline.scoring.utility import UTILITIES, cosine_matrix
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 Matrix = Sequence[Sequence[float | None]]
 
+_APPROXIMATIONS = {"reference_subset": ("chrf", "bleu"), "aggregate": ("chrf",)}
 _ENGINE_UTILITIES = {"embedding": frozenset({"embed"}), "judge": frozenset({VERDICT})}
 
 
@@ -31,9 +34,16 @@ class MBR(Selector):
     ``bleu``), from O(N) embeddings, or from O(N^2) verdicts. The pairwise judge (win 1, tie 1/2, loss 0) is asked
     about every two distinct texts in both orders; a pair with an unreadable verdict is left out of the means.
 
+    For large N there are approximations, which do not always choose the same candidate (``docs/performance.md`` has
+    how often, and what it costs). ``reference_subset`` compares with the same R candidates only, drawn by a seeded
+    hash: O(NR), exact when R >= N. ``aggregate`` compares with one text that has the mean n-gram counts of the others:
+    O(N), chrF only (DeNero 2009; Vamvas and Sennrich 2024); here the candidate's own counts are left out of them.
+
     Attributes:
         utility: ``chrf``, ``bleu`` (needs sacrebleu), ``embedding`` (cosine) or ``judge`` (the paper's).
         template: name or file of the judge template; its labels mean first, second, tie.
+        approximation: ``null`` = exact; ``reference_subset`` (``chrf``, ``bleu``) or ``aggregate`` (``chrf``).
+        references: R of ``reference_subset``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"embed", VERDICT})
@@ -41,6 +51,8 @@ class MBR(Selector):
     source: ClassVar[str] = "arXiv 2506.20544, selection"
     utility: str = "chrf"
     template: str = "pairwise_selection"
+    approximation: str | None = None
+    references: int = 16
 
     def requires(self) -> frozenset[str]:
         return _ENGINE_UTILITIES.get(self.utility, frozenset())
@@ -53,9 +65,27 @@ class MBR(Selector):
         if self.utility == "bleu" and importlib.util.find_spec("sacrebleu") is None:
             raise ConfigError(f"{key}.utility: bleu needs the package sacrebleu (pip install sacrebleu)")
         check_pairwise(self.template, f"{key}.template")
+        if self.approximation is None:
+            return
+        if self.approximation not in _APPROXIMATIONS:
+            raise ConfigError(
+                f"{key}.approximation: unknown approximation {self.approximation!r}"
+                f"{nearest(self.approximation, _APPROXIMATIONS)}; null = exact"
+            )
+        if self.utility not in _APPROXIMATIONS[self.approximation]:
+            able = " and ".join(_APPROXIMATIONS[self.approximation])
+            raise ConfigError(f"{key}.approximation: {self.approximation} is for {able}, not for {self.utility}")
+        if self.references < 2:
+            raise ConfigError(f"{key}.references: at least 2, not {self.references}")
 
     def templates(self) -> dict[str, str]:
         return {self.template: load_template(self.template).hash} if self.utility == "judge" else {}
+
+    def _references(self, pool: Pool, n: int) -> list[int]:
+        """Which of n candidates are references."""
+        if self.approximation is None or n <= self.references:
+            return list(range(n))
+        return sorted(hash_rng(*pool.key("mbr references")).sample(range(n), self.references))
 
     async def select(self, pool: Pool) -> Choice:
         return await self._select(pool, [], self.template)
@@ -65,7 +95,12 @@ class MBR(Selector):
         indices = pool.selectable()
         texts = [pool.candidates[i].text or "" for i in indices]
         matrix: Matrix
-        if self.utility == "judge":
+        means: list[float | None] | None = None
+        if self.approximation == "aggregate":
+            found = await asyncio.to_thread(aggregate_chrf, texts, extra)
+            means, detail = [*found], {**detail, "approximation": "aggregate"}
+            matrix = []
+        elif self.utility == "judge":
             assert pool.engine is not None
             judge = PairwiseJudge(pool.engine, pool.row.messages)
             templates = [load_template(name, pool.row.language) for name in (self.template, across)]
@@ -76,11 +111,29 @@ class MBR(Selector):
             matrix = await _embedding_matrix(pool.engine, texts, extra)
         else:
             utility = pool.utilities.get(self.utility) or UTILITIES[self.utility]
-            matrix = await asyncio.to_thread(utility, texts, [*texts, *extra], pool.row.language)
+            chosen = self._references(pool, len(texts))
+            if len(chosen) < len(texts):
+                detail |= {"approximation": "reference_subset", "references": len(chosen)}
+            references = [*(texts[j] for j in chosen), *extra]
+            part = await asyncio.to_thread(utility, texts, references, pool.row.language)
+            matrix = _spread(part, chosen, len(texts))
         values: list[float | None] = [None] * len(pool.candidates)
-        for i, value in zip(indices, mean_of_others(matrix), strict=True):
+        for i, value in zip(indices, mean_of_others(matrix) if means is None else means, strict=True):
             values[i] = value
         return self.best(pool, values, **detail)
+
+
+def _spread(matrix: Matrix, columns: Sequence[int], n: int) -> Matrix:
+    """The matrix over all n candidates, ``None`` where there is no column; columns beyond ``columns`` follow."""
+    if len(columns) == n:
+        return matrix
+    spread = []
+    for row in matrix:
+        wide: list[float | None] = [None] * n
+        for j, value in zip(columns, row, strict=False):
+            wide[j] = value
+        spread.append([*wide, *row[len(columns) :]])
+    return spread
 
 
 def mean_of_others(matrix: Matrix) -> list[float | None]:

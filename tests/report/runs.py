@@ -160,7 +160,8 @@ def write_run(folder: Path, rows: list[dict[str, Any]], parts: int = 2) -> RunFo
     summary = {"name": "judge-judge", "rows": len(rows), "failed": 1, "requests": 8 * len(rows), "prompt_tokens": 1000}
     summary |= {"cached_tokens": 250, "completion_tokens": 77, "seconds": 12.5}
     run.write_json({"rows": len(rows), "summary": summary}, "games", MARKER)
-    passes = {"generate-generator": summary | {"name": "generate-generator", "seconds": 61.25}}
+    load = {"full": 0.876, "capacity": 8, "width": 1.0, "mean": [8.0, 7.5, 2.0], "low": [8, 7, 0], "high": [8, 8, 4]}
+    passes = {"generate-generator": summary | {"name": "generate-generator", "seconds": 61.25, "load": load}}
     versions = {"lemonpress": "9.8.7", "python": "3.11.0", "packages": {"pyarrow": "20"}}
     run.write_json({**versions, "passes": passes}, "manifest.json")
     return run

@@ -116,6 +116,14 @@ def test_costs_and_failures(page: str) -> None:
     assert parsed.row("generate:hedged", "candidate without a text")[2] == "1"
 
 
+def test_how_full_the_engines_were(run: RunFolder, page: str) -> None:
+    parsed = Page(page)
+    assert parsed.row("generate-generator")[-2] == "87.6%" and parsed.row("judge-judge")[-2].startswith("–")
+    assert page.count('class="plot panel load"') == 1 and "full 88% of the time" in page
+    text = RunFolder(run.name).read_text("report", "report.md") or ""
+    assert "| 87.6% | 61.2 |" in text or "| 87.6% | 61.3 |" in text
+
+
 def test_sample_marks_the_choice(page: str) -> None:
     parsed = Page(page)
     assert len([1 for tag, a in parsed.tags if tag == "details" and a.get("class") == "prompt"]) == 30
@@ -164,7 +172,7 @@ def test_page_is_self_contained_and_valid(page: str) -> None:
     for tag, a in parsed.tags:
         assert tag != "th" or a.get("scope")
         assert tag != "svg" or (a.get("role") == "img" and a.get("aria-labelledby"))
-    assert tags.count("svg") == tags.count("desc") == 6  # pooled, a panel a system, gain against cost
+    assert tags.count("svg") == tags.count("desc") == 7  # pooled, a panel a system, gain against cost, load
 
 
 def test_banners(run: RunFolder) -> None:
