@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from pipeline import __version__
 from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
@@ -54,32 +55,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"no job is called {args.job!r}{nearest(args.job, JOBS)}")
         if args.job in REMOTE:
             return _remote(args)
-        command = importlib.import_module(f"pipeline.commands.{args.job}")
         if args.job == "doctor":
-            return int(command.run())
+            return int(_command("doctor").run())
         if args.job == "show":
             if len(args.words) != 2:
                 raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
-            command.run(*args.words)
+            _command("show").run(*args.words)
             return 0
         if args.job == "errors":
             if len(args.words) != 1:
                 raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
-            command.run(args.words[0], args.json)
+            _command("errors").run(args.words[0], args.json)
             return 0
         if args.job in ("retry", "verify", "replay"):
             if not args.words or "=" in args.words[0]:
                 raise ConfigError(f"{args.job} takes a run's folder: lemonpress {args.job} RUN [key=value ...]")
-            command.run(args.words[0], args.words[1:])
+            _command(args.job).run(args.words[0], args.words[1:])
             return 0
         if args.json:
             raise ConfigError("--json: only errors prints JSON")
         if args.list:
             if args.job != "select":
                 raise ConfigError("--list: only select has a list")
-            command.show()
+            _command("select").show()
             return 0
-        command.run(_config(args.job, args.words))
+        config = _config(args.job, args.words)  # before the job's own, slower imports: a typo is answered at once
+        _command(args.job).run(config)
     except LemonpressError as error:
         print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
         return error.exit_code
@@ -92,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
         return 130
     return 0
+
+
+def _command(job: str) -> ModuleType:
+    return importlib.import_module(f"pipeline.commands.{job}")
 
 
 def _remote(args: argparse.Namespace) -> int:
@@ -120,11 +125,12 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
     """The config from the words; without a config file, that of the run folder named by ``out=``."""
     from pipeline.config import load_config
     from pipeline.remote import is_uri
-    from pipeline.storage import RunFolder
 
     words = [f"winrate.{w}" if job == "winrate" and w.startswith("games=") else w for w in words]
     out = next((w.removeprefix("out=") for w in reversed(words) if w.startswith("out=")), None)
     if out and all("=" in w and not is_uri(w) for w in words):
+        from pipeline.storage import RunFolder
+
         run = RunFolder(out)
         if run.exists("config.yaml"):
             return load_config([run.uri("config.yaml"), *words])

@@ -17,17 +17,19 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, StorageError, UnfinishedTableError
 from pipeline.remote import is_uri, open_uri
 from pipeline.schema import read_provenance
+
+if TYPE_CHECKING:  # it loads pandas, and the config imports this module
+    import pyarrow.dataset as pads
 
 MARKER = "_complete.json"
 BLOCKS = "blocks-"
@@ -205,6 +207,8 @@ class RunFolder:
         files = self.data_files(table)
         if not files:
             raise InputError(f"{self.path(table)}: marked complete, but holds no Parquet file")
+        import pyarrow.dataset as pads
+
         data = pads.dataset(files, filesystem=self.fs, format="parquet")
         read_provenance(data.schema, self.path(table))
         return data

@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.hashing import derive_seed
-from pipeline.judging.lookup import Lookup
 from pipeline.records import Answer, Row
 from pipeline.registry import Registry
 from pipeline.remote import is_uri
 from pipeline.stage import Stage
 from pipeline.storage import RunFolder
 from pipeline.tasks import Task, task_for
+
+if TYPE_CHECKING:  # Arrow's compute functions load with it, and the config imports this module
+    from pipeline.judging.lookup import Lookup
 
 ANSWERS: Registry[AnswerSource] = Registry("source of answers", ("pipeline.judging.answers",))
 
@@ -230,5 +232,7 @@ class AnswersStage(Stage):
                 return (await engine.generate(task.instruct(row.messages, row), params)).completions[0].text
             case _:
                 if self._lookup is None:  # in the worker, not where the stage was made
+                    from pipeline.judging.lookup import Lookup
+
                     self._lookup = Lookup(RunFolder(self.run), self.system)
                 return self._lookup.get(row.prompt_id)

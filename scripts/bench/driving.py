@@ -30,11 +30,11 @@ def words(prompts: Path, out: Path, more: Sequence[str] = ()) -> list[str]:
     return [*fixed, "sampling.n=5", "sampling.max_tokens=64", *more]
 
 
-def start(config: Sequence[str]) -> subprocess.Popen[bytes]:
-    """``generate`` in a process with a Ray cluster of its own."""
+def start(config: Sequence[str], job: str = "generate") -> subprocess.Popen[bytes]:
+    """A job in a process with a Ray cluster of its own."""
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "generate", *config], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "pipeline.cli", job, *config], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
     )
     atexit.register(process.kill)  # a benchmark that is stopped leaves no run behind
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -1,0 +1,181 @@
+"""What the framework itself costs a row: prompts/s through generate and select, beside a bare Ray Data pipeline.
+
+    python scripts/bench/overhead.py [prompts=20000] [pairs=3] [key=value ...]
+
+The engine is the dummy one without latency, five candidates a prompt. The bare side is what a user writes by hand:
+read_parquet, repartition, map_batches on one actor, write_parquet, twice, with the same columns and block size,
+and nothing else: no retries, journal, checkpoint, progress, or verdict about lost rows. It comes in two forms: `engine`
+asks the same dummy engine for the same texts, `constant` writes one text over and over, so that the cost of making
+texts up is not taken for the framework's. Times are those of the passes, from plan to last write: Ray's start, reading
+the prompts and compaction apart. Sides alternate. The last line of JSON holds the numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from driving import start, words, write_prompts
+from side_by_side import Load, machine, ratio, table
+
+from pipeline.storage import RunFolder
+
+FORMS = ("engine", "constant")
+GOAL = 0.5
+_SELECTORS = ("selectors={random: null, likelihood: null}",)
+
+
+def ours(prompts: Path, out: Path, more: Sequence[str]) -> dict[str, float]:
+    """Seconds of the generate pass and of the select pass."""
+    config = words(prompts, out, [*_SELECTORS, *more])
+    for job in ("generate", "select"):
+        process = start(config, job)
+        if process.wait():
+            raise SystemExit(f"{job} failed")
+    run = RunFolder(str(out))
+    markers = {"generate": run.marker("candidates"), "select": run.marker("selections")}
+    return {job: sum(p["seconds"] for p in (m or {})["passes"].values()) for job, m in markers.items()}
+
+
+def bare(run: Path, out: Path, form: str) -> dict[str, float]:
+    """The same by hand, in a process of its own."""
+    command = [sys.executable, __file__, "--bare", str(run), str(out), form]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _bare(folder: Path, out: Path, form: str) -> dict[str, float]:
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from pipeline.config import ExecutionConfig
+    from pipeline.execution.passes import rows_per_block
+    from pipeline.execution.source import read_table
+
+    run = RunFolder(str(folder))
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    k = rows_per_block(run.dataset("prompts").count_rows(), ExecutionConfig())
+    seconds = {}
+    for job, source in (("generate", None), ("select", out / "generate")):
+        started = time.monotonic()
+        data = ray.data.read_parquet(str(source)) if source else read_table(run, "prompts")
+        data.repartition(target_num_rows_per_block=k).map_batches(
+            _Bare,
+            fn_constructor_args=(job, form),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+            compute=ActorPoolStrategy(size=1),
+        ).write_parquet(str(out / job), compression="zstd")
+        seconds[job] = time.monotonic() - started
+    return seconds
+
+
+class _Bare:
+    def __init__(self, job: str, form: str) -> None:
+        from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
+
+        self._job, self._form = job, form
+        self._engine = DummyEngine(DummyEngineConfig(model="dummy"))
+
+    def __call__(self, block: Any) -> Any:
+        rows = block.to_pylist()
+        if self._job == "generate":
+            return _with(block, candidates=asyncio.run(self._generate(rows)), usage=_usage(rows, "generate"))
+        chosen = [
+            [
+                {
+                    "plan": "bare",
+                    "method": m,
+                    "index": 0,
+                    "text": r["candidates"][0]["text"],
+                    "score": 0.5,
+                    "detail": None,
+                }
+                for m in ("random", "likelihood")
+            ]
+            for r in rows
+        ]
+        return _with(block, scores=[[] for _ in rows], selections=chosen)
+
+    async def _generate(self, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        return await asyncio.gather(*(self._set(i, row) for i, row in enumerate(rows)))
+
+    async def _set(self, i: int, row: dict[str, Any]) -> list[dict[str, Any]]:
+        from pipeline.engines.base import SamplingParams
+
+        texts = [("one text of about as many words as the engine's, over and over again", 12)] * 5
+        if self._form == "engine":
+            messages = [{k: v for k, v in m.items() if v is not None} for m in row["messages"]]
+            found = await self._engine.generate(messages, SamplingParams(n=5, temperature=0.7, max_tokens=64, seed=i))
+            texts = [(c.text, c.num_tokens) for c in found.completions]
+        known = {"reasoning": None, "model": "dummy", "revision": None, "plan": "bare", "origin": "sample"}
+        params = {"language": "en", "temperature": 0.7, "min_p": 0.1, "top_p": 1.0, "seed": i, "finish_reason": "stop"}
+        return [{"text": t, **known, **params, "num_tokens": n, "logprob": -1.0, "error": None} for t, n in texts]
+
+
+def _usage(rows: Sequence[object], job: str) -> list[list[dict[str, Any]]]:
+    item = {"job": job, "stage": job, "model": "dummy", "requests": 1}
+    return [[{**item, "prompt_tokens": 6, "cached_tokens": 0, "completion_tokens": 60}] for _ in rows]
+
+
+def _with(block: Any, **columns: list[Any]) -> Any:
+    import pyarrow as pa
+
+    from pipeline.schema import COLUMNS
+
+    for name, values in columns.items():
+        array = pa.array(values, COLUMNS[name])
+        at = block.schema.get_field_index(name)
+        block = block.set_column(at, name, array) if at >= 0 else block.append_column(name, array)
+    return block
+
+
+def measure(rows: int, pairs: int, more: Sequence[str]) -> dict[str, Any]:
+    """Alternate the sides."""
+    print(f"{rows:,} prompts x 5 candidates, no latency; {machine()}")
+    print(Load(), flush=True)
+    found: dict[str, list[dict[str, float]]] = {"lemonpress": [], **{form: [] for form in FORMS}}
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = Path(folder) / "prompts.jsonl"
+        write_prompts(prompts, rows)
+        for i in range(pairs):
+            out = Path(folder) / f"run-{i}"
+            found["lemonpress"].append(ours(prompts, out, more))
+            for form in FORMS:
+                found[form].append(bare(out, Path(folder) / f"bare-{form}-{i}", form))
+    lines = []
+    result: dict[str, Any] = {"rows": rows}
+    for job in ("generate", "select"):
+        rates = {side: [rows / seconds[job] for seconds in runs] for side, runs in found.items()}
+        for side, values in rates.items():
+            lines.append({"job": job, "side": side, **{f"rows/s {i + 1}": round(v) for i, v in enumerate(values)}})
+        for form in FORMS:
+            result[f"{job}_vs_{form}"] = ratio(rates["lemonpress"], rates[form])
+    print(table(lines))
+    for name, value in list(result.items())[1:]:
+        print(f"{name}: {value} (goal {GOAL})")
+    return {name: value if isinstance(value, int) else value.median for name, value in result.items()}
+
+
+def main(arguments: Sequence[str]) -> dict[str, Any]:
+    """Take this script's own words apart from the config's."""
+    own = dict(word.split("=", 1) for word in arguments if word.split("=")[0] in ("prompts", "pairs"))
+    rest = [word for word in arguments if word.split("=")[0] not in own]
+    return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 3)), rest)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--bare"]:
+        print(json.dumps(_bare(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])))
+    else:
+        print(json.dumps(main(sys.argv[1:])))
