@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.errors import ResumeError
 from pipeline.hashing import digest
 from pipeline.languages import is_language_tag
+from pipeline.memory import give_back
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
@@ -280,6 +281,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
         report = upstream.copy(run, provenance)
     else:
         report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
+    give_back()
     run.write_json(_marker(report, fingerprint), "prompts", MARKER)
     return report
 

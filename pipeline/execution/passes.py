@@ -42,6 +42,7 @@ from pipeline.execution.watch import Watch
 from pipeline.execution.worker import Worker
 from pipeline.extend import root
 from pipeline.hashing import digest
+from pipeline.memory import give_back
 from pipeline.records import NESTED
 from pipeline.schema import METADATA_KEY, with_columns, with_provenance
 from pipeline.storage import VERSION, RunFolder
@@ -123,6 +124,7 @@ def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: C
         run.write_json(state, "work", spec.name, STATE)
     files = run.parquet_files(spec.writes, state["blocks"])
     summary = summarise(spec, run, files, total)
+    give_back()
     summary.seconds = round(state["seconds"], 3)
     summary.resumed = resumed
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
@@ -145,6 +147,7 @@ def finish(spec: PassSpec, run: RunFolder, state: dict[str, Any], files: list[st
         folder = f"{VERSION}{version}"
         run.remove(spec.writes, folder)  # half of one, when a compaction was interrupted
         written = compact(files, run.make(spec.writes, folder), run.fs)
+        give_back()
         if written != summary.rows:
             raise LemonpressError(f"pass {spec.name}: {summary.rows} rows went into compaction, {written} came out")
     passes = {**summaries(before), **earlier_summaries(spec, run)}
