@@ -47,7 +47,7 @@ def ours(prompts: Path, out: Path, more: Sequence[str]) -> dict[str, float]:
 def bare(run: Path, out: Path, form: str) -> dict[str, float]:
     """The same by hand, in a process of its own."""
     command = [sys.executable, __file__, "--bare", str(run), str(out), form]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -61,7 +61,7 @@ def _bare(folder: Path, out: Path, form: str) -> dict[str, float]:
     from pipeline.execution.source import read_table
 
     run = RunFolder(str(folder))
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
     ray.data.DataContext.get_current().enable_progress_bars = False
     k = rows_per_block(run.dataset("prompts").count_rows(), ExecutionConfig())
     seconds = {}
