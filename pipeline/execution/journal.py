@@ -1,9 +1,9 @@
 """The journal of rows in flight: one actor a pass, beside the driver, which outlives every worker.
 
-A worker asks it before rows begin (one call a block) and tells it afterwards. When the worker's process is replaced,
-the rows that it had in flight become suspects (:mod:`pipeline.execution.suspects`); what is held against them is kept
-in ``work/PASS/suspects.json``, so that it outlives the driver too. The journal is also where a pass is drained: rows
-that ask to begin then are kept waiting.
+A worker asks it before rows begin (one call a slice of a block) and tells it afterwards. When the worker's process is
+replaced, the rows that it had in flight become suspects (:mod:`pipeline.execution.suspects`); what is held against
+them is kept in ``work/PASS/suspects.json``, so that it outlives the driver too. The journal is also where a pass is
+drained: rows that ask to begin then are kept waiting, unless their block has begun.
 """
 
 from __future__ import annotations
@@ -70,15 +70,19 @@ class JournalActor:
         self._book.ready(worker)
 
     async def begin(
-        self, worker: str, rows: Sequence[int], ended: Sequence[int], known: bool = False
+        self, worker: str, rows: Sequence[int], ended: Sequence[int], known: bool = False, begun: bool = False
     ) -> dict[int, Suspicion]:
         """Rows want to begin, others have ended; waits while the pass is drained. See :meth:`Suspects.begin`.
+
+        Args:
+            begun: others of their block have begun. These do not wait: a block is stored as a whole, or not at all.
 
         Raises:
             WorkerLost: the pass was stopped meanwhile.
         """
         self._book.end(worker, ended)
-        await self._open.wait()
+        if not begun:
+            await self._open.wait()
         if self._refusal is not None:
             raise WorkerLost(self._refusal)
         return self._book.begin(worker, rows, known)
@@ -144,12 +148,12 @@ class JournalClient:
         if self._actor is not None:
             ray.get(self._actor.ready.remote(self._worker))
 
-    async def begin(self, rows: Sequence[int], known: bool = False) -> dict[int, Suspicion]:
+    async def begin(self, rows: Sequence[int], known: bool = False, begun: bool = False) -> dict[int, Suspicion]:
         """As :meth:`JournalActor.begin`."""
         if self._actor is None:
             return {}
         ended, self._ended = self._ended, []
-        found: dict[int, Suspicion] = await self._actor.begin.remote(self._worker, list(rows), ended, known)
+        found: dict[int, Suspicion] = await self._actor.begin.remote(self._worker, list(rows), ended, known, begun)
         return found
 
     async def enter(self, row: int, stage: str) -> None:

@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -43,6 +44,13 @@ FILL = 1.5
 _MESSAGE_LIMIT = 2000
 _SLICE = 64  # rows; smaller ones cost more calls to the journal
 _UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+
+@dataclass
+class _Block:
+    """Attributes: begun: whether any of its rows has."""
+
+    begun: bool = False
 
 
 class Worker:
@@ -83,6 +91,8 @@ class Worker:
         threading.Thread(target=self._loop.run_forever, name="lemonpress-engine", daemon=True).start()
         self._gate = Gate()
         self._turn = asyncio.Lock()
+        self._queue = threading.Lock()
+        self._open_block: dict[int, _Block] = {}
         self._dying = False
         self._attempts = attempts
         self._row_seconds = row_seconds
@@ -108,10 +118,15 @@ class Worker:
         suspect = np.isin(table.column("row_id").to_numpy(), list(self._suspects))
         order = np.argsort(~suspect, kind="stable")  # suspects first: before others have spent anything
         table = table.take(order) if suspect.any() else table
+        ids = table.column("row_id").to_pylist()
+        self._open_block.update(dict.fromkeys(ids, _Block()))
         starts = range(0, max(1, len(table)), _SLICE)
-        slices = [self._slice(table.slice(start, _SLICE)) for start in starts]
-        done = [asyncio.run_coroutine_threadsafe(each, self._loop) for each in slices]
+        with self._queue:  # one block's slices after another's: what has begun must not wait for what has not
+            slices = [self._slice(table.slice(start, _SLICE)) for start in starts]
+            done = [asyncio.run_coroutine_threadsafe(each, self._loop) for each in slices]
         out = pa.concat_tables([each.result() for each in done])
+        for row_id in ids:
+            del self._open_block[row_id]
         return out.take(np.argsort(order)) if suspect.any() else out
 
     async def _slice(self, table: pa.Table) -> pa.Table:
@@ -167,8 +182,10 @@ class Worker:
 
     async def _group(self, rows: list[Row], width: int) -> list[Row]:
         async with self._gate.enter(width, len(rows)):
-            news = await self._journal.begin([row.row_id for row in rows], known=width != UNLIMITED)
+            ids, block = [row.row_id for row in rows], self._open_block[rows[0].row_id]
+            news = await self._journal.begin(ids, known=width != UNLIMITED, begun=block.begun)
             if not news:
+                block.begun = True
                 return list(await asyncio.gather(*(self._row(row) for row in rows)))
         self._suspects.update(news)  # another worker died over them
         return await self._block(rows)

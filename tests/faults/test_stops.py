@@ -62,6 +62,23 @@ def test_sigterm_drains_and_the_next_start_repeats_nothing(site: Site, tmp_path:
 
 @pytest.mark.ray
 @ray_needed
+def test_a_block_that_has_begun_is_finished_before_a_drained_pass_ends(tmp_path: Path) -> None:
+    rows, block, log = 300, 150, tmp_path / "log"
+    site = Site("generate", tmp_path / "run", harness.write_prompts(tmp_path / "prompts.jsonl", rows))
+    config = [f"{site.engine}.latency=0.5", f"{site.engine}.log={log}", f"execution.rows_per_checkpoint={block}"]
+    process = site.process(*config, "sampling.n=24")  # 16 rows fill the engine: the blocks' slices wait for one another
+    wait_for(lambda: begun(log) > 0 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 143, errors
+    assert len(requests(log, "begin")) == block
+    assert site.start(*config, "sampling.n=24") == 0
+    assert [r["row_id"] for r in site.rows()] == list(range(rows))
+    assert set(requests(log, "begin").values()) == {2}
+
+
+@pytest.mark.ray
+@ray_needed
 def test_a_second_signal_ends_at_once(site: Site, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = site.process(f"{site.engine}.latency=1000", f"{site.engine}.log={log}")
