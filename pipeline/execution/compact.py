@@ -9,9 +9,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline.errors import LemonpressError
+from pipeline.memory import give_back
 
 _FILE_BYTES = 128 * 2**20  # compressed: some ten thousand rows with five answers each, some hundred files a million
-_GROUP_BYTES = 16 * 2**20  # in memory: what this process holds at once, and what a reader decodes at once
+_GROUP_BYTES = 8 * 2**20  # in memory: what this process holds at once, and what a reader decodes at once
 _BATCH = 512
 
 
@@ -51,6 +52,8 @@ def compact(files: Sequence[str], target: str, filesystem: pafs.FileSystem) -> i
             while group is not None and sink.tell() < _FILE_BYTES:
                 writer.write_table(group, row_group_size=group.num_rows)
                 rows += group.num_rows
+                group = None  # before the next one is read
+                give_back()  # decoding, encoding and compressing leave several times a group's bytes behind
                 group = next(groups, None)
         number += 1
     return rows

@@ -261,11 +261,14 @@ def _hint(path: Path, format_: str) -> str:
     return "; it is no UTF-8 text: save it as UTF-8" if format_ != "parquet" and undecodable_line(path) else ""
 
 
+_CHUNK = 2**20  # bytes of text at once, and the rest of the line; the library's own 10 MiB take 10 times as much memory
+
+
 def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
     import datasets
 
     builder = {"parquet": "parquet", "jsonl": "text"}.get(format_, "csv")
-    options: dict[str, Any] = {"encoding": "utf-8-sig"} if builder == "text" else {}
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "chunksize": _CHUNK} if builder == "text" else {}
     if builder == "csv":
         found = pandas_options(path, format_ == "tsv", header)
         if found is None:
