@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from pipeline.cli import main
 from pipeline.config import ExecutionConfig, load_config
@@ -18,9 +19,11 @@ from pipeline.engines.base import Engine, PriceConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.errors import ConfigError, Interrupted, LemonpressError
 from pipeline.execution.control import Control
+from pipeline.execution.journal import start_journal
 from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
+from pipeline.storage import RunFolder
 from tests.conftest import rows_of, run_with_prompts
 from tests.faults import harness
 from tests.faults.harness import ROWS, Site, Tmpfs, begun, wait_for
@@ -62,19 +65,16 @@ def test_sigterm_drains_and_the_next_start_repeats_nothing(site: Site, tmp_path:
 
 @pytest.mark.ray
 @ray_needed
-def test_a_block_that_has_begun_is_finished_before_a_drained_pass_ends(tmp_path: Path) -> None:
-    rows, block, log = 300, 150, tmp_path / "log"
-    site = Site("generate", tmp_path / "run", harness.write_prompts(tmp_path / "prompts.jsonl", rows))
-    config = [f"{site.engine}.latency=0.5", f"{site.engine}.log={log}", f"execution.rows_per_checkpoint={block}"]
-    process = site.process(*config, "sampling.n=24")  # 16 rows fill the engine: the blocks' slices wait for one another
-    wait_for(lambda: begun(log) > 0 or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=90)
-    assert process.returncode == 143, errors
-    assert len(requests(log, "begin")) == block
-    assert site.start(*config, "sampling.n=24") == 0
-    assert [r["row_id"] for r in site.rows()] == list(range(rows))
-    assert set(requests(log, "begin").values()) == {2}
+def test_a_drained_journal_lets_the_rest_of_a_begun_block_begin_and_nothing_else(tmp_path: Path) -> None:
+    journal = start_journal(RunFolder(str(tmp_path)), "pass", ["stage"], attempts=2, max_restarts=3)
+    node = ray.get_runtime_context().get_node_id()
+    ray.get(journal.start.remote("worker", "process", node))
+    ray.get(journal.drain.remote())
+    assert ray.get(journal.begin.remote("worker", [1], [], begun=True), timeout=60) == {}
+    waiting = journal.begin.remote("worker", [2], [])
+    assert ray.wait([waiting], timeout=1)[0] == []
+    assert ray.get(journal.state.remote()).in_flight == 1
+    ray.kill(journal)
 
 
 @pytest.mark.ray

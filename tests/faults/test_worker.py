@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.engines.base import Engine
 from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.execution.suspects import Suspicion
 from pipeline.execution.worker import Worker
 from pipeline.records import Answer, Row
 from pipeline.sampling.plans import Hedged
@@ -48,3 +50,20 @@ def test_an_engine_that_never_answers_gives_error_rows() -> None:
     rows = Worker(DummyEngineConfig(latency=1e6), [stage], "job", row_seconds=0.2)(table).to_pylist()
     assert [r["errors"][0]["kind"] for r in rows] == ["TimeoutError"] * 3
     assert rows[0]["errors"][0]["message"] == "not done within 0.2 s (execution.row_seconds)"
+
+
+def test_the_journal_is_told_which_rows_belong_to_a_block_that_has_begun() -> None:
+    items = [{"row_id": i, "prompt_id": f"p{i}", "messages": [], "usage": [], "errors": []} for i in range(150)]
+    table = pa.Table.from_pylist(items, schema=prompts_schema(pa.struct([("row", pa.int64())])))
+    worker = Worker(DummyEngineConfig(), [GenerateStage("hedged", Hedged(), 1)], "job")
+    begin, told = worker._journal.begin, []
+
+    async def watched(rows: Sequence[int], **known: bool) -> dict[int, Suspicion]:
+        told.append((len(rows), known["begun"]))
+        return await begin(rows, **known)
+
+    worker._journal.begin = watched  # type: ignore[method-assign]
+    for _ in range(2):
+        told.clear()
+        assert worker(table).column("row_id").to_pylist() == list(range(150))
+        assert told == [(64, False), (64, True), (22, True)]
