@@ -131,12 +131,18 @@ class RunFolder:
         """Write a small file so that a reader sees the old or the new text, never half of it; returns its path."""
         target = self.path(*parts)
         self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-        temporary = target + ".tmp" if self.is_local else target  # object stores replace objects atomically
-        with self.fs.open_output_stream(temporary) as stream:
+        with self.whole(*parts) as path, self.fs.open_output_stream(path) as stream:
             stream.write(text.encode("utf-8", "replace"))
+        return target
+
+    @contextmanager
+    def whole(self, *parts: str) -> Iterator[str]:
+        """Where to write a file that is to be there whole, or not at all; its folder must exist."""
+        target = self.path(*parts)
+        temporary = target + ".tmp" if self.is_local else target  # object stores replace objects atomically
+        yield temporary
         if temporary != target:
             self.fs.move(temporary, target)
-        return target
 
     def read_json(self, *parts: str) -> Any:
         """A small JSON file's content, or ``None`` when there is none."""

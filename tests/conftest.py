@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.schema import prompts_schema, with_provenance
 from pipeline.storage import MARKER, RunFolder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# For the S3-compatible server of tests/test_remote.py, in Ray's workers too; and no test reaches a real account.
+# For the S3-compatible server (s3_server), in Ray's workers too; and no test reaches a real account.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_DEFAULT_REGION": "us-east-1"}
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,19 @@ def run_with_prompts(
 def rows_of(run: RunFolder, table: str, *columns: str) -> list[dict[str, Any]]:
     """A finished table as dicts, by row_id."""
     return run.table(table, ["row_id", *columns]).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    """``host:port`` of an S3-compatible server (moto's) on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

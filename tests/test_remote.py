@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,19 +27,6 @@ from tests.conftest import ROOT, rows_of
 GAMES = "prompt_id,language,system,opponent,order,score\n" + "".join(
     f"p{i},en,ours,theirs,{order},{(i + 1) % 3 / 2}\n" for i in range(60) for order in ("ab", "ba")
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """``host:port`` of the server."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
 
 
 class Bucket:
@@ -63,10 +48,10 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(server: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+def bucket(s3_server: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A bucket of the test's own; copies of remote files stay out of the user's cache."""
     monkeypatch.setenv("LEMONPRESS_CACHE", str(tmp_path / "cache"))
-    return Bucket(server, f"b{abs(hash(request.node.name)) % 10**9}")
+    return Bucket(s3_server, f"b{abs(hash(request.node.name)) % 10**9}")
 
 
 def lines(*texts: str) -> str:
@@ -86,9 +71,9 @@ def test_small_files_markers_and_folders(bucket: Bucket) -> None:
 
 
 def test_an_endpoint_may_come_from_the_environment(
-    bucket: Bucket, server: str, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
     bucket.put("runs/a/x.json", "3")
     assert RunFolder(f"s3://{bucket.name}/runs/a").read_json("x.json") == 3
 

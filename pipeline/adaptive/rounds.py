@@ -69,11 +69,8 @@ def decided(run: RunFolder, source: str, this: Round) -> Ints:
         made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budget)
         stored = _table(ids, state, made, this, marker)
         run.make(FOLDER)
-        temporary = run.path(FOLDER, f"{this.file()}.tmp" if run.is_local else this.file())
-        with run.fs.open_output_stream(temporary) as sink:
-            pq.write_table(stored, sink)
-        if run.is_local:
-            run.fs.move(temporary, run.path(FOLDER, this.file()))
+        with run.whole(FOLDER, this.file()) as path:
+            pq.write_table(stored, path, filesystem=run.fs)
     more = np.zeros(marker["rows"], np.int64)
     more[stored.column("row_id").to_numpy()] = stored.column("more").to_numpy()
     return more

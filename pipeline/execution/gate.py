@@ -70,7 +70,7 @@ class Intake:
 
     Args:
         in_flight: the engine's sequences.
-        limit: of those; with fewer, a further block begins.
+        limit: of those; with fewer, a further slice begins.
     """
 
     def __init__(self, in_flight: InFlight, limit: float) -> None:

@@ -94,7 +94,13 @@ def write_labels(
                 written.rows += len(table)
                 yield pa.Table.from_arrays([*table.columns, *arrays], schema=schema)
 
-        _write(folder, name, schema, labelled())
+        folder.make(*name[:-1])
+        with (
+            folder.whole(*name) as path,
+            pq.ParquetWriter(path, schema, filesystem=folder.fs, compression="zstd") as file,
+        ):
+            for table in regroup(labelled(), _ROW_GROUP):
+                file.write_table(table)
         start += part.size if counted else _rows(part)
     if not seen.all():
         raise LemonpressError(f"{int((~seen).sum())} prompts of {run.name} are in no file: please report this")
@@ -104,18 +110,6 @@ def write_labels(
 def _rows(part: Part) -> int:
     """Rows of a file, blank lines apart."""
     return sum(len(positions) for positions, _ in part.tables()) if part.piece.lines else part.size
-
-
-def _write(folder: RunFolder, name: tuple[str, ...], schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
-    """A file that is there whole, or not at all."""
-    folder.make(*name[:-1])
-    path = folder.path(*name)
-    temporary = path + ".tmp" if folder.is_local else path  # object stores show objects when they are complete
-    with pq.ParquetWriter(temporary, schema, filesystem=folder.fs, compression="zstd") as writer:
-        for table in regroup(tables, _ROW_GROUP):
-            writer.write_table(table)
-    if temporary != path:
-        folder.fs.move(temporary, path)
 
 
 def _columns(at: Indices, ids: Indices, join: Join, labels: Labels, method: str) -> list[list[Any]]:

@@ -82,15 +82,11 @@ def write_replay(run: RunFolder, config: Config, folder: RunFolder, name: str) -
     provenance = {"lemonpress": __version__, "pass": "replay", "source": state, "config": to_yaml(config)}
     schema = with_provenance(SCHEMA, provenance)
     folder.make()
-    path = folder.path(name)
-    temporary = path + ".tmp" if folder.is_local else path
-    with pq.ParquetWriter(temporary, schema, filesystem=folder.fs, compression="zstd") as writer:
+    with folder.whole(name) as path, pq.ParquetWriter(path, schema, filesystem=folder.fs, compression="zstd") as writer:
         items = run.iter_rows(table, (*_PLAIN, *_NESTED), _BATCH)
         while rows := [_portable(item, names) for item in islice(items, _BATCH)]:
             arrays = [pa.array([row[f.name] for row in rows], f.type) for f in schema]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    if temporary != path:
-        folder.fs.move(temporary, path)
 
 
 def _portable(item: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,19 +16,11 @@ from tests.export import data
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[str]:
+def store(s3_server: str) -> str:
     """A bucket's URI with ``{}`` for the path."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    pafs.S3FileSystem(scheme="http", endpoint_override=f"{host}:{port}", allow_bucket_creation=True).create_dir(
-        "bucket"
-    )
-    yield f"s3://bucket/{{}}?scheme=http&endpoint_override={quote(f'{host}:{port}', safe='')}"
-    server.stop()
+    fs = pafs.S3FileSystem(scheme="http", endpoint_override=s3_server, allow_bucket_creation=True)
+    fs.create_dir("bucket")
+    return f"s3://bucket/{{}}?scheme=http&endpoint_override={quote(s3_server, safe='')}"
 
 
 def test_an_export_on_the_store_has_the_same_bytes_and_replaces_itself(store: str, tmp_path: Path) -> None:
