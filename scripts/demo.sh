@@ -6,10 +6,7 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-out=""
-for word in "$@"; do
-    case "$word" in out=*) out="${word#out=}" ;; esac
-done
+out="$(out_of "" "$@")"
 [ -n "$out" ] || set -- "$@" "out=${out:=$ROOT/runs/demo}"
 
 echo "[demo] the demo models"

@@ -26,9 +26,7 @@ if [ "${1:-}" = small ]; then
     words+=(prompts.limit_clusters=8)
     out="$ROOT/runs/distill-mgsm-small"
 fi
-for word in "$@"; do
-    case "$word" in out=*) out="${word#out=}" ;; esac
-done
+out="$(out_of "$out" "$@")"
 
 echo "[distill] the model"
 python "$ROOT/scripts/demo_model.py"

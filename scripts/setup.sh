@@ -113,5 +113,15 @@ setup() {
     say "done"
 }
 
+# The folder that the last out=FOLDER among a script's words names; the first argument when none does.
+out_of() {
+    local found="$1" word
+    shift
+    for word in "$@"; do
+        case "$word" in out=*) found="${word#out=}" ;; esac
+    done
+    printf '%s\n' "$found"
+}
+
 setup
 export PATH="$VENV/bin:$PATH"

@@ -22,9 +22,7 @@ if [ "${1:-}" = small ]; then
     out="$ROOT/runs/translation-small"
     words=(sampling.n=5 plans.cool=null plans.hot=null)
 fi
-for word in "$@"; do
-    case "$word" in out=*) out="${word#out=}" ;; esac
-done
+out="$(out_of "$out" "$@")"
 
 echo "[translation] the model"
 python "$ROOT/scripts/translation_model.py"
