@@ -44,6 +44,9 @@ def cluster(config: RayConfig) -> Iterator[None]:
         ray.init(address=address, **options)
     else:
         cpus = config.num_cpus or max(_MIN_CPUS, os.cpu_count() or 1)
+        # Ray gives its workers a low priority (15), so that its own processes stay responsive. An engine on the CPU then
+        # waits for Ray and the driver whenever they have something to do, which on two cores costs some 7% of its speed.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:
         yield

@@ -14,8 +14,6 @@ from pathlib import Path
 import psutil
 import pyarrow.dataset as pads
 
-ROOT = Path(__file__).parents[2]
-
 
 def write_prompts(path: Path, rows: int) -> None:
     """``rows`` short prompts as JSON Lines."""
@@ -33,9 +31,7 @@ def words(prompts: Path, out: Path, more: Sequence[str] = ()) -> list[str]:
 def start(config: Sequence[str], job: str = "generate") -> subprocess.Popen[bytes]:
     """A job in a process with a Ray cluster of its own."""
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", job, *config], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", job, *config], env=env, stdout=subprocess.DEVNULL)
     atexit.register(process.kill)  # a benchmark that is stopped leaves no run behind
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return process

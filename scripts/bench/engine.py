@@ -1,14 +1,14 @@
 """``lemonpress generate`` beside one plain offline vLLM ``LLM.chat(n=N)`` call: same prompts, model and parameters.
 
-    python scripts/bench/engine.py [pairs=2] [plain=seeded|unseeded] [config name, file or key=value ...]
+    python scripts/bench/engine.py [pairs=2] [plain=same|bare] [config name, file or key=value ...]
 
-Every pair is one ``generate`` in a new process with an engine of its own, and one call of a warmed engine that lives in
-another process; the order alternates, and whoever waits is stopped. Tokens per second count the completion tokens of
-all candidates; Lemonpress's time runs from the first prompt's start at the engine to the last one's end
-(``span_seconds`` of the pass's summary), plain vLLM's is that of the whole ``chat`` call. Start-up is printed apart.
-Lemonpress gives every request a seed derived from its prompt and asks for the log-probability of the sampled tokens;
-``plain=seeded`` gives the plain call the same seeds, ``plain=unseeded`` none. Without words about prompts the package's
-56 examples are asked; the claim needs at least 100, e.g. the first 15 questions of MGSM in its seven languages:
+Every pair is one ``generate`` and one ``chat`` call, each in a new process with a new engine (whose first steps are
+slow); the order alternates. Tokens per second count the completion tokens of all candidates; Lemonpress's time runs
+from the first prompt's start at the engine to the last one's end (``span_seconds`` of the pass's summary), plain vLLM's
+is that of the whole call. Start-up is printed apart. Lemonpress gives every request a seed derived from its prompt and
+asks for the log-probability of the sampled tokens; ``plain=same`` has the plain call ask the same, ``plain=bare``
+leaves both out. Without words about prompts the package's 56 examples are asked; the claim needs at least 100, e.g. the
+first 15 questions of MGSM in its seven languages:
 
     prompts.kind=file prompts.paths.en=mgsm_en.tsv ... 'prompts.header=[question,answer]'
     prompts.columns.prompt=question 'prompts.columns.cluster="@row"' prompts.limit_clusters=15
@@ -37,7 +37,7 @@ from pipeline.records import row_from_dict
 from pipeline.storage import RunFolder
 from pipeline.tasks import task_for
 
-ROOT = Path(__file__).parents[2]
+LOGPROBS = {"logprobs": 0}  # the sampled token's only
 SETTINGS = [
     "engines.generator.kind=vllm",
     "engines.generator.model=cache:SmolLM2-135M-Instruct",
@@ -52,32 +52,30 @@ SETTINGS = [
 ]
 
 
-def measure(pairs: int, seeded: bool, words: Sequence[str], folder: Path) -> dict[str, Any]:
+def measure(pairs: int, same: bool, words: Sequence[str], folder: Path) -> dict[str, Any]:
     """Run the pairs, one side after the other."""
     config = load_config([*SETTINGS, *words, f"out={folder / 'asked'}"])
     conversations, seeds = requests(config)
     engine, plan = config.engines["generator"].create(), config.sampling
     assert plan is not None
-    params = {"n": plan.n, "temperature": plan.temperature, "top_p": plan.top_p, "max_tokens": plan.max_tokens}
-    params |= {"top_k": plan.top_k, "min_p": plan.min_p, "stop": list(plan.stop) or None}
+    names = ("n", "temperature", "top_p", "max_tokens", "top_k", "min_p")
+    params: dict[str, Any] = {**{name: getattr(plan, name) for name in names}, "stop": list(plan.stop) or None}
     print(f"{len(conversations)} prompts x {plan.n} candidates, at most {plan.max_tokens} tokens; {machine()}")
-    load = Load()
-    plain = Plain(engine._engine_args())  # type: ignore[attr-defined]
-    print(f"{load}; plain engine up after {plain.start_seconds:.1f} s")
-    plain.chat(conversations[:8], None, **params)  # the first steps of an engine are slow
+    print(Load(), flush=True)
     rows: list[dict[str, Any]] = []
     for pair in range(pairs):
         for side in ("plain", "lemonpress") if pair % 2 == 0 else ("lemonpress", "plain"):
             if side == "plain":
-                found = plain.chat(conversations, seeds if seeded else None, **params)
-                found["wall"] = found["seconds"]
+                started = time.monotonic()
+                plain = Plain(engine._engine_args())  # type: ignore[attr-defined]
+                found = plain.chat(conversations, seeds if same else None, **params, **(LOGPROBS if same else {}))
+                plain.close()
+                found["wall"] = time.monotonic() - started
             else:
-                with plain.idle():
-                    found = lemonpress(words, folder / f"run{pair}")
+                found = lemonpress(words, folder / f"run{pair}")
             rows.append({"pair": pair, "side": side, **found})
             print(table([_shown(rows[-1])]), flush=True)
-    plain.close()
-    return summary(rows, plain.start_seconds)
+    return summary(rows)
 
 
 def requests(config: Config) -> tuple[list[list[dict[str, Any]]], list[int]]:
@@ -101,7 +99,7 @@ def lemonpress(words: Sequence[str], out: Path) -> dict[str, Any]:
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "pipeline.cli", "generate", *SETTINGS, *words, f"out={out}"]
     started = time.monotonic()
-    ended = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ended = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wall = time.monotonic() - started
     if ended.returncode:
         raise SystemExit(ended.stdout[-3000:])
@@ -119,24 +117,24 @@ def lemonpress(words: Sequence[str], out: Path) -> dict[str, Any]:
     }
 
 
-def summary(rows: Sequence[dict[str, Any]], plain_start: float) -> dict[str, Any]:
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the pairs say."""
     sides = {name: [row for row in rows if row["side"] == name] for name in ("lemonpress", "plain")}
     speeds = {name: [r["completion_tokens"] / r["seconds"] for r in side] for name, side in sides.items()}
     found = ratio(speeds["lemonpress"], speeds["plain"])
     lengths = sorted(n for row in rows for n in row["lengths"])
     quantiles = [lengths[int(q * (len(lengths) - 1))] for q in (0.1, 0.5, 0.9)]
-    start = min(r["wall"] - r["seconds"] for r in sides["lemonpress"])
+    starts = {name: min(r["wall"] - r["seconds"] for r in side) for name, side in sides.items()}
     print(f"tokens/s, lemonpress to plain: {found}")
     full = [r["full"] for r in sides["lemonpress"]]
     print(f"share of that time in which Lemonpress's engine was full: {', '.join(f'{f or 0:.1%}' for f in full)}")
     print(f"answers: {quantiles[0]} / {quantiles[1]} / {quantiles[2]} tokens (10%, median, 90%)")
-    print(f"start-up and end, beside that: lemonpress {start:.1f} s (quickest), plain {plain_start:.1f} s")
+    print(f"start-up and end, beside that (quickest): {', '.join(f'{k} {v:.1f} s' for k, v in starts.items())}")
     return {
         "ratio": {"median": found.median, "low": found.low, "high": found.high, "pairs": found.pairs},
         "tokens_per_second": speeds,
         "wall": {name: [r["wall"] for r in side] for name, side in sides.items()},
-        "plain_start": plain_start,
+        "start": starts,
         "answer_tokens": quantiles,
         "full": full,
         "candidates": [len(row["lengths"]) for row in rows],
@@ -152,10 +150,10 @@ def main(words: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
     own = dict(word.split("=", 1) for word in words if word.startswith(("pairs=", "plain=")))
     rest = [word for word in words if not word.startswith(("pairs=", "plain="))]
-    if own.get("plain", "seeded") not in ("seeded", "unseeded"):
-        raise SystemExit("plain= must be seeded or unseeded")
+    if own.get("plain", "same") not in ("same", "bare"):
+        raise SystemExit("plain= must be same or bare")
     with tempfile.TemporaryDirectory() as folder:
-        return measure(int(own.get("pairs", 2)), own.get("plain", "seeded") == "seeded", rest, Path(folder))
+        return measure(int(own.get("pairs", 2)), own.get("plain", "same") == "same", rest, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Plain vLLM as a user writes it, in a process of its own: one offline ``LLM``, one ``chat`` call per measurement.
 
 Reads one JSON object a line from standard input (engine arguments first, then requests) and answers with one a line.
-While nothing is asked, :meth:`Plain.idle` stops its processes, so that the side that runs has the machine to itself.
 """
 
 from __future__ import annotations
@@ -12,12 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 CPU_SETTINGS = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
 """What Lemonpress sets for its own engines on the CPU (``pipeline/engines/vllm.py``)."""
@@ -31,13 +26,11 @@ class Plain:
     """
 
     def __init__(self, engine_args: dict[str, Any]) -> None:
-        started = time.monotonic()
         command = [sys.executable, str(Path(__file__).resolve())]
         env = {**CPU_SETTINGS, **os.environ}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
         atexit.register(self.close)
         self.versions = self._ask(engine_args)
-        self.start_seconds = time.monotonic() - started
 
     def chat(self, conversations: list[list[dict[str, Any]]], seeds: list[int] | None, **params: Any) -> dict[str, Any]:
         """One ``LLM.chat`` call; see :func:`serve` for what comes back."""
@@ -52,18 +45,6 @@ class Plain:
             raise SystemExit(f"the plain engine ended (exit code {self._process.wait()})")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Its processes are stopped meanwhile: an idle engine polls its queues."""
-        family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
-        for each in family:
-            each.suspend()
-        try:
-            yield
-        finally:
-            for each in reversed(family):
-                each.resume()
 
     def close(self) -> None:
         """End the process and its engine."""
@@ -87,7 +68,6 @@ def serve() -> None:
         request = json.loads(line)
         seeds = request["seeds"] or [None] * len(request["conversations"])
         params = [vllm.SamplingParams(seed=seed, **request["params"]) for seed in seeds]
-        llm.reset_prefix_cache()
         started = time.monotonic()
         outputs = llm.chat(request["conversations"], params, use_tqdm=False)
         seconds = time.monotonic() - started

