@@ -256,13 +256,13 @@ class AnswerFile:
         return clean(value, "", [])
 
     def _refuse_repeats(self, hashes: Hashes) -> None:
-        first, times = repeats(hashes)
-        repeated = np.flatnonzero(times)
-        if not len(repeated):
+        found = repeats(hashes)
+        if not len(found.entry):
             return
-        pairs = [(int(self._rows[first[i]]), int(self._rows[i])) for i in repeated[:5]]
+        rows = zip(self._rows[found.first[:5]].tolist(), self._rows[found.entry[:5]].tolist(), strict=True)
+        pairs = list(rows)
         shown = ", ".join(f"{self._where(a)} and {self._where(b)}" for a, b in pairs)
         raise InputError(
-            f"{self.path}: ids in {self._id!r} must be unique, but {len(repeated)} repeat: {shown}"
-            f"{', ...' if len(repeated) > len(pairs) else ''} (prompts.given.id)"
+            f"{self.path}: ids in {self._id!r} must be unique, but {len(found.entry)} repeat: {shown}"
+            f"{', ...' if len(found.entry) > len(pairs) else ''} (prompts.given.id)"
         )

@@ -52,12 +52,14 @@ class Piece:
         data: the rows; one column ``text`` when ``lines``.
         language: of rows without a language column.
         lines: the rows are JSON texts.
+        copies: Arrow files that hold all rows and nothing else, in order; empty where there are none.
     """
 
     name: str
     data: Dataset
     language: str | None = None
     lines: bool = False
+    copies: Sequence[str] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -70,9 +72,18 @@ class Piece:
         return [item for _, item, _ in self.records(table, names)]
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows in batches."""
-        tables: Iterator[pa.Table] = self.data.with_format("arrow").iter(_BATCH)
-        return tables
+        """The rows in batches.
+
+        A local file's are read from the library's copy of it: going over the mapped copy would leave all of it in this
+        process's memory.
+        """
+        if not self.copies:
+            yield from self.data.with_format("arrow").iter(_BATCH)
+        for path in self.copies:
+            with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stream:
+                for batch in stream:
+                    for start in range(0, batch.num_rows, _BATCH):
+                        yield pa.Table.from_batches([batch.slice(start, _BATCH)])
 
     def records(
         self, table: pa.Table, names: Iterable[str], before: int = 0
@@ -238,7 +249,10 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
         line = undecodable_line(path) if format_ != "parquet" and isinstance(_innermost(error), UnicodeError) else None
         where = f"{origin(path)}, line {line}" if line else origin(path)
         raise InputError(f"{where}: cannot be read as {format_}: {cause(error)}{_hint(path, format_)}") from error
-    return None if data is None else Piece(origin(path), data, language, lines=format_ == "jsonl")
+    if data is None:
+        return None
+    copies = [file["filename"] for file in data.cache_files]
+    return Piece(origin(path), data, language, format_ == "jsonl", copies)
 
 
 def _is_empty(path: Path, format_: str) -> bool:
