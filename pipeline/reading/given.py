@@ -194,8 +194,7 @@ class AnswerFile:
         hits = np.flatnonzero(self._hashes[places] == wanted)
         if len(hits):
             rows = [int(row) for row in self._rows[places[hits]]]
-            table = piece.data.with_format("arrow")[rows]
-            for hit, row, (_, item, _) in zip(hits, rows, piece.records(table, self._names()), strict=True):
+            for hit, row, item in zip(hits, rows, piece.take(rows, self._names()), strict=True):
                 texts[asked[hit]] = self._text_of(row, item)
         self.matched += len(hits)
         self.found += sum(text is not None for text in texts)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.memory import give_back
 from pipeline.prompts import SourceConfig
 from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices, Prompt, Rows
@@ -115,6 +116,7 @@ def scan(source: SourceConfig, rows: Rows) -> Scan:
     clusters = len(np.unique(np.frombuffer(kept.clusters, np.uint64)[~alone])) + int(alone.sum())
     good = np.flatnonzero((flags & _BAD) == 0)
     repeated = repeats(content[good])
+    give_back()
     shown = zip(good[repeated.entry[:_SHOWN]].tolist(), good[repeated.first[:_SHOWN]].tolist(), strict=True)
     return Scan(
         positions=positions,
