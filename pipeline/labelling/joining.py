@@ -47,7 +47,7 @@ def join_rows(source: SourceConfig, pieces: Sequence[Piece], run: RunFolder) -> 
     """
     marker = run.marker("prompts") or {}
     if source.given.group is not None:
-        return _grouped(run, sum(piece.data.num_rows for piece in pieces))
+        return _grouped(run, sum(piece.size for piece in pieces))
     if marker.get("version", 1) == 1:
         return Join(None, marker["rows"])
     return Join(_by_id(source, pieces, run), marker["rows"])  # rows that were added later have later ids
@@ -71,9 +71,10 @@ def _by_id(source: SourceConfig, pieces: Sequence[Piece], run: RunFolder) -> Ind
     found = scan(source, rows)
     hashes, seen = array("Q"), 0
     for batch, offsets in rows.kept(found.positions):
-        for offset in offsets:
-            hashes.append(hash64(prompt_id(rows.prompt(batch, offset), int(found.occurrence[seen]))))
-            seen += 1
+        times = found.again.among(seen, seen + len(offsets))
+        for row, offset in enumerate(offsets, seen):
+            hashes.append(hash64(prompt_id(rows.prompt(batch, offset), times.get(row, 0))))
+        seen += len(offsets)
     known = run.table("prompts", ["row_id", "prompt_id"])
     theirs = np.array([hash64(name) for name in known["prompt_id"].to_pylist()], np.uint64)
     order = np.argsort(theirs)

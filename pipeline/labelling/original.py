@@ -48,7 +48,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        return int(self.piece.data.num_rows)
+        return self.piece.size
 
 
 def original_parts(source: SourceConfig, base: Path | None = None) -> list[Part]:

@@ -194,8 +194,7 @@ class AnswerFile:
         hits = np.flatnonzero(self._hashes[places] == wanted)
         if len(hits):
             rows = [int(row) for row in self._rows[places[hits]]]
-            table = piece.data.with_format("arrow")[rows]
-            for hit, row, (_, item, _) in zip(hits, rows, piece.records(table, self._names()), strict=True):
+            for hit, row, item in zip(hits, rows, piece.take(rows, self._names()), strict=True):
                 texts[asked[hit]] = self._text_of(row, item)
         self.matched += len(hits)
         self.found += sum(text is not None for text in texts)
@@ -256,13 +255,13 @@ class AnswerFile:
         return clean(value, "", [])
 
     def _refuse_repeats(self, hashes: Hashes) -> None:
-        first, times = repeats(hashes)
-        repeated = np.flatnonzero(times)
-        if not len(repeated):
+        found = repeats(hashes)
+        if not len(found.entry):
             return
-        pairs = [(int(self._rows[first[i]]), int(self._rows[i])) for i in repeated[:5]]
+        rows = zip(self._rows[found.first[:5]].tolist(), self._rows[found.entry[:5]].tolist(), strict=True)
+        pairs = list(rows)
         shown = ", ".join(f"{self._where(a)} and {self._where(b)}" for a, b in pairs)
         raise InputError(
-            f"{self.path}: ids in {self._id!r} must be unique, but {len(repeated)} repeat: {shown}"
-            f"{', ...' if len(repeated) > len(pairs) else ''} (prompts.given.id)"
+            f"{self.path}: ids in {self._id!r} must be unique, but {len(found.entry)} repeat: {shown}"
+            f"{', ...' if len(found.entry) > len(pairs) else ''} (prompts.given.id)"
         )

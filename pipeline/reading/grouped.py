@@ -139,7 +139,9 @@ def group_rows(source: SourceConfig, pieces: Sequence[Piece]) -> tuple[SourceCon
     ends: Any = np.append(np.flatnonzero(np.diff(rank[order])) + 1, len(order))
     piece = GroupedPiece(
         name=pieces[0].name if len(pieces) == 1 else f"{pieces[0].name} and {len(pieces) - 1} more",
-        data=pieces[0].data,
+        opened=None,
+        features=pieces[0].features,
+        size=sum(piece.size for piece in pieces),
         language=pieces[0].language,
         pieces=pieces,
         starts=starts,

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from pipeline.reading.separated import pandas_options
 from pipeline.remote import is_uri, local_copies, origin
 
 if TYPE_CHECKING:  # importing it takes a second, which a finished table need not pay
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "examples.jsonl"
 _ENDINGS = {
@@ -49,30 +50,52 @@ class Piece:
 
     Attributes:
         name: path or ``dataset/configuration``, for messages.
-        data: the rows; one column ``text`` when ``lines``.
+        opened: the rows; one column ``text`` when ``lines``. ``None``: they are mapped when they are asked for.
+        features: of the rows.
+        size: how many there are; of JSON Lines, blank lines count.
         language: of rows without a language column.
         lines: the rows are JSON texts.
+        copies: Arrow files that hold all rows and nothing else, in order; empty where there are none.
     """
 
     name: str
-    data: Dataset
+    opened: Dataset | None
+    features: Features
+    size: int
     language: str | None = None
     lines: bool = False
+    copies: Sequence[str] = ()
 
     @property
     def schema(self) -> pa.Schema:
         """The columns, unless ``lines``."""
-        return self.data.features.arrow_schema
+        return self.features.arrow_schema
 
     def take(self, rows: Sequence[int], names: Iterable[str]) -> list[Record]:
         """The columns ``names`` of some rows by position (of JSON Lines: all columns, and blank lines count)."""
-        table = self.data.with_format("arrow")[list(rows)]
-        return [item for _, item, _ in self.records(table, names)]
+        return [item for _, item, _ in self.records(self._mapped.with_format("arrow")[list(rows)], names)]
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows in batches."""
-        tables: Iterator[pa.Table] = self.data.with_format("arrow").iter(_BATCH)
-        return tables
+        """The rows in batches.
+
+        A local file's are read from the library's copy of it: going over the mapped copy would leave all of it in this
+        process's memory.
+        """
+        if not self.copies:
+            yield from self._mapped.with_format("arrow").iter(_BATCH)
+        for path in self.copies:
+            with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stream:
+                for batch in stream:
+                    for start in range(0, batch.num_rows, _BATCH):
+                        yield pa.Table.from_batches([batch.slice(start, _BATCH)])
+
+    @cached_property
+    def _mapped(self) -> Dataset:
+        if self.opened is not None:
+            return self.opened
+        import datasets
+
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(path) for path in self.copies])
 
     def records(
         self, table: pa.Table, names: Iterable[str], before: int = 0
@@ -87,7 +110,7 @@ class Piece:
             yield from parse_lines(self.name, before, table)
             return
         found = [name for name in dict.fromkeys(names) if name in table.column_names]
-        columns = self.data.features.decode_batch(table.select(found).to_pydict())  # the hub's JSON columns
+        columns = self.features.decode_batch(table.select(found).to_pydict())  # the hub's JSON columns
         for i in range(table.num_rows):
             yield before + i, {name: columns[name][i] for name in found}, None
 
@@ -218,7 +241,7 @@ def _open_hub(source: HubSource, name: str) -> Piece:
     except Exception as error:  # the library raises whatever the network, the files or the names brought up
         raise ConfigError(f"prompts.dataset: cannot load {label} (split {source.split!r}): {cause(error)}") from error
     language = source.language or (name if _LANGUAGE_TAG.fullmatch(name) else None)
-    return Piece(label, data, language)
+    return Piece(label, data, data.features, data.num_rows, language)
 
 
 def _open_file(path: Path, language: str | None, source: FileSource, key: str) -> Piece | None:
@@ -238,7 +261,12 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
         line = undecodable_line(path) if format_ != "parquet" and isinstance(_innermost(error), UnicodeError) else None
         where = f"{origin(path)}, line {line}" if line else origin(path)
         raise InputError(f"{where}: cannot be read as {format_}: {cause(error)}{_hint(path, format_)}") from error
-    return None if data is None else Piece(origin(path), data, language, lines=format_ == "jsonl")
+    if data is None:
+        return None
+    copies = [file["filename"] for file in data.cache_files]
+    # Mapped only where rows are taken by position: a mapping brings 64 KiB into memory wherever it is looked at.
+    opened = None if copies else data
+    return Piece(origin(path), opened, data.features, data.num_rows, language, format_ == "jsonl", copies)
 
 
 def _is_empty(path: Path, format_: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.memory import give_back
 from pipeline.prompts import SourceConfig
 from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices, Prompt, Rows
@@ -22,13 +23,32 @@ Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass
+class Repeats:
+    """Entries that repeat an earlier one: int64 [number of them] each, ascending by ``entry``.
+
+    Attributes:
+        entry: their indices.
+        first: index of the first equal entry.
+        before: how many equal entries come before.
+    """
+
+    entry: Indices
+    first: Indices
+    before: Indices
+
+    def among(self, start: int, end: int) -> dict[int, int]:
+        """Entry -> how many equal ones come before it, for the repeats among the entries [start, end)."""
+        low, high = np.searchsorted(self.entry, [start, end])
+        return dict(zip(self.entry[low:high].tolist(), self.before[low:high].tolist(), strict=True))
+
+
+@dataclass
 class Scan:
     """What the first look at the rows found, a few numbers per kept row.
 
     Attributes:
         positions: int64 [n], ascending: which rows are kept.
-        occurrence: int64 [n], how often the same messages, language and task came before among the rows without an
-            explicit id.
+        again: kept rows without an explicit id whose messages, language and task came before among those.
         clusters: number of different clusters.
         bad: number of rows with an error.
         languages: language -> rows.
@@ -36,7 +56,7 @@ class Scan:
     """
 
     positions: Indices
-    occurrence: Indices
+    again: Repeats
     clusters: int
     bad: int
     languages: dict[str, int]
@@ -89,22 +109,23 @@ def scan(source: SourceConfig, rows: Rows) -> Scan:
     content = np.frombuffer(kept.content, np.uint64)
     explicit = (flags & _EXPLICIT) > 0
     _refuse_repeats(rows, positions, np.flatnonzero(explicit), np.frombuffer(kept.ids, np.uint64))
-    occurrence = np.zeros(n, np.int64)
     derived = np.flatnonzero(~explicit)
-    occurrence[derived] = repeats(content[derived])[1]
+    again = repeats(content[derived])
+    again.entry, again.first = derived[again.entry], derived[again.first]
     alone = ~explicit & ((flags & _CLUSTERED) == 0)
     clusters = len(np.unique(np.frombuffer(kept.clusters, np.uint64)[~alone])) + int(alone.sum())
     good = np.flatnonzero((flags & _BAD) == 0)
-    first, times = repeats(content[good])
-    repeated = np.flatnonzero(times)
+    repeated = repeats(content[good])
+    give_back()
+    shown = zip(good[repeated.entry[:_SHOWN]].tolist(), good[repeated.first[:_SHOWN]].tolist(), strict=True)
     return Scan(
         positions=positions,
-        occurrence=occurrence,
+        again=again,
         clusters=clusters,
         bad=n - len(good),
         languages=dict(sorted(kept.languages.items())),
-        duplicates=[(int(good[i]), int(good[first[i]])) for i in repeated[:_SHOWN]],
-        n_duplicates=len(repeated),
+        duplicates=list(shown),
+        n_duplicates=len(repeated.entry),
     )
 
 
@@ -141,29 +162,26 @@ def hash64(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())
 
 
-def repeats(hashes: Hashes) -> tuple[Indices, Indices]:
-    """For every entry the index of the first equal one, and how many equal ones come before it: int64 [n] each."""
-    n = len(hashes)
+def repeats(hashes: Hashes) -> Repeats:
+    """The repeats among some hashes; needs 17 bytes an entry, and more only for those that repeat."""
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
-    starts = np.flatnonzero(np.concatenate([[n > 0], ordered[1:] != ordered[:-1]])) if n else np.zeros(0, np.int64)
-    lengths = np.diff(np.append(starts, n))
-    first, before = np.empty(n, np.int64), np.empty(n, np.int64)
-    first[order] = np.repeat(order[starts], lengths)
-    before[order] = np.arange(n) - np.repeat(starts, lengths)
-    return first, before
+    places = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    starts = np.searchsorted(ordered, ordered[places])
+    entry, first, before = order[places], order[starts], places - starts
+    ascending = np.argsort(entry)
+    return Repeats(entry[ascending], first[ascending], before[ascending])
 
 
 def _refuse_repeats(rows: Rows, positions: Indices, explicit: Indices, ids: Hashes) -> None:
-    first, times = repeats(ids[explicit])
-    repeated = np.flatnonzero(times)
-    if not len(repeated):
+    found = repeats(ids[explicit])
+    if not len(found.entry):
         return
-    pairs = [(int(explicit[first[i]]), int(explicit[i])) for i in repeated[:5]]
+    pairs = [(int(explicit[a]), int(explicit[b])) for a, b in zip(found.first[:5], found.entry[:5], strict=True)]
     batch, offsets = next(rows.kept(positions[pairs[0][1] :][:1]))
     name = rows.text(batch, offsets[0], "id")
-    shown = ", ".join(f"{a} and {b}" for a, b in pairs) + (", ..." if len(repeated) > len(pairs) else "")
+    shown = ", ".join(f"{a} and {b}" for a, b in pairs) + (", ..." if len(found.entry) > len(pairs) else "")
     raise InputError(
-        f"prompts.columns.id: prompt ids must be unique, but {len(repeated)} repeat: rows {shown} (first: {name!r}; "
+        f"prompts.columns.id: prompt ids must be unique, but {len(found.entry)} repeat: rows {shown} (first: {name!r}; "
         "rows count from 0); where translations share an id, map that column as prompts.columns.cluster instead"
     )

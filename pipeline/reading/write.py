@@ -71,8 +71,8 @@ def _prompt_tables(rows: Rows, found: Scan, schema: pa.Schema, given: GivenSets 
     row_id = 0
     for batch, offsets in rows.kept(found.positions):
         prompts = [rows.prompt(batch, offset) for offset in offsets]
-        times = found.occurrence[row_id : row_id + len(prompts)]
-        ids = [prompt_id(prompt, int(before)) for prompt, before in zip(prompts, times, strict=True)]
+        times = found.again.among(row_id, row_id + len(prompts))
+        ids = [prompt_id(prompt, times.get(row, 0)) for row, prompt in enumerate(prompts, row_id)]
         columns: dict[str, Any] = {
             "row_id": range(row_id, row_id + len(prompts)),
             "prompt_id": ids,
