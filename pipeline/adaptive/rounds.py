@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -183,42 +184,57 @@ def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive, table:
     """Count what a finished plan has drawn and cost: tokens from ``usage``, numbers from the decisions, and both again
     from the candidates that are there.
     """
-    stages = {f"generate:{plan}" + (f":{r}" if r > 1 else ""): r - 1 for r in range(1, settings.rounds + 1)}
-    rounds = [Account() for _ in stages]
+    rounds = [Account() for _ in range(settings.rounds)]
+    budget = _count_decisions(run, plan, rounds)
+    tokens, sizes = _count_candidates(run.leaves(table, _counted), plan, set_name, rounds)
+    return PlanAccount(plan, budget, rounds, tokens, sizes)
+
+
+def _count_decisions(run: RunFolder, plan: str, rounds: list[Account]) -> float:
+    """Add what the stored decisions gave to each round; returns the budget."""
     budget = 0.0
-    drawn: dict[int, list[int]] = {}
-    for r in range(2, settings.rounds + 1):
-        rounds[r - 1].expected = 0.0
-        for name in sorted(run.parquet_files(FOLDER)):
-            found = run.read_table(FOLDER, name.rpartition("/")[2])
-            if found is None or (_meta(found)["plan"], _meta(found)["round"]) != (plan, r):
-                continue
-            meta = _meta(found)
-            rounds[r - 1].expected = (rounds[r - 1].expected or 0.0) + meta["expected"]
-            budget += meta["budget"] if r == 2 else 0.0
-            numbers = zip(*(found[key].to_pylist() for key in ("row_id", "candidates", "more")), strict=True)
-            for row_id, before, number in numbers:
-                mine = drawn.setdefault(row_id, [before] + [0] * (settings.rounds - 1))
-                mine[r - 1] = number
-    for counts in drawn.values():
-        for one, number in zip(rounds, counts, strict=True):
-            one.candidates += number
-            one.prompts += number > 0
-    sizes: dict[int, int] = {}
+    for later in rounds[1:]:
+        later.expected = 0.0
+    for name in sorted(run.parquet_files(FOLDER)):
+        found = run.read_table(FOLDER, name.rpartition("/")[2])
+        if found is None or _meta(found)["plan"] != plan or _meta(found)["round"] > len(rounds):
+            continue
+        meta = _meta(found)
+        this = rounds[meta["round"] - 1]
+        this.expected = (this.expected or 0.0) + meta["expected"]
+        given = [(this, "more")]
+        if meta["round"] == 2:
+            given.append((rounds[0], "candidates"))
+            budget += meta["budget"]
+        for each, column in given:
+            numbers = found.column(column).to_numpy()
+            each.candidates += int(numbers.sum())
+            each.prompts += int((numbers > 0).sum())
+    return budget
+
+
+def _count_candidates(
+    batches: Iterable[pa.RecordBatch], plan: str, set_name: str, rounds: list[Account]
+) -> tuple[int, dict[int, int]]:
+    """Add the tokens of ``usage`` to each round; returns the candidates' own tokens, and their number -> prompts."""
+    stages = {f"generate:{plan}" + (f":{r}" if r > 1 else ""): each for r, each in enumerate(rounds, 1)}
+    sizes: Counter[int] = Counter()
     tokens = 0
-    leaves = {"candidates": {"plan", "num_tokens"}, "usage": {"stage", "completion_tokens"}}
-    for batch in run.leaves(table, lambda top, leaf: leaf in leaves.get(top, ())):
+    for batch in batches:
         pools = nested(batch, "candidates", "plan", "num_tokens")
         usages = nested(batch, "usage", "stage", "completion_tokens")
         for pool, used in zip(pools, usages, strict=True):
             mine = [count or 0 for name, count in pool if name == set_name]
             tokens += sum(mine)
-            if mine:
-                sizes[len(mine)] = sizes.get(len(mine), 0) + 1
+            sizes[len(mine)] += bool(mine)
             for stage, completion in used:
                 if stage in stages:
-                    rounds[stages[stage]].tokens += completion or 0
-    return PlanAccount(plan, budget, rounds, tokens, dict(sorted(sizes.items())))
+                    stages[stage].tokens += completion or 0
+    return tokens, {size: prompts for size, prompts in sorted(sizes.items()) if prompts}
+
+
+def _counted(top: str, leaf: str) -> bool:
+    return leaf in {"candidates": {"plan", "num_tokens"}, "usage": {"stage", "completion_tokens"}}.get(top, ())
 
 
 __all__ = ["FOLDER", "Account", "PlanAccount", "Round", "account", "decided", "read_state"]
