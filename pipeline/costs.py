@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -49,12 +49,14 @@ class PassCost:
         seconds: wall time, the model's loading included.
         engine_hours: of all its actors together.
         money: price of those hours; ``None`` where the engine has no price by the hour.
+        beside: the pass in which it ran side by side with others, which all have that pass's seconds.
     """
 
     name: str
     seconds: float
     engine_hours: float
     money: float | None = None
+    beside: str = ""
 
 
 @dataclass
@@ -81,8 +83,8 @@ class Costs:
 
     @property
     def seconds(self) -> float:
-        """Wall time of all passes, one after the other."""
-        return sum(p.seconds for p in self.passes)
+        """Wall time of all passes."""
+        return sum({p.beside or p.name: p.seconds for p in self.passes}.values())
 
     @property
     def engine_hours(self) -> float:
@@ -124,7 +126,8 @@ def count_costs(config: Config, run: RunFolder, table: str) -> Costs:
 def pass_costs(config: Config, run: RunFolder) -> list[PassCost]:
     """The time that the manifest's passes took, over all attempts."""
     passes = (run.read_json("manifest.json") or {}).get("passes", {})
-    return [_pass_cost(config, name, float(p["seconds"])) for name, p in passes.items()]
+    costs = [_pass_cost(config, name, float(p["seconds"])) for name, p in passes.items()]
+    return [replace(cost, beside=p.get("beside", "")) for cost, p in zip(costs, passes.values(), strict=True)]
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Where a run's engine pools go: arithmetic on GPUs and CPUs, done before a model loads. Needs neither Ray nor a GPU.
 
-Pools of different engines run one after the other, so each may take the whole cluster. An engine's GPUs lie on one
-node where a node has enough of them; otherwise its processes are spread over several nodes.
+Pools of different engines run one after the other, so each may take the whole cluster; side by side where they are
+asked to, and the cluster holds them at once. An engine's GPUs lie on one node where a node has enough of them;
+otherwise its processes are spread over several nodes.
 """
 
 from __future__ import annotations
@@ -80,9 +81,53 @@ def plan(engines: Mapping[str, EngineConfig], nodes: Sequence[NodeGroup]) -> lis
     return [_place(name, engine, nodes) for name, engine in engines.items()]
 
 
-def spell(places: Sequence[Place]) -> str:
-    """The plan in words, in the order of the passes."""
-    return ", then ".join(map(str, places))
+def fit_at_once(engines: Sequence[EngineConfig], nodes: Sequence[NodeGroup]) -> bool:
+    """Whether the cluster holds all pools (of autoscaling ones: the fewest actors) beside reading and writing.
+
+    Engines that are spread over nodes never fit: their placement is not known before they run.
+    """
+    free = [_Free([1.0] * math.floor(node.gpus), node.cpus) for node in nodes for _ in range(node.count)]
+    wanted = []
+    for engine in engines:
+        if engine.is_spread():
+            return False
+        gpus = engine.gpus() if engine.pool.num_gpus is None else engine.pool.num_gpus
+        wanted += [(gpus, engine.pool.num_cpus)] * engine.pool.bounds()[0]
+    largest_first = sorted(wanted, reverse=True)
+    return all(any(node.take(*each) for node in free) for each in largest_first) and _spare(free) >= _SPARE_CPUS
+
+
+@dataclass
+class _Free:
+    """What is left of a node: the free share of each of its GPUs, and its CPUs."""
+
+    gpus: list[float]
+    cpus: float
+
+    def take(self, gpus: float, cpus: float) -> bool:
+        """Place one actor, if there is room: whole GPUs, or a share of a single one."""
+        usable = [i for i, share in enumerate(self.gpus) if share + 1e-9 >= min(gpus, 1.0)] if gpus else []
+        number = math.ceil(gpus)
+        if len(usable) < number or self.cpus + 1e-9 < cpus:
+            return False
+        for i in usable[:number]:
+            self.gpus[i] -= min(gpus, 1.0)
+        self.cpus -= cpus
+        return True
+
+
+def _spare(free: Sequence[_Free]) -> float:
+    return sum(node.cpus for node in free) + 1e-9
+
+
+def spell(places: Sequence[Place], beside: Sequence[str] = ()) -> str:
+    """The plan in words, in the order of the passes.
+
+    Args:
+        beside: names of places whose pools work beside the one before.
+    """
+    words = [(" beside " if p.name in beside else ", then ") + str(p) for p in places]
+    return "".join(words).removeprefix(", then ")
 
 
 def _place(name: str, engine: EngineConfig, nodes: Sequence[NodeGroup]) -> Place:

@@ -74,8 +74,8 @@ def ray_cluster() -> Iterator[str]:
     """One local Ray cluster for the session; returns its address, which is also in ``RAY_ADDRESS`` for subprocesses."""
     import ray
 
-    from pipeline.config import RayConfig
     from pipeline.execution.cluster import cluster
+    from pipeline.settings import RayConfig
 
     saved = os.environ.pop("RAY_ADDRESS", None)
     with cluster(RayConfig()):

@@ -102,12 +102,12 @@ def test_every_stage_is_priced_by_its_own_engine() -> None:
 
 def test_hours_count_towards_the_limit_on_money(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
-    ledger = Ledger(run, "p", PriceConfig(hour=3600 * 1000), actors=2)
-    ledger.update(0, 0, 0)
+    ledger = Ledger(run, {"p": (PriceConfig(hour=3600 * 1000), 2)})
+    ledger.update("p", 0, 0, 0)
     assert ledger.total()[1] > 0
     ledger.save()
     Ledger.transfer(other := RunFolder(str(tmp_path / "other")), "pilot", run)
-    assert Ledger(other, "q", PriceConfig()).total()[1] == pytest.approx(ledger.total()[1])
+    assert Ledger(other, {"q": (PriceConfig(), 1)}).total()[1] == pytest.approx(ledger.total()[1])
 
 
 def test_the_pilot_has_the_same_prompts_numbered_anew(tmp_path: Path) -> None:

@@ -18,16 +18,18 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.commands import generate, judge, select
-from pipeline.config import Config, ExecutionConfig, load_config
+from pipeline.config import Config, load_config
 from pipeline.engines.base import Engine, PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.errors import LemonpressError, ResumeError, TooManyFailedRows
-from pipeline.execution.passes import PassSpec, PassSummary, calls_per_actor, rows_per_block, run_pass
+from pipeline.execution.hosting import calls_per_actor
+from pipeline.execution.passes import PassSpec, PassSummary, rows_per_block, run_pass
 from pipeline.execution.summary import summarise
 from pipeline.hashing import derive_seed
 from pipeline.records import Row
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
+from pipeline.settings import ExecutionConfig
 from pipeline.stage import Stage
 from pipeline.storage import RunFolder
 from tests.conftest import ROOT, jsonl, rows_of, run_with_prompts

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands import generate, judge, select
-from pipeline.config import Config, ExecutionConfig, load_config
+from pipeline.config import Config, load_config
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.errors import LemonpressError, ResumeError, UnfinishedTableError
 from pipeline.execution import passes
@@ -20,6 +20,7 @@ from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
+from pipeline.settings import ExecutionConfig
 from pipeline.storage import MARKER, RunFolder
 from tests.conftest import jsonl, rows_of, run_with_prompts
 

@@ -118,8 +118,8 @@ def _ray() -> Finding:
         return Finding("ray cluster", "broken", "ray is not installed")
     import ray
 
-    from pipeline.config import RayConfig
     from pipeline.execution.cluster import cluster
+    from pipeline.settings import RayConfig
 
     address = os.environ.get("RAY_ADDRESS")
     try:

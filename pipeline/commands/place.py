@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import Config
 from pipeline.engines.base import EngineConfig
-from pipeline.placement import Place, plan, spell
+from pipeline.placement import NodeGroup, Place, fit_at_once, plan, spell
 from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def place_run(config: Config) -> None:
         names += [s.engine for s in config.selectors.values()]
     if run.marker("games") is None:
         names += [*(a.engine for a in config.answers.values()), config.judge.engine]
-    _announce(config, {n: config.engines[n] for n in names if n in config.engines}, "run")
+    _announce(plan({n: config.engines[n] for n in names if n in config.engines}, _nodes(config)), "run")
 
 
 def place_passes(current: Job, specs: Sequence[PassSpec]) -> list[PassSpec]:
     """The passes with their engines as the cluster can hold them.
 
     Engines larger than a node are spread over several, and pools grow no further than there is room beside reading and
-    writing.
+    writing. With ``execution.side_by_side``, neighbours become one pass where the cluster holds their pools at once.
 
     Raises:
         ConfigError: the cluster cannot hold an engine of a pass that is not finished.
@@ -51,9 +51,18 @@ def place_passes(current: Job, specs: Sequence[PassSpec]) -> list[PassSpec]:
         for s in specs
         if s.engine is not None and not s.skip and (s.extends or current.run.marker(s.writes) is None)
     }
-    places = {p.name: p for p in _announce(current.config, waiting, current.name)}
+    nodes = _nodes(current.config)
+    places = {p.name: p for p in plan(waiting, nodes)}
     placed = {id(engine): _as_placed(engine, places[name]) for name, engine in waiting.items()}
-    return [replace(s, engine=placed.get(id(s.engine), s.engine)) for s in specs]
+    found = [replace(s, engine=placed.get(id(s.engine), s.engine)) for s in specs]
+    if current.config.execution.side_by_side:
+        from pipeline.execution.beside import side_by_side
+
+        found = side_by_side(found, current.run, lambda some: fit_at_once([s.engine for s in some if s.engine], nodes))
+    later = [each.engine for spec in found for each in spec.pools[1:]]
+    beside = [name for name, engine in waiting.items() if any(placed[id(engine)] is each for each in later)]
+    _announce(list(places.values()), current.name, beside)
+    return found
 
 
 def _as_placed(engine: EngineConfig, place: Place) -> EngineConfig:
@@ -62,13 +71,15 @@ def _as_placed(engine: EngineConfig, place: Place) -> EngineConfig:
     return engine.spread() if place.spread else engine
 
 
-def _announce(config: Config, engines: dict[str, EngineConfig], job: str) -> list[Place]:
+def _nodes(config: Config) -> Sequence[NodeGroup]:
     from pipeline.execution.placing import nodes_up
 
-    places = plan(engines, config.ray.nodes or nodes_up())
+    return config.ray.nodes or nodes_up()
+
+
+def _announce(places: Sequence[Place], job: str, beside: Sequence[str] = ()) -> None:
     if places:
-        print(f"placement ({job}): {spell(places)}", flush=True)
+        print(f"placement ({job}): {spell(places, beside)}", flush=True)
     for place in places:
         if place.advice:
             logger.warning(place.advice)
-    return places

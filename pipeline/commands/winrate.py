@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 
 from pipeline.commands import judge
 from pipeline.commands.context import console
-from pipeline.config import Config, WinrateConfig
+from pipeline.config import Config
 from pipeline.errors import NothingToCompare
+from pipeline.settings import WinrateConfig
 from pipeline.stats.audit import ALTERED
 from pipeline.stats.games import Games
 from pipeline.stats.prompt_scores import judge_rates

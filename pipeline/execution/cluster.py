@@ -12,7 +12,7 @@ import ray
 import ray.cloudpickle
 import ray.data
 
-from pipeline.config import RayConfig
+from pipeline.settings import RayConfig
 
 _MIN_CPUS = 8
 """A resume needs CPUs for the checkpoint filter beside the actor pool: with 2 logical CPUs it hangs for ever."""
@@ -44,8 +44,8 @@ def cluster(config: RayConfig) -> Iterator[None]:
         ray.init(address=address, **options)
     else:
         cpus = config.num_cpus or max(_MIN_CPUS, os.cpu_count() or 1)
-        # Ray gives its workers a low priority (15), so that its own processes stay responsive. An engine on the CPU then
-        # waits for Ray and the driver whenever they have something to do, which on two cores costs some 7% of its speed.
+        # Ray gives its workers a low priority (15), so that its own processes stay responsive. An engine on the CPU
+        # then waits for Ray and the driver whenever they have something to do: some 7% of its speed on two cores.
         os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:

@@ -12,15 +12,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from pipeline.config import LimitsConfig
 from pipeline.engines.base import PriceConfig
 from pipeline.errors import Interrupted, LemonpressError, LimitReached
+from pipeline.settings import LimitsConfig
 from pipeline.storage import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -121,28 +121,26 @@ class Ledger:
 
     Args:
         run: the run.
-        name: the pass at work.
-        price: of its engine.
-        actors: that host the engine, each paid by the hour.
+        prices: name of a pass at work -> price of its engine, and actors that host it, each paid by the hour.
     """
 
-    def __init__(self, run: RunFolder, name: str, price: PriceConfig, actors: int = 1) -> None:
+    def __init__(self, run: RunFolder, prices: Mapping[str, tuple[PriceConfig, int]]) -> None:
         self._run = run
-        self._name = name
-        self._price = price
+        self._prices = prices
         self._before: dict[str, Any] = run.read_json(*_LEDGER) or {}
-        self._by_hour = price.hour * actors / 3600
         self._started = time.monotonic()
-        self._now = {"tokens": 0, "money": 0.0}
+        self._now = {name: {"tokens": 0, "money": 0.0} for name in prices}
 
-    def update(self, prompt: int, cached: int, completion: int) -> None:
-        """Set what this attempt at the pass has spent so far, in tokens."""
-        money = self._price.of(prompt, cached, completion) + self._by_hour * (time.monotonic() - self._started)
-        self._now = {"tokens": prompt + completion, "money": money}
+    def update(self, name: str, prompt: int, cached: int, completion: int) -> None:
+        """Set what this attempt at a pass has spent so far, in tokens."""
+        price, actors = self._prices[name]
+        hours = (time.monotonic() - self._started) / 3600
+        money = price.of(prompt, cached, completion) + price.hour * actors * hours
+        self._now[name] = {"tokens": prompt + completion, "money": money}
 
     def total(self) -> tuple[int, float]:
         """(tokens, money) of the whole run."""
-        entries = [*self._before.values(), self._now]
+        entries = [*self._before.values(), *self._now.values()]
         return sum(e["tokens"] for e in entries), sum(e["money"] for e in entries)
 
     @staticmethod
@@ -154,10 +152,12 @@ class Ledger:
 
     def save(self) -> None:
         """Store it."""
-        old = self._before.get(self._name, {"tokens": 0, "money": 0.0})
-        mine = {key: old[key] + self._now[key] for key in old}
+        all_ = dict(self._before)
+        for name, now in self._now.items():
+            old = all_.get(name, {"tokens": 0, "money": 0.0})
+            all_[name] = {key: old[key] + now[key] for key in old}
         try:
-            self._run.write_json({**self._before, self._name: mine}, *_LEDGER)
+            self._run.write_json(all_, *_LEDGER)
         except OSError as error:
             logger.warning("cannot store what was spent: %s", error)  # the pass itself will say so, and stop
 

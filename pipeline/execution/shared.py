@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipeline.config import ExecutionConfig
 from pipeline.execution.control import Control
-from pipeline.execution.passes import finish, provenance, run_pass
+from pipeline.execution.passes import finish, provenance, run_pass, run_pools
 from pipeline.execution.spec import PassSpec, PassSummary
 from pipeline.execution.summary import summarise
 from pipeline.execution.together import Part, kept_as, parts
 from pipeline.execution.unfinished import STATE, fingerprint
 from pipeline.schema import COLUMNS, with_columns, with_provenance
+from pipeline.settings import ExecutionConfig
 from pipeline.storage import BLOCKS, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def run_with_companions(
         return run_shared(spec, found, run, config, control)
     if _is_fresh(spec, run):
         warn_of_shared_work(spec, run)
-    return [run_pass(spec, run, config, control)]
+    return run_pools(spec, run, config, control)
 
 
 def warn_of_shared_work(spec: PassSpec, run: RunFolder) -> None:
@@ -109,7 +109,7 @@ def run_shared(
         if i == 0:
             summary = replace(summary, **{name: getattr(total, name) for name in _TIMES})
         now = fingerprint(spec, run.marker(spec.reads) or {})
-        finish(spec, run, {"blocks": _FOLDER, "fingerprint": now, "attempts": attempts, "mixed": []}, files, summary)
+        finish(spec, run, {"blocks": _FOLDER, "fingerprint": now, "attempts": attempts, "mixed": []}, files, [summary])
         summaries.append(summary)
     run.remove("work", whole.name)
     return summaries

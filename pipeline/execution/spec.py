@@ -31,7 +31,8 @@ class PassSpec:
         counts: names of the stages whose usage and errors are this pass's; default: of ``stages``.
         skip: nothing is to be done; there is only a summary of what was done before.
         force: go on with another config's unfinished work, and record it.
-        parts: the passes that run in this one (:mod:`pipeline.execution.shared`).
+        parts: the passes that run in this one, on one engine (:mod:`pipeline.execution.shared`).
+        pools: the passes that run in this one, each on an engine of its own (:mod:`pipeline.execution.beside`).
         prepare: makes ``stages`` anew, under the same names, when the input is finished: what was decided over its
             rows.
     """
@@ -51,7 +52,13 @@ class PassSpec:
     skip: bool = False
     force: bool = False
     parts: Sequence[PassSpec] = ()
+    pools: Sequence[PassSpec] = ()
     prepare: Callable[[RunFolder], list[Stage]] | None = None
+
+    @property
+    def hosted(self) -> Sequence[PassSpec]:
+        """The passes with a pool each: this one, unless it is several side by side."""
+        return self.pools or (self,)
 
     @property
     def extends(self) -> bool:
@@ -85,6 +92,7 @@ class PassSummary:
         restarts: worker processes that died and were replaced, over all attempts.
         poisoned: rows set aside because they kill their engine.
         shared: the pass that it ran in together with others; the time is the first one's.
+        beside: the pass in which its pool worked side by side with others; the time is that of all of them.
         skipped: the pass had been finished before and nothing was run (not stored).
     """
 
@@ -107,10 +115,11 @@ class PassSummary:
     restarts: int = 0
     poisoned: int = 0
     shared: str = ""
+    beside: str = ""
     skipped: bool = False
 
 
 def summaries(marker: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name -> summary of the passes that made a finished table."""
-    found: dict[str, dict[str, Any]] | None = marker.get("passes")
-    return found or ({marker["pass"]: marker["summary"]} if "summary" in marker else {})
+    found: dict[str, dict[str, Any]] = marker.get("passes", {})
+    return found

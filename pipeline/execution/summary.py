@@ -70,5 +70,5 @@ def summary_before(spec: PassSpec, run: RunFolder) -> PassSummary:
 
 def earlier_summaries(spec: PassSpec, run: RunFolder) -> dict[str, dict[str, Any]]:
     """Of the job's passes before this one, by name."""
-    markers = {name: run.marker(f"work/{name}/table") for name in spec.earlier}
-    return {name: marker["summary"] for name, marker in markers.items() if marker}
+    markers = (run.marker(f"work/{name}/table") for name in spec.earlier)
+    return {name: summary for marker in markers if marker for name, summary in summaries(marker).items()}

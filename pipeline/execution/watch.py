@@ -6,16 +6,16 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import ray
 
-from pipeline.config import ExecutionConfig
 from pipeline.errors import WorkerLost
 from pipeline.execution.control import Control, Ledger
+from pipeline.execution.hosting import Host
 from pipeline.execution.journal import JournalState
 from pipeline.execution.progress import Counts
+from pipeline.settings import ExecutionConfig
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Watch(threading.Thread):
 
     Args:
         control: the command's reasons to stop.
-        journal, progress: the pass's actors.
+        hosts: the pass's pools, in the order in which a block goes through them.
         ledger: what the run has spent.
         config: how long rows in flight get to finish in, and lost workers to come back.
         stored: counts the rows that this attempt has made durable.
@@ -39,16 +39,14 @@ class Watch(threading.Thread):
     def __init__(
         self,
         control: Control,
-        journal: Any,
-        progress: Any,
+        hosts: Sequence[Host],
         ledger: Ledger,
         config: ExecutionConfig,
         stored: Callable[[], int],
     ) -> None:
         super().__init__(daemon=True, name="lemonpress-watch")
         self._control = control
-        self._journal = journal
-        self._progress = progress
+        self._hosts = hosts
         self._ledger = ledger
         self._grace = config.drain_seconds
         self._replace = config.replace_seconds
@@ -87,17 +85,22 @@ class Watch(threading.Thread):
         self._ledger.save()
 
     def _account(self) -> None:
-        counts = self._counts()
-        self._ledger.update(counts.prompt_tokens, counts.cached_tokens, counts.tokens)
+        for host in self._hosts:
+            counts = self._counts(host)
+            self._ledger.update(host.name, counts.prompt_tokens, counts.cached_tokens, counts.tokens)
         self._control.check_spent(*self._ledger.total())
 
-    def _counts(self) -> Counts:
-        counts: Counts = ray.get(self._progress.read.remote(), timeout=30)
+    def _counts(self, host: Host) -> Counts:
+        counts: Counts = ray.get(host.progress.read.remote(), timeout=30)
         return counts
+
+    def _in_flight(self) -> int:
+        states: list[JournalState] = ray.get([host.journal.state.remote() for host in self._hosts], timeout=30)
+        return sum(state.in_flight for state in states)
 
     def _check_nodes(self) -> None:
         """Ray keeps a lost worker's blocks for its replacement, which a smaller cluster may never have room for."""
-        lost: int = ray.get(self._journal.lost.remote(), timeout=30)
+        lost = sum(ray.get([host.journal.lost.remote() for host in self._hosts], timeout=30))
         if not lost:
             self._whole = time.monotonic()
         elif time.monotonic() - self._whole > self._replace and self._control.reason is None:
@@ -111,13 +114,14 @@ class Watch(threading.Thread):
             f"\nlemonpress: {self._control.reason}: finishing the rows in flight (at most {self._grace:g} s)",
             file=sys.stderr,
         )
-        ray.get(self._journal.drain.remote(), timeout=30)
+        first = self._hosts[0]  # what has left its pool goes through the others', to be stored
+        ray.get(first.journal.drain.remote(), timeout=30)
         deadline = time.monotonic() + self._grace
-        state = JournalState(in_flight=1)
-        while state.in_flight and time.monotonic() < deadline and not self._halt.wait(0.2):
-            state = ray.get(self._journal.state.remote(), timeout=30)
+        while time.monotonic() < deadline and self._in_flight() and not self._halt.wait(0.2):
+            pass
         self._wait_for_writes(deadline)
-        ray.get(self._journal.refuse.remote(str(self._control.reason)), timeout=30)
+        why = str(self._control.reason)
+        ray.get([host.journal.refuse.remote(why) for host in self._hosts], timeout=30)
         if not self._halt.wait(_PATIENCE):
             self._control.interrupt_main()  # e.g. while a model loads, nobody asks the journal
 
@@ -128,7 +132,7 @@ class Watch(threading.Thread):
         """
         stored, since = self._stored(), time.monotonic()
         while time.monotonic() < min(deadline, since + _SETTLE) and not self._halt.wait(0.5):
-            if (now := self._stored()) != stored:
+            if (now := self._stored()) != stored or self._in_flight():
                 stored, since = now, time.monotonic()
-            elif stored >= self._counts().rows:  # workers have reported, twice a second
+            elif stored >= self._counts(self._hosts[0]).rows:  # workers have reported, twice a second
                 return

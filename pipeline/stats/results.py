@@ -21,7 +21,7 @@ from pipeline.stats.winrate import simultaneous_differences, winrates
 from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:  # statistics read settings, and import no config
-    from pipeline.config import WinrateConfig
+    from pipeline.settings import WinrateConfig
 
 
 MOST_SYSTEMS = 40

@@ -56,9 +56,9 @@ def _bare(folder: Path, out: Path, form: str) -> dict[str, float]:
     import ray
     from ray.data import ActorPoolStrategy
 
-    from pipeline.config import ExecutionConfig
     from pipeline.execution.passes import rows_per_block
     from pipeline.execution.source import read_table
+    from pipeline.settings import ExecutionConfig
 
     run = RunFolder(str(folder))
     ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")

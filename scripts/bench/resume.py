@@ -2,8 +2,8 @@
 
     python scripts/bench/resume.py [--rows 300000] [--kills 3] [--seed 1] [key=value ...]
 
-Promised: a kill costs at most the blocks that an actor was given (2c blocks of k rows) and as many again that wait to
-be written. Rows done twice are counted in the dummy engine's log of requests.
+Promised: a kill costs at most the blocks that an actor has open (c blocks of k rows) and as many again that wait to be
+written. Rows done twice are counted in the dummy engine's log of requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 from driving import durable, kill, start, words, write_prompts
 
 from pipeline.config import load_config
-from pipeline.execution.passes import calls_per_actor, rows_per_block
+from pipeline.execution.hosting import calls_per_actor
+from pipeline.execution.passes import rows_per_block
 from pipeline.storage import RunFolder
 
 _REQUESTS = 2  # of a hedged set: the greedy answer, and the samples
@@ -69,11 +70,11 @@ def report(run: RunFolder, log: Path, rows: int, kills: int, seconds: float) -> 
     engine = config.engines["generator"]
     k = rows_per_block(rows, config.execution)
     c = calls_per_actor(k, 5, engine, engine.pool)
-    bound = kills * 2 * 2 * c * k
+    bound = kills * 2 * c * k
     marker = run.marker("candidates") or {}
     print(f"{kills} kills, {marker['attempts']} attempts, {seconds:.0f} s; blocks of k = {k} rows, c = {c} a time")
     print(f"rows: {len(ids):,} of {rows:,}; different: {len(np.unique(ids)):,}; files: {len(data.files)}")
-    print(f"rows done twice: {twice:,}; promised bound: {bound:,} ({kills} kills x 2 x 2c x k)")
+    print(f"rows done twice: {twice:,}; promised bound: {bound:,} ({kills} kills x 2 x c x k: c={c}, k={k})")
     # Not begins: a kill may tear a line of the log.
     exact = len(ids) == rows == len(np.unique(ids))
     return 0 if exact and twice <= bound else 1

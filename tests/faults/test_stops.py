@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from pipeline.cli import main
-from pipeline.config import ExecutionConfig, load_config
+from pipeline.config import load_config
 from pipeline.engines.base import Engine, PriceConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.errors import ConfigError, Interrupted, LemonpressError
@@ -23,6 +23,7 @@ from pipeline.execution.journal import start_journal
 from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
+from pipeline.settings import ExecutionConfig
 from pipeline.storage import RunFolder
 from tests.conftest import rows_of, run_with_prompts
 from tests.faults import harness

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands import winrate
-from pipeline.config import WinrateConfig, load_config
+from pipeline.config import load_config
 from pipeline.errors import InputError, UnfinishedTableError
 from pipeline.schema import COLUMNS, with_provenance
+from pipeline.settings import WinrateConfig
 from pipeline.stats.results import outside_results, run_results
 from pipeline.stats.run_games import AUDIT, CANDIDATES, NoGames, load_run_games
 from pipeline.stats.winrate import winrates

@@ -1,0 +1,159 @@
+"""One engine pool at work: its workers, the journal of their rows, and the counts that they send."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from pipeline.engines.base import EngineConfig, PoolConfig
+from pipeline.execution.carry import Carry, ExtendingWorker
+from pipeline.execution.journal import JournalState, start_journal
+from pipeline.execution.placing import Placing
+from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
+from pipeline.execution.spec import PassSpec
+from pipeline.execution.together import SharedWorker, parts
+from pipeline.execution.worker import Worker
+from pipeline.records import NESTED
+from pipeline.schema import METADATA_KEY
+from pipeline.settings import ExecutionConfig
+from pipeline.storage import RunFolder
+
+_CALLS_PER_ACTOR = (8, 64)
+_AHEAD = 4  # blocks beyond those that an actor may have open: it need not wait for Ray after each
+# Rows at hand x requests per row, as a multiple of what the engine works on at once. A block stays open until its
+# slowest row ends: with 4 rows a block, 4 candidates and exponentially distributed lengths, 1.5 keeps 44% of the engine
+# busy and 4 all of it; log-normal ones (sigma 1.5) take 8. When they begin is the worker's business (its ``Intake``).
+_FILL = 8
+
+
+def calls_per_actor(k: int, requests_per_row: int, engine: EngineConfig | None, pool: PoolConfig) -> int:
+    """Blocks that one actor may have open (c): c x k x requests per row is 8 x the engine's appetite, or more."""
+    if pool.calls_per_actor is not None:
+        return pool.calls_per_actor
+    if engine is None:
+        return 1
+    low, high = _CALLS_PER_ACTOR
+    return max(low, min(high, math.ceil(_FILL * engine.max_requests() / (k * max(1, requests_per_row)))))
+
+
+@dataclass
+class Outcome:
+    """What a pool has done in this attempt."""
+
+    counts: Counts
+    faults: JournalState
+
+
+class Host:
+    """The pool of a pass, or one of several that work side by side.
+
+    Args:
+        spec: the pass whose stages the pool's workers run.
+        owner: name of the pass that is checkpointed: ``spec`` itself, or the one that its pool works in with others.
+        run: the run's folder.
+        config: progress, and how to deal with faults.
+        done, total: rows that are durable already, and of the pass.
+
+    Attributes:
+        name: of ``spec``.
+        journal, progress: the actors.
+    """
+
+    def __init__(
+        self, spec: PassSpec, owner: str, run: RunFolder, config: ExecutionConfig, done: int, total: int
+    ) -> None:
+        self._spec = spec
+        self._run = run
+        self._config = config
+        self._rows = total - done
+        self._placing = Placing(spec.engine)
+        self.name = spec.name
+        self.pool = spec.engine.pool if spec.engine else PoolConfig()
+        self.progress = ProgressActor.remote()  # type: ignore[attr-defined]
+        names = [stage.name for stage in spec.stages]
+        place = owner if owner == spec.name else f"{owner}/{spec.name}"
+        self.journal = start_journal(run, place, names, config.poison_attempts, config.max_restarts)
+        self._line = ProgressLine(self.progress, spec.name, done, total, config.progress)
+        self._line.start()
+
+    def onto(self, data: ray.data.Dataset, k: int, schema: pa.Schema, metadata: bytes) -> ray.data.Dataset:
+        """The blocks of ``data`` after this pool's stages.
+
+        Args:
+            k: rows per block.
+            schema: of the pass's input.
+            metadata: provenance for the output's schema.
+        """
+        spec, config = self._spec, self._config
+        # The first actor to come up must not take all blocks.
+        share = max(1, math.ceil(self._rows / k / self.pool.most()))
+        c = min(share, calls_per_actor(k, spec.requests_per_row, spec.engine, self.pool))
+        extending = {}
+        if spec.extension:
+            extending = {"extension": spec.extension, "carry": _carry(spec, self._run, schema)}
+        return data.map_batches(
+            SharedWorker if spec.parts else ExtendingWorker if extending else Worker,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                **_pool_size(self.pool),
+                max_concurrent_calls_per_actor=c,
+                max_tasks_in_flight_per_actor=min(share, c + _AHEAD),
+                enable_true_multi_threading=True,
+            ),
+            **self._placing.resources(),
+            udf_modifying_row_count=False,
+            fn_constructor_kwargs={
+                "engine": spec.engine,
+                "stages": list(spec.stages),
+                "job": spec.job,
+                "progress": self.progress,
+                "metadata": {METADATA_KEY: metadata},
+                "labels": {"run": (self._run.read_json("manifest.json") or {}).get("run_id", ""), "pass": spec.name},
+                "journal": self.journal,
+                "attempts": config.poison_attempts,
+                "row_seconds": config.row_seconds,
+                **extending,
+                **({"parts": parts(spec.parts)} if spec.parts else {}),
+            },
+        )
+
+    def faults(self) -> JournalState:
+        """What the journal says of deaths. Raises Ray's errors."""
+        return ray.get(self.journal.state.remote())  # type: ignore[no-any-return]
+
+    def finish(self, complete: bool) -> Counts:
+        """End the line, give the pool's place back, and return the totals."""
+        counts = self._line.finish(complete)
+        self._placing.release()
+        ray.kill(self.progress)
+        ray.kill(self.journal)
+        return counts
+
+
+def _pool_size(pool: PoolConfig) -> dict[str, int]:
+    if pool.min_size is not None or pool.max_size is not None:
+        low = pool.min_size or 1
+        return {"min_size": low, "max_size": max(low, pool.max_size or low)}
+    return {"size": pool.size or 1}
+
+
+def _carry(spec: PassSpec, run: RunFolder, schema: pa.Schema) -> Carry | None:
+    """For the first pass that extends a table: what its version before holds, beyond the input's columns."""
+    import pyarrow.dataset as pads
+
+    extension = spec.extension
+    if extension is None or spec.earlier:
+        return None
+    files = run.data_files(extension.table)
+    names = pads.dataset(files[:1], filesystem=run.fs, format="parquet").schema.names
+    own = [c for c in names if c not in schema.names or c in extension.columns]
+    return Carry(extension, files, run.fs, [c for c in own if c in NESTED and c not in ("usage", "errors")])
+
+
+__all__ = ["Host", "Outcome", "calls_per_actor"]
