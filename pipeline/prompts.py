@@ -235,7 +235,10 @@ class ReadReport:
         return lines
 
 
-def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None) -> ReadReport:
+_LARGE = 8 * 2**20  # bytes of local files: less is read before another process is up
+
+
+def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None, *, apart: bool = True) -> ReadReport:
     """Write the run's ``prompts/`` table, or return the stored report when it is finished already.
 
     A source that has grown is read again; when it still holds every prompt of the table, unchanged, the others are
@@ -248,6 +251,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
         source: where the prompts come from.
         run: the run's folder; a half-written ``prompts/`` in it is removed.
         base: folder that relative local paths start from; default: the working directory.
+        apart: read large files in a process of its own (:mod:`pipeline.reading.apart`).
 
     Raises:
         ConfigError: a key of ``prompts`` is wrong: no such file, column or data set.
@@ -268,8 +272,13 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None)
     fingerprint = {"source": {"kind": source.kind, **settings}, "files": states}
     provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
     marker = run.marker("prompts")
+    is_same = marker is not None and digest(marker["fingerprint"]) == digest(fingerprint)
+    if apart and not is_same and sum(path.stat().st_size for path, _ in files) > _LARGE:
+        from pipeline.reading.apart import read_apart
+
+        return read_apart(source, run, base)
     if marker is not None:
-        if digest(marker["fingerprint"]) != digest(fingerprint):
+        if not is_same:
             if upstream:
                 raise _another_source(marker, fingerprint, run)
             marker = _extend(source, reading.open_source(source, files), answers, run, provenance, marker)
