@@ -235,7 +235,7 @@ class ReadReport:
         return lines
 
 
-_LARGE = 8 * 2**20  # bytes of local files: less is read before another process is up
+_LARGE = 2**20  # bytes of local files: less is read before another process is up
 
 
 def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None, *, apart: bool = True) -> ReadReport:
