@@ -12,7 +12,8 @@ from pipeline.errors import LemonpressError
 from pipeline.memory import give_back
 
 _FILE_BYTES = 128 * 2**20  # compressed: some ten thousand rows with five answers each, some hundred files a million
-_GROUP_BYTES = 8 * 2**20  # in memory: what this process holds at once, and what a reader decodes at once
+_GROUP_BYTES = 4 * 2**20  # in memory: what this process holds at once, and what a reader decodes at once
+_FOOTERS = 50  # read before their memory is given back: some 100 kB each
 _BATCH = 512
 
 
@@ -38,7 +39,7 @@ def compact(files: Sequence[str], target: str, filesystem: pafs.FileSystem) -> i
     Returns:
         Rows written.
     """
-    ordered = sorted(files, key=lambda path: _first_row(path, filesystem))
+    ordered = _in_order(files, filesystem)
     with filesystem.open_input_file(ordered[0]) as source:
         schema = pq.read_schema(source)
     groups = _groups(ordered, schema, filesystem)
@@ -75,6 +76,16 @@ def _groups(files: Sequence[str], schema: pa.Schema, filesystem: pafs.FileSystem
                     waiting, size = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting, schema)
+
+
+def _in_order(files: Sequence[str], filesystem: pafs.FileSystem) -> list[str]:
+    """By their lowest ``row_id``."""
+    first: dict[str, int] = {}
+    for number, path in enumerate(files, 1):
+        first[path] = _first_row(path, filesystem)
+        if number % _FOOTERS == 0:
+            give_back()
+    return sorted(first, key=lambda path: first[path])
 
 
 def _first_row(path: str, filesystem: pafs.FileSystem) -> int:

@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 from pipeline.errors import LemonpressError
 from pipeline.execution.observe import Histogram
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
+from pipeline.memory import give_back
 from pipeline.storage import RunFolder
 
 _BATCH = 4096
@@ -51,7 +52,9 @@ def _batches(files: Sequence[str], run: RunFolder, columns: list[str]) -> Iterat
     """All rows of the files, some files at a time: a dataset keeps every footer that it has read, some 100 kB each."""
     for start in range(0, len(files), _FILES):
         data = pads.dataset(files[start : start + _FILES], filesystem=run.fs, format="parquet")
-        yield from data.to_batches(columns=columns, batch_size=_BATCH, batch_readahead=1)
+        yield from data.to_batches(columns=columns, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1)
+        del data
+        give_back()
 
 
 def _of_pass(column: pa.ListArray, job: str, stages: pa.Array) -> tuple[pa.StructArray, pa.Array]:
