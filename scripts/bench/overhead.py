@@ -1,6 +1,6 @@
 """What the framework itself costs a row: prompts/s through generate and select, beside a bare Ray Data pipeline.
 
-    python scripts/bench/overhead.py [prompts=20000] [pairs=3] [key=value ...]
+    python scripts/bench/overhead.py [prompts=20000] [pairs=2] [key=value ...]
 
 The engine is the dummy one without latency, five candidates a prompt. The bare side is what a user writes by hand:
 read_parquet, repartition, map_batches on one actor, write_parquet, twice, with the same columns and block size,
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
     own = dict(word.split("=", 1) for word in arguments if word.split("=")[0] in ("prompts", "pairs"))
     rest = [word for word in arguments if word.split("=")[0] not in own]
-    return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 3)), rest)
+    return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 2)), rest)
 
 
 if __name__ == "__main__":
