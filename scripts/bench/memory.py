@@ -6,8 +6,8 @@ Private memory is USS (pages that no other process maps) without the object stor
 driver, of the largest worker that hosts an engine, of the process that reads the prompts (in a fresh run), and of the
 largest of Ray's other processes for reading, filtering and writing. Pages of program files count as private while no
 other process maps them: when Ray's processes end before the driver, its USS grows by theirs. So the driver's own
-memory, without pages of files, stands beside it. Exit code 1 when the USS of driver, workers or reader differs by 15% or
-more between the four runs.
+memory, without pages of files, stands beside it. Exit code 1 when the USS of driver, workers or reader differs by 15%
+or more between the four runs.
 """
 
 from __future__ import annotations
