@@ -29,7 +29,8 @@ from pipeline.storage import RunFolder
 
 FORMS = ("engine", "constant")
 GOAL = 0.5
-_SELECTORS = ("selectors={random: null, likelihood: null}",)
+_OTHERS = ("sample", "greedy", "mbr", "best_of_n", "judge", "chops")
+_SELECTORS = [f"selectors.{name}=null" for name in _OTHERS]  # of the preset's, random and likelihood are left
 
 
 def ours(prompts: Path, out: Path, more: Sequence[str]) -> dict[str, float]:
