@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -32,14 +33,16 @@ def read_apart(source: SourceConfig, run: RunFolder, base: Path) -> ReadReport:
     )
     assert process.stdin is not None and process.stdout is not None
     try:
-        pickle.dump((source, run.name, base), process.stdin)
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has died already: its exit code says how
+            pickle.dump((source, run.name, base), process.stdin)
+            process.stdin.flush()
         answer = process.stdout.read()
         code = process.wait()
     finally:
         process.kill()
         process.wait()
-        process.stdin.close()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
         process.stdout.close()
     if code:
         why = f"was killed by signal {-code}: is there enough memory?" if code < 0 else f"ended with exit code {code}"
