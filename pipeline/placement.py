@@ -81,6 +81,11 @@ def plan(engines: Mapping[str, EngineConfig], nodes: Sequence[NodeGroup]) -> lis
     return [_place(name, engine, nodes) for name, engine in engines.items()]
 
 
+def gpus_each(engine: EngineConfig) -> float:
+    """GPUs of one actor: what the pool says, or else what the engine needs."""
+    return engine.gpus() if engine.pool.num_gpus is None else engine.pool.num_gpus
+
+
 def fit_at_once(engines: Sequence[EngineConfig], nodes: Sequence[NodeGroup]) -> bool:
     """Whether the cluster holds all pools (of autoscaling ones: the fewest actors) beside reading and writing.
 
@@ -91,10 +96,11 @@ def fit_at_once(engines: Sequence[EngineConfig], nodes: Sequence[NodeGroup]) -> 
     for engine in engines:
         if engine.is_spread():
             return False
-        gpus = engine.gpus() if engine.pool.num_gpus is None else engine.pool.num_gpus
-        wanted += [(gpus, engine.pool.num_cpus)] * engine.pool.bounds()[0]
+        wanted += [(gpus_each(engine), engine.pool.num_cpus)] * engine.pool.bounds()[0]
     largest_first = sorted(wanted, reverse=True)
-    return all(any(node.take(*each) for node in free) for each in largest_first) and _spare(free) >= _SPARE_CPUS
+    return all(any(node.take(*each) for node in free) for each in largest_first) and (
+        sum(node.cpus for node in free) + 1e-9 >= _SPARE_CPUS
+    )
 
 
 @dataclass
@@ -116,10 +122,6 @@ class _Free:
         return True
 
 
-def _spare(free: Sequence[_Free]) -> float:
-    return sum(node.cpus for node in free) + 1e-9
-
-
 def spell(places: Sequence[Place], beside: Sequence[str] = ()) -> str:
     """The plan in words, in the order of the passes.
 
@@ -133,7 +135,7 @@ def spell(places: Sequence[Place], beside: Sequence[str] = ()) -> str:
 def _place(name: str, engine: EngineConfig, nodes: Sequence[NodeGroup]) -> Place:
     pool, key = engine.pool, f"engines.{name}"
     tensor, pipeline = engine.parallel()
-    gpus = engine.gpus() if pool.num_gpus is None else pool.num_gpus
+    gpus = gpus_each(engine)
     actors, limit = pool.bounds()
     _check_shape(key, gpus, tensor * pipeline, pool.num_gpus is not None)
     place = Place(name, engine.model, actors, limit, gpus, tensor, pipeline)

@@ -265,7 +265,8 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     base = base or Path()
     files, answers = reading.local_files(source, base), reading.given_files(source, base)
     upstream = reading.Upstream(source, base) if isinstance(source, RunSource) else None
-    states = [reading.file_state(source, path) for path in (*(path for path, _ in files), *answers.values())]
+    paths = [*(path for path, _ in files), *answers.values()]
+    states = [reading.file_state(source, path) for path in paths]
     if upstream:
         states.append(upstream.state())
     settings = {k: v for k, v in asdict(source).items() if k != "sets"}  # found in the table, if they are not given
@@ -273,7 +274,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
     marker = run.marker("prompts")
     is_same = marker is not None and digest(marker["fingerprint"]) == digest(fingerprint)
-    if apart and not is_same and sum(path.stat().st_size for path, _ in files) > _LARGE:
+    if apart and not is_same and sum(path.stat().st_size for path in paths) > _LARGE:
         from pipeline.reading.apart import read_apart
 
         return read_apart(source, run, base)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.execution.spec import PassSpec
-from pipeline.execution.unfinished import STATE
+from pipeline.execution.spec import PassSpec, joined
+from pipeline.execution.unfinished import is_fresh
 from pipeline.storage import RunFolder
 
 Fits = Callable[[Sequence[PassSpec]], bool]
@@ -45,26 +45,14 @@ def side_by_side(specs: Sequence[PassSpec], run: RunFolder, fits: Fits) -> list[
 
 def join(specs: Sequence[PassSpec]) -> PassSpec:
     """One pass that does what ``specs`` do one after the other, with all of their pools."""
-    first, last = specs[0], specs[-1]
-    name = "+".join(spec.name for spec in specs)
-    return PassSpec(
-        name=name,
-        job=last.job,
-        reads=first.reads,
-        writes=f"work/{name}/table" if last.is_between else last.writes,
-        stages=[stage for spec in specs for stage in spec.stages],
-        fingerprint={spec.name: spec.fingerprint for spec in specs},
-        earlier=first.earlier,
-        record=last.record,
-        force=last.force,
-        pools=list(specs),
-    )
+    last = specs[-1]
+    writes = "" if last.is_between else last.writes
+    options = {"job": last.job, "record": last.record, "force": last.force, "pools": list(specs)}
+    return joined(specs, writes, earlier=specs[0].earlier, **options)
 
 
 def _can_join(spec: PassSpec, run: RunFolder) -> bool:
-    alone = spec.skip or spec.extension is not None or spec.prepare is not None or spec.engine is None
-    begun = spec.is_between and run.marker(spec.writes) is not None
-    return not alone and not begun and run.read_json("work", spec.name, STATE) is None
+    return spec.prepare is None and spec.engine is not None and is_fresh(spec, run)
 
 
 __all__ = ["join", "side_by_side"]

@@ -145,15 +145,16 @@ def _pool_size(pool: PoolConfig) -> dict[str, int]:
 
 def _carry(spec: PassSpec, run: RunFolder, schema: pa.Schema) -> Carry | None:
     """For the first pass that extends a table: what its version before holds, beyond the input's columns."""
-    import pyarrow.dataset as pads
-
     extension = spec.extension
     if extension is None or spec.earlier:
         return None
-    files = run.data_files(extension.table)
-    names = pads.dataset(files[:1], filesystem=run.fs, format="parquet").schema.names
-    own = [c for c in names if c not in schema.names or c in extension.columns]
-    return Carry(extension, files, run.fs, [c for c in own if c in NESTED and c not in ("usage", "errors")])
+    own = [c for c in run.dataset(extension.table).schema.names if c not in schema.names or c in extension.columns]
+    return Carry(
+        extension,
+        run.data_files(extension.table),
+        run.fs,
+        [c for c in own if c in NESTED and c not in ("usage", "errors")],
+    )
 
 
 __all__ = ["Host", "Outcome", "calls_per_actor"]

@@ -123,7 +123,6 @@ def run_pools(
 def _summary(spec: PassSpec, run: RunFolder, files: list[str], total: int, outcome: Outcome) -> PassSummary:
     """What the files say of the pass, and what its pool did in this attempt."""
     summary = summarise(spec, run, files, total)
-    give_back()
     counts, faults = outcome.counts, outcome.faults
     summary.mean_in_flight = round(counts.mean_in_flight, 2)
     summary.busy_seconds, summary.workers = round(counts.busy_seconds, 3), len(counts.workers)

@@ -9,7 +9,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipeline.engines.base import EngineConfig, PoolConfig
-from pipeline.placement import NodeGroup
+from pipeline.placement import NodeGroup, gpus_each
 
 
 def nodes_up() -> list[NodeGroup]:
@@ -38,8 +38,7 @@ class Placing:
         """Arguments of ``map_batches`` that give every actor its CPUs and GPUs."""
         engine, pool = self._engine, self._engine.pool if self._engine else PoolConfig()
         if engine is None or not engine.is_spread():
-            gpus = engine.gpus() if pool.num_gpus is None and engine else pool.num_gpus
-            return {"num_cpus": pool.num_cpus, "num_gpus": gpus or None}
+            return {"num_cpus": pool.num_cpus, "num_gpus": (gpus_each(engine) if engine else 0.0) or None}
         # Deprecated, and to go with Ray 2.64, but ray.data.llm needs it too and nothing replaces it yet: one fixed
         # `scheduling_strategy` would put all actors of the pool into one group.
         return {"num_cpus": pool.num_cpus, "num_gpus": 0, "ray_remote_args_fn": self._group}

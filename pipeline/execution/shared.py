@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from pipeline.execution.control import Control
 from pipeline.execution.passes import finish, provenance, run_pass, run_pools
-from pipeline.execution.spec import PassSpec, PassSummary
+from pipeline.execution.spec import PassSpec, PassSummary, joined
 from pipeline.execution.summary import summarise
 from pipeline.execution.together import Part, kept_as, parts
-from pipeline.execution.unfinished import STATE, fingerprint
+from pipeline.execution.unfinished import fingerprint, is_fresh
 from pipeline.schema import COLUMNS, with_columns, with_provenance
 from pipeline.settings import ExecutionConfig
 from pipeline.storage import BLOCKS, RunFolder
@@ -50,7 +50,7 @@ def run_with_companions(
     found = companions(spec, later, run) if spec.prepare is None else []
     if found:
         return run_shared(spec, found, run, config, control)
-    if _is_fresh(spec, run):
+    if is_fresh(spec, run):
         warn_of_shared_work(spec, run)
     return run_pools(spec, run, config, control)
 
@@ -72,8 +72,8 @@ def companions(first: PassSpec, later: Sequence[Planned], run: RunFolder) -> lis
     found: list[Planned] = []
     last = first
     for plan in later:
-        specs = plan() if _is_fresh(last, run) else ()
-        if not specs or not _is_fresh(specs[0], run) or specs[0].reads != last.writes:
+        specs = plan() if is_fresh(last, run) else ()
+        if not specs or not is_fresh(specs[0], run) or specs[0].reads != last.writes:
             break
         if specs[0].engine is None or specs[0].engine != first.engine:
             break
@@ -82,11 +82,6 @@ def companions(first: PassSpec, later: Sequence[Planned], run: RunFolder) -> lis
         if len(specs) > 1:
             break
     return found
-
-
-def _is_fresh(spec: PassSpec, run: RunFolder) -> bool:
-    idle = spec.skip or spec.extension is not None
-    return not idle and run.marker(spec.writes) is None and run.read_json("work", spec.name, STATE) is None
 
 
 def run_shared(
@@ -117,16 +112,11 @@ def run_shared(
 
 def merge(specs: Sequence[PassSpec]) -> PassSpec:
     """One pass that does what ``specs`` do one after the other."""
-    name = "+".join(spec.name for spec in specs)
-    return PassSpec(
-        name=name,
+    return joined(
+        specs,
         job="+".join(spec.job for spec in specs),
-        reads=specs[0].reads,
-        writes=f"work/{name}/table",
-        stages=[stage for spec in specs for stage in spec.stages],
         engine=specs[0].engine,
         requests_per_row=min(spec.requests_per_row for spec in specs),
-        fingerprint={spec.name: spec.fingerprint for spec in specs},
         parts=specs,
     )
 

@@ -71,6 +71,24 @@ class PassSpec:
         return self.writes.startswith("work/")
 
 
+def joined(specs: Sequence[PassSpec], writes: str = "", **options: Any) -> PassSpec:
+    """One pass that does what ``specs`` do one after the other.
+
+    Args:
+        writes: its table; empty = one of its own under ``work/``.
+        options: the other fields of :class:`PassSpec`.
+    """
+    name = "+".join(spec.name for spec in specs)
+    return PassSpec(
+        name=name,
+        reads=specs[0].reads,
+        writes=writes or f"work/{name}/table",
+        stages=[stage for spec in specs for stage in spec.stages],
+        fingerprint={spec.name: spec.fingerprint for spec in specs},
+        **options,
+    )
+
+
 @dataclass
 class PassSummary:
     """What one finished pass did; stored in its completion marker.

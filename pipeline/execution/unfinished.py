@@ -21,6 +21,12 @@ def fingerprint(spec: PassSpec, source: dict[str, Any]) -> dict[str, Any]:
     return {**spec.fingerprint, "input": source.get("fingerprint_hash"), **base}
 
 
+def is_fresh(spec: PassSpec, run: RunFolder) -> bool:
+    """Whether the pass has something to do, all of it: nothing is finished, begun or to be extended."""
+    idle = spec.skip or spec.extension is not None
+    return not idle and run.marker(spec.writes) is None and run.read_json("work", spec.name, STATE) is None
+
+
 def check_unfinished(spec: PassSpec, run: RunFolder) -> None:
     """Raise ResumeError when another config has left unfinished work of this pass; nothing is started or changed."""
     state, source = run.read_json("work", spec.name, STATE), run.marker(spec.reads)
