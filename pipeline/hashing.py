@@ -10,11 +10,12 @@ from typing import Any
 
 _SEED_BITS = 31  # vLLM and torch take a non-negative int64; child k of an n-sample request gets seed + k
 
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
+
 
 def digest(*parts: Any, size: int = 16) -> str:
     """Hex digest (``2 * size`` characters) of the JSON form of ``parts``; stable across processes."""
-    payload = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
-    return hashlib.blake2b(payload.encode("ascii"), digest_size=size).hexdigest()
+    return hashlib.blake2b(_JSON.encode(parts).encode("ascii"), digest_size=size).hexdigest()
 
 
 def derive_seed(*parts: Any) -> int:

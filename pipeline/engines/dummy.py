@@ -6,11 +6,13 @@ Every answer is a function of (prompt, parameters, seed), so two runs with one s
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import os
 import random
 import re
+import struct
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ from pipeline.engines.base import (
 )
 from pipeline.engines.context import fit
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
-from pipeline.hashing import derive_seed, hash_rng
+from pipeline.hashing import derive_seed, digest, hash_rng
 
 _WORDS = [
     "alpha",
@@ -153,17 +155,15 @@ class DummyEngine:
         if params.temperature == 0 and params.n != 1:
             raise EngineRequestError("n must be 1 when using greedy sampling")
         text = await self._request("generate", prompt, params.n)
+        key = digest("text", text, params.temperature, params.top_p, params.top_k, params.min_p)
         completions = []
         for k in range(params.n):
             seed = None if params.temperature == 0 else (params.seed or 0) + k
-            rng = hash_rng("text", text, seed, params.temperature, params.top_p, params.top_k, params.min_p)
-            if params.choice:
-                words = [self._judge(text, params.choice) or rng.choice(params.choice)]
-            elif params.json_schema:
-                words = [json.dumps(_instance(json.loads(params.json_schema), rng))]
+            length, probability, certainty, numbers = self._stream(f"{key} {seed}", 2 * params.max_tokens)
+            if params.choice or params.json_schema:
+                words = [self._structured(text, params, hash_rng(key, seed))]
             else:
-                length = max(1, min(round(rng.expovariate(1 / self.config.words)), params.max_tokens * 2))
-                words = [rng.choice(_WORDS) for _ in range(length)]
+                words = [_WORDS[number % len(_WORDS)] for number in numbers[:length]]
             stopped = len(words) < params.max_tokens
             words = words[: params.max_tokens]
             tokens = len(words) + int(stopped)
@@ -172,12 +172,29 @@ class DummyEngine:
                     text=" ".join(words),
                     finish_reason="stop" if stopped else "length",
                     num_tokens=tokens,
-                    logprob=-sum(rng.random() * 2 for _ in range(tokens)),
+                    logprob=-2 * tokens * probability,
                     seed=seed,
-                    self_certainty=rng.random() * 10 if params.confidence_tokens else None,
+                    self_certainty=10 * certainty if params.confidence_tokens else None,
                 )
             )
         return Generation(completions, self._tokens(text, sum(c.num_tokens for c in completions)))
+
+    def _stream(self, key: str, most: int) -> tuple[int, float, float, bytes]:
+        """What a candidate is made of: its length in words, two numbers in [0, 1), and a byte a word.
+
+        From an extendable hash: a seeded ``random.Random`` a candidate took half of a whole pass.
+        """
+        bits = hashlib.shake_128(key.encode()).digest(24 + 8 * self.config.words)
+        first, second, third = ((number >> 11) / 2**53 for number in struct.unpack_from("<QQQ", bits))
+        length = max(1, min(round(-self.config.words * math.log1p(-first)), most))
+        if length > len(bits) - 24:
+            bits = hashlib.shake_128(key.encode()).digest(24 + length)
+        return length, second, third, bits[24:]
+
+    def _structured(self, text: str, params: SamplingParams, rng: random.Random) -> str:
+        if params.choice:
+            return self._judge(text, params.choice) or rng.choice(params.choice)
+        return json.dumps(_instance(json.loads(params.json_schema or "{}"), rng))
 
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         text = await self._request("label_probs", prompt)

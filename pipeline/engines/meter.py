@@ -40,13 +40,13 @@ class InFlight:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._counting = engine if isinstance(engine, CountsUnfinished) else None
         self.asked = 0
         self.on_end: Callable[[], None] = lambda: None
 
     def now(self) -> int:
         """How many."""
-        return self._engine.unfinished() if isinstance(self._engine, CountsUnfinished) else self.asked
+        return self._counting.unfinished() if self._counting is not None else self.asked
 
 
 class Meter:

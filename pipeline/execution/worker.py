@@ -12,6 +12,7 @@ tables, before and after. So memory depends on the engine, not on the size of bl
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -108,6 +109,9 @@ class Worker:
             self._intake = Intake(self._in_flight, FILL * engine.max_requests())
             load = partial(_load, self._in_flight, engine.max_requests())
             asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
+        # What is loaded by now stays: without it in every full collection, a row costs a quarter less.
+        gc.collect()
+        gc.freeze()
         self._reporter = Reporter(progress, self._journal.flush, labels, load)
         self._journal.ready()
         for task in (self._reporter.run(), self._journal.follow()):

@@ -1,9 +1,9 @@
 """Makes real candidate pools on which adaptive N is replayed, and keeps their numbers.
 
-    python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [--prompts 60] [--n 32] [key=value ...]
+    python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [--from 100] [--prompts 60] [--n 32] [key=value ...]
     python scripts/bench/adaptive_pools.py sums OUT [--prompts 100] [--n 32] [key=value ...]
 
-translation: questions of MGSM from number 100 on into English, each in one of six languages in turn (so every prompt is
+translation: questions of MGSM from a number on into English, each in one of six languages in turn (so every prompt is
 a cluster of its own), 3-shot, by the 270M base model of ``scripts/translation_model.py``. Rewards: chrF against the
 reference (an oracle), and the candidate's mean token log-probability.
 sums: additions of two to six numbers, made by a seeded generator, answered by the demo's 135M chat model
@@ -41,12 +41,12 @@ LANGUAGES = ("es", "fr", "de", "ja", "ru", "zh")
 SHOTS = 3
 
 
-def translation(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
+def translation(mgsm: Path, out: Path, first: int, prompts: int, n: int) -> list[str]:
     """Write prompts and examples; returns the run's config."""
     texts = {language: questions(mgsm, language) for language in (*LANGUAGES, "en")}
     rows = []
     for i in range(prompts):
-        at, language = FIRST + i, LANGUAGES[i % len(LANGUAGES)]
+        at, language = first + i, LANGUAGES[i % len(LANGUAGES)]
         row = {"prompt_id": f"mgsm-{at}-{language}", "language": language, "prompt": texts[language][at]}
         rows.append({**row, "task": "translation", "reference": texts["en"][at]})
     examples = [
@@ -112,6 +112,7 @@ def main() -> int:
         one = kinds.add_parser(kind)
         if kind == "translation":
             one.add_argument("mgsm", type=Path)
+            one.add_argument("--from", dest="first", type=int, default=FIRST)
         one.add_argument("out", type=Path)
         one.add_argument("--prompts", type=int, default=prompts)
         one.add_argument("--n", type=int, default=32)
@@ -120,7 +121,7 @@ def main() -> int:
     made = (
         sums(args.out, args.prompts, args.n)
         if args.kind == "sums"
-        else translation(args.mgsm, args.out, args.prompts, args.n)
+        else translation(args.mgsm, args.out, args.first, args.prompts, args.n)
     )
     folder = str((args.out / "run").resolve())
     prompts = ["prompts.kind=file", f"prompts.path={(args.out / 'prompts.jsonl').resolve()}"]
