@@ -1,4 +1,4 @@
-"""In-process vLLM (``AsyncLLM``). The only module that imports vLLM.
+"""In-process vLLM (``AsyncLLM``). With ``vllm_start``, the only module that imports vLLM.
 
 Tested with vLLM 0.32 (CPU build); the names used here exist from 0.29 to 0.33.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import model_path
+from pipeline.engines import vllm_start
 from pipeline.engines.base import (
     ENGINES,
     Completion,
@@ -167,10 +168,13 @@ class VLLMEngine(PartialEngine):
             if self.config.tensor_parallel_size > 1:
                 # Its processes want a NUMA node each, which a small machine lacks ("Not enough allowed NUMA nodes").
                 os.environ.setdefault("VLLM_CPU_SIM_MULTI_NUMA", "1")
+            vllm_start.begin()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if _cpu_build():
+            vllm_start.use()
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
         self._tokenizer = self._llm.get_tokenizer()
         self._control = ControlTokens(self._tokenizer)

@@ -1,7 +1,7 @@
 """Makes real candidate pools on which adaptive N is replayed, and keeps their numbers.
 
-    python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [--from 100] [--prompts 60] [--n 32] [key=value ...]
-    python scripts/bench/adaptive_pools.py sums OUT [--prompts 100] [--n 32] [key=value ...]
+    python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [key=value ...] [--from 100] [--prompts 60]
+    python scripts/bench/adaptive_pools.py sums OUT [key=value ...] [--prompts 100] [--n 32]
 
 translation: questions of MGSM from a number on into English, each in one of six languages in turn (so every prompt is
 a cluster of its own), 3-shot, by the 270M base model of ``scripts/translation_model.py``. Rewards: chrF against the

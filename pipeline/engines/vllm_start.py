@@ -1,0 +1,48 @@
+"""On the CPU, a vLLM engine's core starts in a process that has imported vLLM already.
+
+vLLM's CPU engine is three processes, each started by the one before, and each of them imports vLLM anew: nearly all of
+an engine's start. Here the second one is forked off a process that imports vLLM while the first one does, on another
+core. (The third one needs another environment before OpenMP loads, so it is spawned as ever.) vLLM's own server can do
+the same; ``AsyncLLM`` has no setting for it (https://github.com/vllm-project/vllm/pull/45483). Not tested on GPUs, and
+not used there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+_PRELOADED = "vllm.v1.engine.core"
+
+
+class _Process(ForkServerProcess):
+    """A process with its parent's environment, of which the one that it is forked off has an older copy."""
+
+    def start(self) -> None:
+        self._environment = dict(os.environ)
+        super().start()
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+
+class _Context(ForkServerContext):
+    Process = _Process  # type: ignore[assignment]
+
+
+def begin() -> None:
+    """Have another process import vLLM; returns at once, and is to be called before this one imports it."""
+    multiprocessing.set_forkserver_preload([_PRELOADED])
+    multiprocessing.forkserver.ensure_running()
+
+
+def use() -> None:
+    """Let vLLM start its engine core there; without effect on a vLLM that starts it otherwise."""
+    from vllm.v1.engine import utils
+
+    if hasattr(utils, "get_mp_context"):
+        utils.get_mp_context = _Context
