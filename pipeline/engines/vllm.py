@@ -37,6 +37,7 @@ from pipeline.engines.base import (
 )
 from pipeline.engines.chat import ControlTokens, chat_messages
 from pipeline.engines.context import fit
+from pipeline.engines.processor import has_fast_bfloat16
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.records import Message
@@ -58,7 +59,8 @@ class VLLMEngineConfig(EngineConfig):
 
     Attributes:
         runner: ``generate``; ``reward`` (a sequence-classification model with one output); ``embed``.
-        dtype: weights and activations; ``auto`` follows the model.
+        dtype: weights and activations; ``auto`` follows the model, or is ``float32`` on a processor that computes
+            ``bfloat16`` some 50 times slower.
         max_model_len: longest prompt plus answer, in tokens; ``null`` follows the model.
         truncate_prompt: cut the middle out of requests that are longer than that, instead of failing them; a text that
             is scored is never cut.
@@ -204,6 +206,9 @@ class VLLMEngine(PartialEngine):
             # A seeded request whose prefill is split over two steps kills the CPU engine ("CPU Generator does not use
             # offset"), so prefills must not be chunked, and every prompt must fit into one step.
             args |= {"enforce_eager": True, "enable_chunked_prefill": False}
+            if config.dtype == "auto" and not has_fast_bfloat16():
+                logger.warning("%s: this processor has no fast bfloat16: computing in float32", config.model)
+                args["dtype"] = "float32"
             if config.max_model_len is not None:
                 args["max_num_batched_tokens"] = max(config.max_model_len, 2048)
         return args | config.engine_args

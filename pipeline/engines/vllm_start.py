@@ -12,22 +12,38 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import threading
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 _PRELOADED = "vllm.v1.engine.core"
 
 
 class _Process(ForkServerProcess):
-    """A process with its parent's environment, of which the one that it is forked off has an older copy."""
+    """A process that is to its parent what a spawned one is, though another one has forked it off.
+
+    It has its parent's environment, and ends with it: Ray ends only the children of a dead actor, and this one is none.
+    """
 
     def start(self) -> None:
         self._environment = dict(os.environ)
         super().start()
 
     def run(self) -> None:
+        from setproctitle import getproctitle
+
+        getproctitle()  # finds the place of the title, which it does not once the environment has been changed
         os.environ.clear()
         os.environ.update(self._environment)
+        threading.Thread(target=_end_with_parent, name="lemonpress-parent", daemon=True).start()
         super().run()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 class _Context(ForkServerContext):

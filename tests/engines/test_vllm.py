@@ -10,10 +10,11 @@ import threading
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 
 from pipeline.engines.base import Engine, SamplingParams
-from pipeline.engines.vllm import VLLMEngineConfig
+from pipeline.engines.vllm import VLLMEngineConfig, _cpu_build
 from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -54,6 +55,16 @@ def reference(chat_model: str) -> Any:
 
     model = AutoModelForCausalLM.from_pretrained(chat_model, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(chat_model)
+
+
+def test_its_core_starts_where_vllm_is_imported_already(chat: Runner) -> None:
+    if not _cpu_build():
+        pytest.skip("on the CPU only")
+    below = psutil.Process().children(recursive=True)
+    (core,) = [process for process in below if process.name().startswith("VLLM::Engine")]
+    parent = core.parent()
+    assert parent is not None
+    assert any("forkserver" in word for word in parent.cmdline())
 
 
 def reference_logprob(reference: Any, context: list[int], answer: list[int]) -> float:
