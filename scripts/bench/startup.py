@@ -1,10 +1,11 @@
-"""How long the command line takes to say something.
+"""How long the command line takes to say something, and how long an engine takes to start.
 
-    python scripts/bench/startup.py [times=7]
+    python scripts/bench/startup.py [times=7] [engines=0]
 
 Wall time of fresh processes: `import pipeline`, `lemonpress --help`, a misspelt config key, and an interpreter that
-does nothing, in turn; the median and the range of each. Goals: 0.3 s, 0.5 s and 1 s. The last line of JSON holds the
-medians.
+does nothing, in turn; the median and the range of each. Goals: 0.3 s, 0.5 s and 1 s. ``engines`` pairs of starts of
+the demo's vLLM engine: as Lemonpress starts it on the CPU (``pipeline/engines/vllm_start.py``), and as vLLM does by
+itself. The last line of JSON holds the medians.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
-from side_by_side import Load, machine, table
+from side_by_side import Load, machine, ratio, table
 
 CASES: dict[str, tuple[list[str], int, float | None]] = {
     "nothing": (["-c", ""], 0, None),
@@ -53,6 +56,42 @@ def measure(times: int) -> dict[str, float]:
     return {name: round(statistics.median(v), 3) for name, v in found.items()}
 
 
+_ENGINE = """
+import asyncio, sys, time
+from pipeline.engines import vllm_start
+from pipeline.engines.vllm import VLLMEngineConfig
+
+async def main():
+    engine = VLLMEngineConfig(model="cache:SmolLM2-135M-Instruct", max_model_len=1024).create()
+    started = time.perf_counter()
+    await engine.start()
+    print("seconds", time.perf_counter() - started)
+    await engine.stop()
+
+if __name__ == "__main__":
+    if sys.argv[1] == "vLLM":
+        vllm_start.begin = vllm_start.use = lambda: None
+    asyncio.run(main())
+"""
+
+
+def engines(pairs: int) -> dict[str, float]:
+    """Seconds from the first import of vLLM until the engine answers, on both sides in turn."""
+    found: dict[str, list[float]] = {"lemonpress": [], "vLLM": []}
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "engine.py"
+        script.write_text(_ENGINE)
+        for pair in range(pairs):
+            for side in list(found)[:: 1 if pair % 2 else -1]:
+                done = subprocess.run([sys.executable, script, side], capture_output=True, text=True, check=True)
+                found[side] += [float(line.split()[1]) for line in done.stdout.splitlines() if line[:8] == "seconds "]
+    print(table([{"start by": side, **{f"s {i + 1}": v for i, v in enumerate(vs)}} for side, vs in found.items()]))
+    print(f"vLLM's start to Lemonpress's: {ratio(found['vLLM'], found['lemonpress'])}")
+    return {f"engine by {side}": round(statistics.median(values), 1) for side, values in found.items()}
+
+
 if __name__ == "__main__":
     own = dict(word.split("=", 1) for word in sys.argv[1:])
-    print(json.dumps(measure(int(own.get("times", 7)))))
+    medians = measure(int(own.get("times", 7)))
+    pairs = int(own.get("engines", 0))
+    print(json.dumps(medians | (engines(pairs) if pairs else {})))
