@@ -1,6 +1,6 @@
 """What the framework itself costs a row: prompts/s through generate and select, beside a bare Ray Data pipeline.
 
-    python scripts/bench/overhead.py [prompts=20000] [pairs=2] [key=value ...]
+    python scripts/bench/overhead.py [prompts=20000] [pairs=2] [forms=engine,constant] [key=value ...]
 
 The engine is the dummy one without latency, five candidates a prompt. The bare side is what a user writes by hand:
 read_parquet, repartition, map_batches on one actor, write_parquet, twice, with the same columns and block size,
@@ -28,6 +28,7 @@ from side_by_side import Load, machine, ratio, table
 from pipeline.storage import RunFolder
 
 FORMS = ("engine", "constant")
+"""What the plan by hand may be, both unless ``forms`` says which: with many prompts each takes minutes."""
 GOAL = 0.5
 _OTHERS = ("sample", "greedy", "mbr", "best_of_n", "judge", "chops")
 _SELECTORS = [f"selectors.{name}=null" for name in _OTHERS]  # of the preset's, random and likelihood are left
@@ -141,18 +142,18 @@ def _with(block: Any, **columns: list[Any]) -> Any:
     return block
 
 
-def measure(rows: int, pairs: int, more: Sequence[str]) -> dict[str, Any]:
+def measure(rows: int, pairs: int, forms: Sequence[str], more: Sequence[str]) -> dict[str, Any]:
     """Alternate the sides."""
     print(f"{rows:,} prompts x 5 candidates, no latency; {machine()}")
     print(Load(), flush=True)
-    found: dict[str, list[dict[str, float]]] = {"lemonpress": [], **{form: [] for form in FORMS}}
+    found: dict[str, list[dict[str, float]]] = {"lemonpress": [], **{form: [] for form in forms}}
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.jsonl"
         write_prompts(prompts, rows)
         for i in range(pairs):
             out = Path(folder) / f"run-{i}"
             found["lemonpress"].append(ours(prompts, out, more))
-            for form in FORMS:
+            for form in forms:
                 found[form].append(bare(out, Path(folder) / f"bare-{form}-{i}", form))
     lines = []
     result: dict[str, Any] = {"rows": rows}
@@ -160,7 +161,7 @@ def measure(rows: int, pairs: int, more: Sequence[str]) -> dict[str, Any]:
         rates = {side: [rows / seconds[job] for seconds in runs] for side, runs in found.items()}
         for side, values in rates.items():
             lines.append({"job": job, "side": side, **{f"rows/s {i + 1}": round(v) for i, v in enumerate(values)}})
-        for form in FORMS:
+        for form in forms:
             result[f"{job}_vs_{form}"] = ratio(rates["lemonpress"], rates[form])
     print(table(lines))
     for name, value in list(result.items())[1:]:
@@ -170,9 +171,10 @@ def measure(rows: int, pairs: int, more: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
-    own = dict(word.split("=", 1) for word in arguments if word.split("=")[0] in ("prompts", "pairs"))
+    own = dict(word.split("=", 1) for word in arguments if word.split("=")[0] in ("prompts", "pairs", "forms"))
     rest = [word for word in arguments if word.split("=")[0] not in own]
-    return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 2)), rest)
+    forms = own.get("forms", ",".join(FORMS)).split(",")
+    return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 2)), forms, rest)
 
 
 if __name__ == "__main__":
