@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 
 from pipeline.engines.processor import has_fast_bfloat16
 from pipeline.engines.vllm import VLLMEngineConfig
+from tests.faults.harness import wait_for
 
 SCRIPT = """
 import multiprocessing, os, sys, time
@@ -34,14 +34,6 @@ if __name__ == "__main__":
     process.start()
     process.join()
 """
-
-
-def wait_for(condition: object, seconds: float = 60) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_it_has_its_parents_environment_and_ends_with_it(tmp_path: Path) -> None:
