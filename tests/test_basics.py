@@ -116,4 +116,4 @@ def test_only_execution_imports_ray_and_only_one_module_imports_vllm() -> None:
     ray = {p.relative_to(ROOT).as_posix() for p, s in sources.items() if "import ray" in s or "from ray" in s}
     assert {p for p in ray if not p.startswith("pipeline/execution/")} <= {"pipeline/commands/doctor.py"}
     vllm = {p.name for p, s in sources.items() if "from vllm" in s or "import vllm\n" in s}
-    assert vllm == {"vllm.py", "vllm_start.py"}
+    assert vllm == {"vllm.py"}

@@ -1,4 +1,4 @@
-"""In-process vLLM (``AsyncLLM``). With ``vllm_start``, the only module that imports vLLM.
+"""In-process vLLM (``AsyncLLM``). The only module that imports vLLM.
 
 Tested with vLLM 0.32 (CPU build); the names used here exist from 0.29 to 0.33.
 """
@@ -173,10 +173,11 @@ class VLLMEngine(PartialEngine):
             vllm_start.begin()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
+        from vllm.v1.engine import utils
         from vllm.v1.engine.async_llm import AsyncLLM
 
         if _cpu_build():
-            vllm_start.use()
+            vllm_start.use(utils)
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
         self._tokenizer = self._llm.get_tokenizer()
         self._control = ControlTokens(self._tokenizer)
@@ -206,7 +207,7 @@ class VLLMEngine(PartialEngine):
             # A seeded request whose prefill is split over two steps kills the CPU engine ("CPU Generator does not use
             # offset"), so prefills must not be chunked, and every prompt must fit into one step.
             args |= {"enforce_eager": True, "enable_chunked_prefill": False}
-            if config.dtype == "auto" and not has_fast_bfloat16():
+            if config.dtype == "auto" and "dtype" not in config.engine_args and not has_fast_bfloat16():
                 logger.warning("%s: this processor has no fast bfloat16: computing in float32", config.model)
                 args["dtype"] = "float32"
             if config.max_model_len is not None:

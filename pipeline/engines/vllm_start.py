@@ -15,6 +15,7 @@ import os
 import threading
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
 
 _PRELOADED = "vllm.v1.engine.core"
 
@@ -56,9 +57,11 @@ def begin() -> None:
     multiprocessing.forkserver.ensure_running()
 
 
-def use() -> None:
-    """Let vLLM start its engine core there; without effect on a vLLM that starts it otherwise."""
-    from vllm.v1.engine import utils
+def use(utils: Any) -> None:
+    """Let vLLM start its engine core there; without effect on a vLLM that starts it otherwise.
 
+    Args:
+        utils: the module ``vllm.v1.engine.utils``.
+    """
     if hasattr(utils, "get_mp_context"):
         utils.get_mp_context = _Context

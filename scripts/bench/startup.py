@@ -70,7 +70,7 @@ async def main():
 
 if __name__ == "__main__":
     if sys.argv[1] == "vLLM":
-        vllm_start.begin = vllm_start.use = lambda: None
+        vllm_start.begin = vllm_start.use = lambda *_: None
     asyncio.run(main())
 """
 
