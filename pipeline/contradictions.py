@@ -76,6 +76,8 @@ def _check_adaptive(config: Config) -> None:
         kind, able = config.selectors[by].kind, (*SCORING, *VOTING)
         if kind not in able:
             raise ConfigError(f"{key}.by: {kind} does not say what further candidates are worth; {', '.join(able)} do")
+        if kind in SCORING and plan.kind == "hedged" and plan.adaptive.first < 3:
+            raise ConfigError(f"{key}.first: at least 3 with a hedged plan: how scores spread shows in two samples")
         if set_name not in config.sets_of(by):
             raise ConfigError(f"{key}.by: {by!r} is not applied to {set_name!r}; add it to selectors.{by}.plans")
         others = [p.candidate_set or n for n, p in plans.items() if n != name]
@@ -109,7 +111,7 @@ def _check_numbers(config: Config) -> None:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
     if config.resume not in ("check", "force"):
         raise ConfigError(f"resume: must be check or force, not {config.resume!r}")
-    for name in ("rows_per_checkpoint", "poison_attempts", "max_restarts"):
+    for name in ("rows_per_checkpoint", "cpu_workers", "poison_attempts", "max_restarts"):
         count = getattr(config.execution, name)
         if count is not None and count < 1:
             raise ConfigError(f"execution.{name}: must be at least 1, not {count}")

@@ -183,16 +183,20 @@ def extrapolate(
     return costs
 
 
-def extrapolate_passes(config: Config, pilot: RunFolder, factor: float) -> list[PassCost]:
+def extrapolate_passes(config: Config, pilot: RunFolder, factor: float, cpu_workers: int = 1) -> list[PassCost]:
     """The passes' time with ``factor`` times the pilot's rows, at the pilot's rate; a model loads once all the same.
 
     A pilot seldom fills an engine, so the real rate is rather higher.
+
+    Args:
+        cpu_workers: actors of a pass without an engine.
     """
     found = []
     for name, done in ((pilot.read_json("manifest.json") or {}).get("passes", {})).items():
         working = done["busy_seconds"] / max(1, done["workers"])
         loading = max(0.0, done["seconds"] - working)
-        seconds = loading + done["busy_seconds"] * factor / _actors(config, name)
+        engine = _engine_of_pass(config, name)
+        seconds = loading + done["busy_seconds"] * factor / (engine.pool.most() if engine else cpu_workers)
         found.append(_pass_cost(config, name, seconds))
     return found
 
@@ -201,11 +205,6 @@ def _pass_cost(config: Config, name: str, seconds: float) -> PassCost:
     engine = _engine_of_pass(config, name)
     hours = seconds * engine.pool.most() / 3600 if engine else 0.0
     return PassCost(name, seconds, hours, engine.price.hour * hours if engine and engine.price.hour else None)
-
-
-def _actors(config: Config, name: str) -> int:
-    engine = _engine_of_pass(config, name)
-    return engine.pool.most() if engine else 1
 
 
 def _engine_of_pass(config: Config, name: str) -> EngineConfig | None:

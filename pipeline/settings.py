@@ -92,6 +92,8 @@ class ExecutionConfig:
     Attributes:
         rows_per_checkpoint: rows per block: the unit of work, of durability and of redoing; ``null`` follows from
             the input's size (at most some thousand files).
+        cpu_workers: worker processes of a pass without an engine, as far as the cluster has room for them; ``null`` =
+            up to half of its processors, and one for small tables.
         max_failed_rows: share of rows with errors above which the job ends with exit code 3.
         progress: show progress on standard error.
         poison_attempts: a row that was alone in flight when its engine died so often is set aside, as an error row.
@@ -109,6 +111,7 @@ class ExecutionConfig:
     """
 
     rows_per_checkpoint: int | None = None
+    cpu_workers: int | None = None
     max_failed_rows: float = 0.5
     progress: bool = True
     poison_attempts: int = 2

@@ -86,6 +86,9 @@ def test_the_time_grows_with_the_rows_but_a_model_loads_once(tmp_path: Path) -> 
     assert estimated.money == pytest.approx(36 * 250 * 4 / 3600)
     (true,) = pass_costs(settings, run)
     assert (true.seconds, true.money) == (130, pytest.approx(36 * 130 * 4 / 3600))
+    run.write_json({"passes": {"select-cpu": done}}, "manifest.json")
+    (estimated,) = extrapolate_passes(settings, run, factor=10, cpu_workers=3)
+    assert (estimated.seconds, estimated.engine_hours) == (100 + 60 * 10 / 3, 0)
 
 
 def test_every_stage_is_priced_by_its_own_engine() -> None:

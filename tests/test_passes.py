@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
 from pipeline.cli import main
 from pipeline.commands import generate, judge, select
@@ -22,8 +24,8 @@ from pipeline.config import Config, load_config
 from pipeline.engines.base import Engine, PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.errors import LemonpressError, ResumeError, TooManyFailedRows
-from pipeline.execution.hosting import calls_per_actor
-from pipeline.execution.passes import PassSpec, PassSummary, rows_per_block, run_pass
+from pipeline.execution.passes import PassSpec, PassSummary, run_pass
+from pipeline.execution.sizes import calls_per_actor, cpu_pool, rows_per_block
 from pipeline.execution.summary import summarise
 from pipeline.hashing import derive_seed
 from pipeline.records import Row
@@ -163,19 +165,26 @@ def test_rows_in_flight_stay_above_sixty(tmp_path: Path) -> None:
     assert summary.mean_in_flight >= 60
 
 
+def durable_blocks(run: Path) -> int:
+    """How many blocks of ``generate`` a later attempt would not do again."""
+    found = (run / "work" / "generate-generator" / "checkpoint").glob("*.parquet")
+    return sum(PENDING_CHECKPOINT_SUFFIX not in path.name for path in found)
+
+
 def log_lines(log: Path) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def kill_and_resume(command: list[str], log: Path, begun: int) -> list[list[str]]:
-    """Start a job in a process, SIGKILL it once ``begun`` requests began, and run it again.
+def kill_and_resume(command: list[str], log: Path, begun: int, run: Path) -> list[list[str]]:
+    """Start a job in a process, SIGKILL it once ``begun`` requests began and a block is durable, and run it again.
 
     Returns:
         The request log as it was at the kill.
     """
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while sum(line[2] == "begin" for line in log_lines(log)) < begun:
+    # Ray needs a process of its own for the first write, which takes seconds on a slow machine.
+    while sum(line[2] == "begin" for line in log_lines(log)) < begun or not durable_blocks(run):
         assert process.poll() is None, "the job ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -194,15 +203,14 @@ def test_sigkill_half_way_loses_and_doubles_nothing(tmp_path: Path) -> None:
     prompts.write_text("".join(f'{{"prompt": "question {i}", "language": "en"}}\n' for i in range(n)))
     words = ["dummy", "prompts.kind=file", f"prompts.path={prompts}", f"execution.rows_per_checkpoint={k}"]
     words += [
-        "engines.generator.latency=0.3",
         f"engines.generator.pool.calls_per_actor={c}",
         "execution.progress=false",
     ]
     log = tmp_path / "calls.log"
-    command = [sys.executable, "-m", "pipeline.cli", "generate", *words]
+    command = [sys.executable, "-m", "pipeline.cli", "generate", *words, "engines.generator.latency=1"]
     command += [f"out={tmp_path / 'killed'}", f"engines.generator.log={log}"]
 
-    at_kill = kill_and_resume(command, log, begun=n)
+    at_kill = kill_and_resume(command, log, begun=n, run=tmp_path / "killed")
 
     generate.run(load_config([*words, f"out={tmp_path / 'whole'}"]))
     columns = ("prompt_id", "candidates", "usage", "errors")
@@ -289,6 +297,7 @@ def test_too_many_failed_rows_end_with_their_own_exit_code(tmp_path: Path) -> No
 def test_block_and_pool_sizes() -> None:
     default = ExecutionConfig()
     assert [rows_per_block(n, default) for n in (14, 5_000, 300_000, 10_000_000)] == [4, 5, 300, 2000]
+    assert [rows_per_block(n, default, engine=False) for n in (14, 5_000, 300_000, 10_000_000)] == [16, 20, 300, 2000]
     assert rows_per_block(14, ExecutionConfig(rows_per_checkpoint=7)) == 7
     engine = DummyEngineConfig()
     for k in (4, 50, 2000):
@@ -296,6 +305,35 @@ def test_block_and_pool_sizes() -> None:
         assert c * k * 5 >= 8 * engine.max_requests() or c == 64
     assert calls_per_actor(4, 1, None, PoolConfig()) == 1
     assert calls_per_actor(4, 1, engine, PoolConfig(calls_per_actor=3)) == 3
+
+
+def test_a_pass_without_an_engine_gets_more_actors_as_far_as_it_has_blocks_and_the_cluster_room() -> None:
+    default = ExecutionConfig()
+    assert [cpu_pool(blocks, 64, 64, default).size for blocks in (1, 31, 32, 250, 5_000)] == [1, 1, 2, 15, 32]
+    assert cpu_pool(250, 2, 8, default) == PoolConfig(size=1)
+    assert cpu_pool(1, 2, 8, ExecutionConfig(cpu_workers=3)).size == 3
+    assert cpu_pool(1, 2, 8, ExecutionConfig(cpu_workers=16)).size == 6  # with all CPUs taken a pass would hang
+
+
+class Slow(Stage):
+    """Takes a while over each row."""
+
+    name = "slow"
+
+    async def __call__(self, row: Row, engine: Engine | None) -> Row:
+        await asyncio.sleep(0.05)
+        return row
+
+
+@pytest.mark.parametrize("wanted", [2, None], ids=["said", "derived"])
+def test_several_actors_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int | None) -> None:
+    monkeypatch.setattr("pipeline.execution.hosting.cluster_processors", lambda: (4.0, 8.0))
+    run = run_with_prompts(tmp_path, 400)
+    slow = PassSpec("slow", "select", "prompts", "selections", [Slow()])
+    summary = run_pass(slow, run, quiet(rows_per_checkpoint=5, cpu_workers=wanted))
+    assert (summary.rows, summary.failed, summary.restarts) == (400, 0, 0)
+    assert summary.workers == 2
+    assert [r["prompt_id"] for r in rows_of(run, "selections", "prompt_id")] == [f"p{i}" for i in range(400)]
 
 
 def test_lost_rows_are_noticed(tmp_path: Path) -> None:

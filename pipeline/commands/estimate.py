@@ -64,17 +64,21 @@ def estimate(config: Config) -> Costs:
 def _estimate(config: Config, run: RunFolder, pilot: RunFolder) -> Costs:
     from pipeline.commands.run import jobs, run_jobs
     from pipeline.execution.cluster import cluster
+    from pipeline.execution.placing import cluster_processors
+    from pipeline.execution.sizes import blocks_of, cpu_pool
 
     execution = replace(config.execution, max_failed_rows=1.0, pilot=0)
     small = replace(config, out=pilot.name, execution=execution)
     with cluster(config.ray):
         run_jobs(small, jobs(config))
+        processors = cluster_processors()
     Ledger.transfer(run, "pilot", pilot)
     rows = read_pilot(pilot, spending.last_table(pilot))
     population = strata(run)
     total = sum(population.values())
     costs = extrapolate(config, rows, population, _audited(config, run, pilot))
-    costs.passes = extrapolate_passes(config, pilot, total / len(rows))
+    pool = cpu_pool(blocks_of(total, execution, engine=False), *processors, execution)
+    costs.passes = extrapolate_passes(config, pilot, total / len(rows), pool.most())
     for name, limit, spent in (
         ("tokens", config.limits.tokens, costs.tokens),
         ("money", config.limits.money, costs.money),

@@ -10,11 +10,12 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipeline.engines.base import EngineConfig, PoolConfig
+from pipeline.engines.base import PoolConfig
 from pipeline.execution.carry import Carry, ExtendingWorker
 from pipeline.execution.journal import JournalState, start_journal
-from pipeline.execution.placing import Placing
+from pipeline.execution.placing import Placing, cluster_processors
 from pipeline.execution.progress import Counts, ProgressActor, ProgressLine
+from pipeline.execution.sizes import calls_per_actor, cpu_pool
 from pipeline.execution.spec import PassSpec
 from pipeline.execution.together import SharedWorker, parts
 from pipeline.execution.worker import Worker
@@ -23,22 +24,7 @@ from pipeline.schema import METADATA_KEY
 from pipeline.settings import ExecutionConfig
 from pipeline.storage import RunFolder
 
-_CALLS_PER_ACTOR = (8, 64)
 _AHEAD = 4  # blocks beyond those that an actor may have open: it need not wait for Ray after each
-# Rows at hand x requests per row, as a multiple of what the engine works on at once. A block stays open until its
-# slowest row ends: with 4 rows a block, 4 candidates and exponentially distributed lengths, 1.5 keeps 44% of the engine
-# busy and 4 all of it; log-normal ones (sigma 1.5) take 8. When they begin is the worker's business (its ``Intake``).
-_FILL = 8
-
-
-def calls_per_actor(k: int, requests_per_row: int, engine: EngineConfig | None, pool: PoolConfig) -> int:
-    """Blocks that one actor may have open (c): c x k x requests per row is 8 x the engine's appetite, or more."""
-    if pool.calls_per_actor is not None:
-        return pool.calls_per_actor
-    if engine is None:
-        return 1
-    low, high = _CALLS_PER_ACTOR
-    return max(low, min(high, math.ceil(_FILL * engine.max_requests() / (k * max(1, requests_per_row)))))
 
 
 @dataclass
@@ -58,6 +44,7 @@ class Host:
         run: the run's folder.
         config: progress, and how to deal with faults.
         done, total: rows that are durable already, and of the pass.
+        k: rows per block.
 
     Attributes:
         name: of ``spec``.
@@ -65,15 +52,20 @@ class Host:
     """
 
     def __init__(
-        self, spec: PassSpec, owner: str, run: RunFolder, config: ExecutionConfig, done: int, total: int
+        self, spec: PassSpec, owner: str, run: RunFolder, config: ExecutionConfig, done: int, total: int, k: int
     ) -> None:
         self._spec = spec
         self._run = run
         self._config = config
-        self._rows = total - done
-        self._placing = Placing(spec.engine)
+        self._k = k
+        self._blocks = math.ceil((total - done) / k)
         self.name = spec.name
-        self.pool = spec.engine.pool if spec.engine else PoolConfig()
+        alone = owner == spec.name  # side by side with others there is no room that is known to be free
+        if spec.engine is not None:
+            self._pool = spec.engine.pool
+        else:
+            self._pool = cpu_pool(self._blocks, *cluster_processors(), config) if alone else PoolConfig()
+        self._placing = Placing(spec.engine, self._pool)
         self.progress = ProgressActor.remote()  # type: ignore[attr-defined]
         names = [stage.name for stage in spec.stages]
         place = owner if owner == spec.name else f"{owner}/{spec.name}"
@@ -81,18 +73,17 @@ class Host:
         self._line = ProgressLine(self.progress, spec.name, done, total, config.progress)
         self._line.start()
 
-    def onto(self, data: ray.data.Dataset, k: int, schema: pa.Schema, metadata: bytes) -> ray.data.Dataset:
+    def onto(self, data: ray.data.Dataset, schema: pa.Schema, metadata: bytes) -> ray.data.Dataset:
         """The blocks of ``data`` after this pool's stages.
 
         Args:
-            k: rows per block.
             schema: of the pass's input.
             metadata: provenance for the output's schema.
         """
         spec, config = self._spec, self._config
         # The first actor to come up must not take all blocks.
-        share = max(1, math.ceil(self._rows / k / self.pool.most()))
-        c = min(share, calls_per_actor(k, spec.requests_per_row, spec.engine, self.pool))
+        share = max(1, math.ceil(self._blocks / self._pool.most()))
+        c = min(share, calls_per_actor(self._k, spec.requests_per_row, spec.engine, self._pool))
         extending = {}
         if spec.extension:
             extending = {"extension": spec.extension, "carry": _carry(spec, self._run, schema)}
@@ -101,7 +92,7 @@ class Host:
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                **_pool_size(self.pool),
+                **_pool_size(self._pool),
                 max_concurrent_calls_per_actor=c,
                 max_tasks_in_flight_per_actor=min(share, c + _AHEAD),
                 enable_true_multi_threading=True,
@@ -137,10 +128,8 @@ class Host:
 
 
 def _pool_size(pool: PoolConfig) -> dict[str, int]:
-    if pool.min_size is not None or pool.max_size is not None:
-        low = pool.min_size or 1
-        return {"min_size": low, "max_size": max(low, pool.max_size or low)}
-    return {"size": pool.size or 1}
+    low, high = pool.bounds()
+    return {"size": low} if high is None else {"min_size": low, "max_size": high}
 
 
 def _carry(spec: PassSpec, run: RunFolder, schema: pa.Schema) -> Carry | None:
@@ -157,4 +146,4 @@ def _carry(spec: PassSpec, run: RunFolder, schema: pa.Schema) -> Carry | None:
     )
 
 
-__all__ = ["Host", "Outcome", "calls_per_actor"]
+__all__ = ["Host", "Outcome"]

@@ -11,7 +11,6 @@ a block goes from one to the next without being written between them (:mod:`pipe
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from pipeline.execution.hosting import Host, Outcome
 from pipeline.execution.journal import JournalState
 from pipeline.execution.observe import Histogram
 from pipeline.execution.progress import Counts
+from pipeline.execution.sizes import rows_per_block
 from pipeline.execution.source import read_table
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.execution.summary import earlier_summaries, summarise, summary_before
@@ -46,17 +46,6 @@ from pipeline.settings import ExecutionConfig
 from pipeline.storage import VERSION, RunFolder
 
 logger = logging.getLogger(__name__)
-
-_BLOCKS_GOAL = 1000  # about as many files as a pass writes, once it has enough rows
-_ROWS_PER_BLOCK = (4, 2000)  # small runs lose next to nothing; 10 million prompts make 5,000 files
-
-
-def rows_per_block(rows: int, config: ExecutionConfig) -> int:
-    """Rows per block (k): what is redone at most per block after a crash, and what one output file holds."""
-    if config.rows_per_checkpoint is not None:
-        return config.rows_per_checkpoint
-    low, high = _ROWS_PER_BLOCK
-    return max(low, min(high, math.ceil(rows / _BLOCKS_GOAL)))
 
 
 def run_pass(spec: PassSpec, run: RunFolder, config: ExecutionConfig, control: Control | None = None) -> PassSummary:
@@ -209,10 +198,10 @@ def _execute(
     ledger = Ledger(run, {s.name: _price(s) for s in spec.hosted})
     control.check_spent(*ledger.total())
     control.check()
-    k = rows_per_block(total, config)
+    k = rows_per_block(total, config, any(each.engine for each in spec.hosted))
     writes = sorted({n for stage in spec.stages for n in stage.writes})
     schema = with_provenance(with_columns(upstream.schema, [*writes, "usage", "errors"]), provenance(spec))
-    hosts = [Host(each, spec.name, run, config, resumed, total) for each in spec.hosted]
+    hosts = [Host(each, spec.name, run, config, resumed, total, k) for each in spec.hosted]
     watch = Watch(control, hosts, ledger, config, DurableRows(run, spec))
     context = DataContext.get_current()
     saved = (context.checkpoint_config, context.enable_progress_bars)
@@ -230,7 +219,7 @@ def _execute(
         control.begin_pass()
         data = read_table(run, spec.reads).repartition(target_num_rows_per_block=k)
         for host in hosts:
-            data = host.onto(data, k, upstream.schema, schema.metadata[METADATA_KEY])
+            data = host.onto(data, upstream.schema, schema.metadata[METADATA_KEY])
         data.write_parquet(run.make(*filter(None, (spec.writes, blocks))), filesystem=run.fs, compression="zstd")
         complete = True
         faults = [host.faults() for host in hosts]
@@ -270,4 +259,4 @@ def _cause(error: BaseException) -> str:
     return named[-1].strip() if named else f"{type(error).__name__}: {error}"
 
 
-__all__ = ["PassSpec", "PassSummary", "rows_per_block", "run_pass", "run_pools"]
+__all__ = ["PassSpec", "PassSummary", "run_pass", "run_pools"]

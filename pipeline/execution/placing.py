@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray
@@ -18,6 +19,13 @@ def nodes_up() -> list[NodeGroup]:
     return [NodeGroup(1, float(r.get("GPU", 0)), float(r.get("CPU", 0))) for r in alive]
 
 
+def cluster_processors() -> tuple[float, float]:
+    """(processors of the cluster's machines, CPUs that its Ray gives out, which may be more on a single machine)."""
+    nodes = nodes_up()
+    cpus = sum(node.cpus for node in nodes)
+    return (cpus if len(nodes) > 1 else min(cpus, len(os.sched_getaffinity(0)))), cpus
+
+
 class Placing:
     """What one pass asks of the cluster for its pool.
 
@@ -28,15 +36,17 @@ class Placing:
 
     Args:
         engine: the engine that the pool hosts; ``None`` for stages on the CPU.
+        pool: its size.
     """
 
-    def __init__(self, engine: EngineConfig | None) -> None:
+    def __init__(self, engine: EngineConfig | None, pool: PoolConfig) -> None:
         self._engine = engine
+        self._pool = pool
         self._groups: list[PlacementGroup] = []
 
     def resources(self) -> dict[str, Any]:
         """Arguments of ``map_batches`` that give every actor its CPUs and GPUs."""
-        engine, pool = self._engine, self._engine.pool if self._engine else PoolConfig()
+        engine, pool = self._engine, self._pool
         if engine is None or not engine.is_spread():
             return {"num_cpus": pool.num_cpus, "num_gpus": (gpus_each(engine) if engine else 0.0) or None}
         # Deprecated, and to go with Ray 2.64, but ray.data.llm needs it too and nothing replaces it yet: one fixed
@@ -48,7 +58,7 @@ class Placing:
         assert self._engine is not None
         tensor, pipeline = self._engine.parallel()
         bundles: list[dict[str, float]] = [{"GPU": 1} for _ in range(tensor * pipeline)]
-        bundles[0]["CPU"] = self._engine.pool.num_cpus
+        bundles[0]["CPU"] = self._pool.num_cpus
         self._groups.append(ray.util.placement_group(bundles, strategy="PACK"))
         strategy = PlacementGroupSchedulingStrategy(self._groups[-1], placement_group_capture_child_tasks=True)
         return {"scheduling_strategy": strategy}

@@ -19,8 +19,7 @@ import numpy as np
 from driving import durable, kill, start, words, write_prompts
 
 from pipeline.config import load_config
-from pipeline.execution.hosting import calls_per_actor
-from pipeline.execution.passes import rows_per_block
+from pipeline.execution.sizes import calls_per_actor, rows_per_block
 from pipeline.storage import RunFolder
 
 _REQUESTS = 2  # of a hedged set: the greedy answer, and the samples
