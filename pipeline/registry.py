@@ -61,6 +61,10 @@ class Registry(Generic[T]):
         except KeyError:
             raise ConfigError(f"{key}: unknown {self.what} {kind!r}{nearest(kind, self._items)}") from None
 
+    def __contains__(self, kind: object) -> bool:
+        self._load()
+        return kind in self._items
+
     def __iter__(self) -> Iterator[str]:
         self._load()
         return iter(sorted(self._items))

@@ -62,15 +62,18 @@ class Sink:
 
 
 def test_a_worker_reports_when_it_runs_dry_and_each_row_once() -> None:
-    sink = Sink()
-    reporter = Reporter(sink, lambda: None)
+    sink, flushed = Sink(), list[bool]()
+    reporter = Reporter(sink, lambda: flushed.append(True))
     for _ in range(3):
         reporter.enter()
     usage = [Usage("j", "s", "m", 1, 10, 4, 2)]
     reporter.leave(Row(0, "a"), [], usage, 0.5)
     reporter.leave(Row(1, "b"), [RowError("j", "s", "Kind", "why")], usage, 0.5)
-    assert sink.counts.rows == 0
+    reporter.rest()
+    assert sink.counts.rows == 0 and not flushed  # one row is still in flight
     reporter.leave(Row(2, "c"), [], [], 2.0)
+    reporter.rest()
+    assert flushed
     c = sink.counts
     assert (c.rows, c.failed, c.tokens, c.prompt_tokens, c.cached_tokens) == (3, 1, 4, 20, 8)
     assert c.latency.quantiles()["p99"] == pytest.approx(2, rel=0.023)

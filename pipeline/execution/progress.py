@@ -179,8 +179,12 @@ class Reporter:
         for e in errors[: _MAX_EVENTS - len(self._events)]:
             ids = {"row_id": row.row_id, "prompt_id": row.prompt_id}
             self._events.append({**ids, "stage": e.stage, "kind": e.kind, "error": e.message[:_MESSAGE]})
+
+    def rest(self) -> None:
+        """Some rows are done: where no other is in flight the actor may be about to go, so what is known is sent."""
         if not self._in_flight:
-            self._send()  # it may be the last one: the actor is about to go
+            self._flush()
+            self._send()
 
     async def run(self) -> None:
         """Send what was counted, every half second, for ever."""

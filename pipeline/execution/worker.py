@@ -148,6 +148,7 @@ class Worker:
     async def _done(self, table: pa.Table) -> pa.Table:
         rows = await asyncio.to_thread(self._rows, table)
         rows = await self._block(rows)
+        self._reporter.rest()
         return await asyncio.to_thread(self._stored, table, rows)
 
     def _rows(self, table: pa.Table) -> list[Row]:

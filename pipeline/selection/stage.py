@@ -100,6 +100,8 @@ class SelectStage(Stage):
 
     def _bar(self, pool: Pool) -> dict[str, object]:
         """Bar what may not be chosen, unless nothing else is left; returns what to record."""
+        if not (self.bar_truncated or self.bar_wrong_language):
+            return {}
         barred = frozenset(i for i in pool.selectable() if self._is_barred(pool.candidates[i], pool.row))
         if not barred:
             return {}
@@ -111,8 +113,10 @@ class SelectStage(Stage):
     def _is_barred(self, candidate: Candidate, row: Row) -> bool:
         if self.bar_truncated and candidate.finish_reason == "length":
             return True
+        if not self.bar_wrong_language:
+            return False
         language = task_for(row, self.tasks).answer_language(row)
-        return self.bar_wrong_language and is_language(candidate.text or "", language) is False
+        return is_language(candidate.text or "", language) is False
 
 
 def answer(row: Row, system: str) -> str | None:
