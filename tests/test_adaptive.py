@@ -160,6 +160,13 @@ def test_the_budget_is_kept_and_goes_where_it_gains_most() -> None:
     assert (deal_out(gains, room, unsure, 1500.0) * cost).sum() < 1500 - 100  # kept back for answers that are longer
 
 
+def test_a_prompt_is_not_given_what_only_candidates_beyond_its_room_would_gain() -> None:
+    gains = np.array([[0.0, 1.0], [0.3, 0.4]])
+    one = Lengths(np.ones(2), np.zeros(2), 0.0)
+    assert deal_out(gains, np.array([1, 2]), one, 1.0).tolist() == [0, 1]
+    assert deal_out(gains, np.array([2, 2]), one, 1.0).tolist() == [1, 0]
+
+
 def test_a_tie_between_prompts_is_shared_evenly() -> None:
     """Equal prompts get equally many, but for what is left over."""
     scores = np.tile([1.0, 2.0, 3.0, 4.0], (10, 1))

@@ -153,7 +153,17 @@ def test_rows_that_fail_get_no_more_and_are_kept(tmp_path: Path) -> None:
     assert sizes(rows, "hedged")[3] == 3 == sizes(rows, "hedged")[5]
     assert all(c["error"] for c in rows[3]["candidates"]) and rows[3]["errors"]
     assert max(sizes(rows, "hedged")) > 3
+    assert_adds_up_with_failures(run, rows)
+
+    mended = [*words(tmp_path / "run", prompts), *REWARDED]
+    assert main(["retry", run.name, "engines.generator.fail=null", "engines.reward.fail=null"]) == 0
+    generate.run(load_config(mended))  # finished: it gives the account
+    rows = rows_of(run, "candidates", "candidates", "usage", "errors")
+    assert sizes(rows, "hedged")[3] > 3 and not any(row["errors"] for row in rows)
+    assert_adds_up_with_failures(run, rows)
+
+
+def assert_adds_up_with_failures(run: RunFolder, rows: list[dict[str, Any]]) -> None:
     found = run.read_json("manifest.json")["adaptive"]["hedged"]
-    assert found["adds_up"] is True and found["spent"] == sum(
-        c["num_tokens"] or 0 for row in rows for c in row["candidates"]
-    )
+    assert found["adds_up"] is True and found["lost"] == 0
+    assert found["spent"] == sum(c["num_tokens"] or 0 for row in rows for c in row["candidates"])

@@ -87,8 +87,9 @@ def deal_out(gains: Floats, room: Ints, expected: Lengths, budget: float, least:
     most = gains.shape[1]
     if not most or budget <= 0:
         return np.zeros(len(gains), np.int64)
-    steps = np.diff(concave(gains), axis=1, prepend=0.0)
     number = np.arange(1, most + 1)
+    within = np.minimum(number - 1, np.maximum(room - 1, 0)[:, None])  # no slope leads beyond a prompt's own room
+    steps = np.diff(concave(np.take_along_axis(gains, within, axis=1)), axis=1, prepend=0.0)
     wanted: Bools = (steps > max(least, 1e-12)) & (number[None, :] <= room[:, None])
     rows, columns = np.nonzero(wanted)
     worth = steps[rows, columns] / expected.mean[rows]

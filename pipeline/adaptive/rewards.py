@@ -27,7 +27,7 @@ _LEAST = 0.05  # the smallest spread on it, as a share of the batch's
 _OFFSETS = np.linspace(-3.5, 3.5, 15)  # places of a law's mean, in standard errors of the scores' mean
 _ITERATIONS = 100
 _FIT_SHAPE, _FIT = 500, 2_000  # prompts that the shape and the frequencies are fitted to, at most
-_CHUNK = 5_000  # prompts worked on at a time
+_CHUNK = 1_000  # prompts worked on at a time
 
 
 def reward_gains(scores: Floats, drawn: Floats, most: int) -> Floats:
@@ -71,13 +71,15 @@ class _Scores:
     def take(self, rows: Ints) -> _Scores:
         return _Scores(self.drawn[rows])
 
-    def laws(self, shape: Shape, grid: Floats) -> Iterator[tuple[int, int, Floats]]:
-        """(spread, offset, log likelihood [P]) of every law on the grid, up to a constant a row."""
-        error = 1 / np.sqrt(np.maximum(self.count, 1))
+    def laws(self, shape: Shape, grid: Floats) -> Iterator[tuple[int, Floats]]:
+        """(spread, log likelihood [P, offsets]) of the laws of every spread, up to a constant a row."""
+        places = _OFFSETS / np.sqrt(np.maximum(self.count, 1))[:, None]
         for g, spread in enumerate(grid):
-            for h, offset in enumerate(_OFFSETS):
-                each = shape.log_density(self.apart / spread - (offset * error)[:, None])
-                yield g, h, np.where(self.valid, each, 0.0).sum(axis=1) - (self.count - 1) * np.log(spread)
+            each = shape.log_density(self.apart[:, None, :] / spread - places[:, :, None])
+            yield (
+                g,
+                np.where(self.valid[:, None, :], each, 0.0).sum(axis=2) - ((self.count - 1) * np.log(spread))[:, None],
+            )
 
 
 def _some(rows: Ints, most: int) -> Ints:
@@ -95,9 +97,9 @@ def _fit(data: _Scores, grid: Floats) -> tuple[Shape, Floats]:
 
 def _frequencies(data: _Scores, shape: Shape, grid: Floats) -> tuple[float, Floats]:
     """(log likelihood of the batch, frequencies [G] of the spreads that make it largest)."""
-    log = np.full((len(data.count), len(grid)), -np.inf)
-    for g, _, each in data.laws(shape, grid):
-        log[:, g] = np.logaddexp(log[:, g], each)
+    log = np.empty((len(data.count), len(grid)))
+    for g, each in data.laws(shape, grid):
+        log[:, g] = np.logaddexp.reduce(each, axis=1)
     top = log.max(axis=1, keepdims=True)
     likelihood, prior = np.exp(log - top), np.full(len(grid), 1 / len(grid))
     for _ in range(_ITERATIONS):
@@ -110,15 +112,15 @@ def _expected(data: _Scores, best: Floats, shape: Shape, grid: Floats, prior: Fl
     """Expected gains [P, most] over the posterior of each row's law."""
     log_prior = np.log(np.maximum(prior, 1e-300))
     log = np.empty((len(best), len(grid), len(_OFFSETS)))
-    for g, h, each in data.laws(shape, grid):
-        log[:, g, h] = each + log_prior[g]
+    for g, each in data.laws(shape, grid):
+        log[:, g] = each + log_prior[g]
     posterior = np.exp(log - log.max(axis=(1, 2), keepdims=True))
     posterior /= posterior.sum(axis=(1, 2), keepdims=True)
-    gains, error = np.zeros((len(best), most)), 1 / np.sqrt(data.count)
+    gains, places = np.zeros((len(best), most)), _OFFSETS / np.sqrt(data.count)[:, None]
     for g, spread in enumerate(grid):
         if posterior[:, g].max() < 1e-5:
             continue
-        for h, offset in enumerate(_OFFSETS):
-            distance = (best - data.mean) / spread - offset * error
-            gains += (posterior[:, g, h] * spread)[:, None] * shape.gains(distance, most)
+        distance = ((best - data.mean) / spread)[:, None] - places
+        each = shape.gains(distance.ravel(), most).reshape(*distance.shape, most)
+        gains += spread * np.einsum("ph,phm->pm", posterior[:, g], each)
     return cast(Floats, gains)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.adaptive.decide import Decision, State, decide
 from pipeline.adaptive.known import SCORER
 from pipeline.adaptive.settings import VOTING, Adaptive
+from pipeline.hashing import digest
 from pipeline.stats.arrays import Ints
 from pipeline.stats.choices import nested
 from pipeline.storage import RunFolder
@@ -69,9 +70,7 @@ def decided(run: RunFolder, source: str, this: Round) -> Ints:
         budget = float(_meta(before)["budget"]) if before is not None else None
         made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budget)
         stored = _table(ids, state, made, this, marker)
-        run.make(FOLDER)
-        with run.whole(FOLDER, this.file()) as path:
-            pq.write_table(stored, path, filesystem=run.fs)
+        _store(run, this.file(), stored)
     more = np.zeros(marker["rows"], np.int64)
     more[stored.column("row_id").to_numpy()] = stored.column("more").to_numpy()
     return more
@@ -100,33 +99,44 @@ def _table(ids: Ints, state: State, made: Decision, this: Round, marker: dict[st
 
 def read_state(run: RunFolder, source: str, this: Round) -> tuple[Ints, State]:
     """(row ids, the numbers of their candidates) of a finished table, by ``row_id``; texts are not read."""
-    rows = sorted(_rows(run, source, this), key=lambda row: row[0])
-    width = max((len(row[1]) for row in rows), default=0)
-    shape = (len(rows), width)
-    scores, tokens, drawn = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool)
-    for i, (_, candidates, values) in enumerate(rows):
-        size = len(candidates)
-        tokens[i, :size] = [np.nan if count is None else count for _, count in candidates]
-        drawn[i, :size] = [origin == "sample" for origin, _ in candidates]
-        known = [np.nan if v is None else v for v in values[:size]]
-        scores[i, : len(known)] = known
-    count = np.array([len(row[1]) for row in rows], np.int64)
-    return np.array([row[0] for row in rows], np.int64), State(scores, tokens, drawn, count)
+    parts = [_numbers(batch, this) for batch in run.leaves(source, _wanted)]
+    width = max((part[1].tokens.shape[1] for part in parts), default=0)
+    ids = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
+    order = np.argsort(ids, kind="stable")
+
+    def whole(name: str, empty: float | bool) -> Any:
+        grids = [getattr(part[1], name) for part in parts]
+        wide = [np.pad(g, ((0, 0), (0, width - g.shape[1])), constant_values=empty) for g in grids]
+        return np.concatenate([np.full((0, width), empty), *wide])[order]
+
+    count = np.concatenate([np.empty(0, np.int64), *(part[1].count for part in parts)])[order]
+    return ids[order], State(whole("scores", np.nan), whole("tokens", np.nan), whole("drawn", False), count)
 
 
-def _rows(
-    run: RunFolder, source: str, this: Round
-) -> Iterator[tuple[int, list[tuple[str, int | None]], list[float | None]]]:
-    """(row_id, [(origin, tokens)], scores) of the rows that the decision is about."""
+def _numbers(batch: pa.RecordBatch, this: Round) -> tuple[Ints, State]:
+    """(row ids, numbers) of one batch's rows that the decision is about, in their order."""
     scorer = SCORER + str(this.settings.by)
-    for batch in run.leaves(source, _wanted):
-        pools = nested(batch, "candidates", *_CANDIDATE)
-        scores = nested(batch, "scores", "scorer", "plan", "values")
-        for row_id, pool, numbers in zip(batch.column("row_id").to_pylist(), pools, scores, strict=True):
-            if row_id >= this.start:
-                mine = [(origin, count) for plan, origin, count in pool if plan == this.set_name]
-                found = [values for name, plan, values in numbers if (name, plan) == (scorer, this.set_name)]
-                yield row_id, mine, found[0] if found else []
+    ids, pools, values = [], [], []
+    every = nested(batch, "candidates", *_CANDIDATE)
+    numbers = nested(batch, "scores", "scorer", "plan", "values")
+    for row_id, pool, scores in zip(batch.column("row_id").to_pylist(), every, numbers, strict=True):
+        if row_id >= this.start:
+            ids.append(row_id)
+            pools.append([(origin, tokens) for plan, origin, tokens in pool if plan == this.set_name])
+            found = [known for name, plan, known in scores if (name, plan) == (scorer, this.set_name)]
+            values.append(found[0] if found else [])
+    shape = (len(ids), max(map(len, pools), default=0))
+    state = State(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool), _lengths(pools))
+    for i, (pool, known) in enumerate(zip(pools, values, strict=True)):
+        state.tokens[i, : len(pool)] = [np.nan if tokens is None else tokens for _, tokens in pool]
+        state.drawn[i, : len(pool)] = [origin == "sample" for origin, _ in pool]
+        known = [np.nan if value is None else value for value in known[: len(pool)]]
+        state.scores[i, : len(known)] = known
+    return np.array(ids, np.int64), state
+
+
+def _lengths(pools: list[list[Any]]) -> Ints:
+    return np.array([len(pool) for pool in pools], np.int64)
 
 
 def _wanted(top: str, leaf: str) -> bool:
@@ -159,6 +169,7 @@ class PlanAccount:
         budget: tokens of all rounds together.
         rounds: one entry a round.
         candidate_tokens: the sum of what the candidates say of their own lengths.
+        lost: tokens of rows that failed half-way (``execution.row_seconds``): spent, and no candidate to show for them.
         sizes: candidates per prompt -> prompts.
     """
 
@@ -166,6 +177,7 @@ class PlanAccount:
     budget: float
     rounds: list[Account]
     candidate_tokens: int
+    lost: int
     sizes: dict[int, int]
 
     @property
@@ -177,7 +189,9 @@ class PlanAccount:
     def adds_up(self) -> bool:
         """Whether rounds and candidates agree, in tokens and in numbers."""
         candidates = sum(size * prompts for size, prompts in self.sizes.items())
-        return self.spent == self.candidate_tokens and candidates == sum(each.candidates for each in self.rounds)
+        return self.spent == self.candidate_tokens + self.lost and candidates == sum(
+            each.candidates for each in self.rounds
+        )
 
 
 def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive, table: str = "candidates") -> PlanAccount:
@@ -186,8 +200,8 @@ def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive, table:
     """
     rounds = [Account() for _ in range(settings.rounds)]
     budget = _count_decisions(run, plan, rounds)
-    tokens, sizes = _count_candidates(run.leaves(table, _counted), plan, set_name, rounds)
-    return PlanAccount(plan, budget, rounds, tokens, sizes)
+    tokens, lost, sizes = _count_candidates(run.leaves(table, _counted), plan, set_name, rounds)
+    return PlanAccount(plan, budget, rounds, tokens, lost, sizes)
 
 
 def _count_decisions(run: RunFolder, plan: str, rounds: list[Account]) -> float:
@@ -215,26 +229,62 @@ def _count_decisions(run: RunFolder, plan: str, rounds: list[Account]) -> float:
 
 def _count_candidates(
     batches: Iterable[pa.RecordBatch], plan: str, set_name: str, rounds: list[Account]
-) -> tuple[int, dict[int, int]]:
-    """Add the tokens of ``usage`` to each round; returns the candidates' own tokens, and their number -> prompts."""
+) -> tuple[int, int, dict[int, int]]:
+    """Add the tokens of ``usage`` to each round; returns the candidates' own tokens, those of failed rows that no
+    candidate has, and the candidates' number -> prompts.
+    """
     stages = {f"generate:{plan}" + (f":{r}" if r > 1 else ""): each for r, each in enumerate(rounds, 1)}
     sizes: Counter[int] = Counter()
-    tokens = 0
+    tokens = lost = 0
     for batch in batches:
         pools = nested(batch, "candidates", "plan", "num_tokens")
         usages = nested(batch, "usage", "stage", "completion_tokens")
-        for pool, used in zip(pools, usages, strict=True):
+        errors = nested(batch, "errors", "stage")
+        for pool, used, failed in zip(pools, usages, errors, strict=True):
             mine = [count or 0 for name, count in pool if name == set_name]
             tokens += sum(mine)
             sizes[len(mine)] += bool(mine)
-            for stage, completion in used:
-                if stage in stages:
-                    stages[stage].tokens += completion or 0
-    return tokens, {size: prompts for size, prompts in sorted(sizes.items()) if prompts}
+            spent = {stage: completion or 0 for stage, completion in used if stage in stages}
+            for stage, completion in spent.items():
+                stages[stage].tokens += completion
+            if any(stage in stages for (stage,) in failed):
+                lost += sum(spent.values()) - sum(mine)
+    return tokens, lost, {size: prompts for size, prompts in sorted(sizes.items()) if prompts}
 
 
 def _counted(top: str, leaf: str) -> bool:
-    return leaf in {"candidates": {"plan", "num_tokens"}, "usage": {"stage", "completion_tokens"}}.get(top, ())
+    known = {"candidates": {"plan", "num_tokens"}, "usage": {"stage", "completion_tokens"}, "errors": {"stage"}}
+    return leaf in known.get(top, ())
 
 
-__all__ = ["FOLDER", "Account", "PlanAccount", "Round", "account", "decided", "read_state"]
+def adopt(run: RunFolder, retried: RunFolder, ids: Ints) -> None:
+    """Take over what a retry has decided about some of the run's rows; what had been decided about them before goes.
+
+    Args:
+        retried: the retry's own run, whose row i is the run's ``ids[i]``.
+        ids: ascending.
+    """
+    for path in retried.parquet_files(FOLDER):
+        new = retried.read_table(FOLDER, path.rpartition("/")[2])
+        if new is None:
+            continue
+        mine = new.column("row_id").to_numpy()
+        new = new.filter(pa.array(mine < len(ids)))  # rows that only begin with a later job are not decided about
+        new = new.set_column(0, "row_id", pa.array(ids[new.column("row_id").to_numpy()]))
+        meta = _meta(new)
+        name = f"{meta['plan']}-{meta['round']}-retry-{digest(ids.tolist(), size=6)}.parquet"
+        for old_path in run.parquet_files(FOLDER):
+            old_name = old_path.rpartition("/")[2]
+            old = run.read_table(FOLDER, old_name)
+            if old is not None and (_meta(old)["plan"], _meta(old)["round"]) == (meta["plan"], meta["round"]):
+                _store(run, old_name, old.filter(pa.array(~np.isin(old.column("row_id").to_numpy(), ids))))
+        _store(run, name, new)
+
+
+def _store(run: RunFolder, name: str, table: pa.Table) -> None:
+    run.make(FOLDER)
+    with run.whole(FOLDER, name) as path:
+        pq.write_table(table, path, filesystem=run.fs)
+
+
+__all__ = ["FOLDER", "Account", "PlanAccount", "Round", "account", "adopt", "decided", "read_state"]

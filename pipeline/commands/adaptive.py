@@ -83,6 +83,7 @@ def report_account(current: Job) -> None:
         print(
             f"{found.spent:,} of {found.budget:,.0f} tokens spent; {min(sizes, default=0)} to {max(sizes, default=0)} "
             f"candidates a prompt, {candidates / max(prompts, 1):.1f} on average"
+            + (f"; {found.lost:,} tokens went into rows that failed half-way" if found.lost else "")
             + ("" if found.adds_up else "; the rounds and the candidates DO NOT ADD UP: please report this")
         )
         kept = {**asdict(found), "spent": found.spent, "adds_up": found.adds_up}

@@ -46,6 +46,7 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
 
 
 def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[str]) -> None:
+    from pipeline.adaptive.rounds import adopt
     from pipeline.execution.cluster import cluster
 
     retry = Retry(run, steps)
@@ -62,6 +63,7 @@ def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[st
         for step in steps:
             if retry.join(step):
                 _JOBS[step.job](again)
+    adopt(run, retry.work, retry.starts.get("generate", np.empty(0, np.int64)))
     retry.finish()
     left = len(np.unique(np.concatenate([failed_rows(run, step) for step in steps])))
     done = {"rows": rows, "failed_again": left, "settings": list(words)}
