@@ -11,7 +11,9 @@ which each is a cluster of its own.
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
 adaptive really used, as a share of what uniform N used. ``uniform``: what three quarters of N for every prompt lose
 themselves. All in points of 0 to 100: chrF; the candidate's mean token probability (geometric) in percent; the share of
-prompts with the right answer, with the answer that leads among all M, or with the law's true mode.
+prompts with the right answer, with the model's most frequent answer, or with the law's true mode. The model's most
+frequent answer is the one that leads in the second half of a stored pool, of which nothing is drawn: among candidates
+that can be drawn, whoever draws more of them would be right by that alone.
 """
 
 from __future__ import annotations
@@ -160,11 +162,16 @@ def stored(path: str) -> list[Pools]:
             Pools(f"{name}: token probability", 100 * np.exp(grid("logprob")), tokens),
         ]
     answers = np.array([-1 if a is None else a for a in table["answer"].to_pylist()], np.int64).reshape(prompts, -1)
-    votes = Pools("", None, tokens, answers).scores(np.ones(tokens.shape, bool))
-    top = np.nanmax(np.nan_to_num(votes), axis=1, keepdims=True)
+    half = tokens.shape[1] // 2
+    unseen = Pools("", None, tokens[:, half:], answers[:, half:]).scores(
+        np.ones((prompts, tokens.shape[1] - half), bool)
+    )
+    best = np.nan_to_num(unseen) == np.nan_to_num(unseen).max(axis=1, keepdims=True)
+    leads = [set(row[top & (row >= 0)]) for row, top in zip(answers[:, half:], best, strict=True)]
+    mode = np.array([[100.0 * (a in lead) for a in row] for row, lead in zip(answers[:, :half], leads, strict=True)])
     return [
         Pools(f"{name}: votes, right answers", None, tokens, answers, np.nan_to_num(quality)),
-        Pools(f"{name}: votes, as all {tokens.shape[1]}", None, tokens, answers, 100.0 * ((votes == top) & (top > 0))),
+        Pools(f"{name}: votes, most frequent", None, tokens[:, :half], answers[:, :half], mode),
     ]
 
 
@@ -184,7 +191,7 @@ def main() -> int:
         every += [(pools, max(args.repeats // 3, 1)) for pools in laws]
     results = {}
     print(
-        f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}{'uniform':>9}",
+        f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}{'uniform':>9}{'shuffles':>10}",
         flush=True,
     )
     for pools, repeats in every:
@@ -197,7 +204,7 @@ def main() -> int:
         kept["uniform"] = [round(compare(pools, None, args.uniform, repeats, args.seed)[0], 3)]
         cells += f"{kept['uniform'][0]:+9.2f}"
         results[pools.name] = kept
-        print(f"{pools.name:34}{cells}", flush=True)
+        print(f"{pools.name:34}{cells}{repeats:10}", flush=True)
     print(json.dumps({**vars(args), "results": results}))
     return 0
 

@@ -3,11 +3,11 @@
     python scripts/bench/overhead.py [prompts=20000] [pairs=2] [forms=engine,constant] [key=value ...]
 
 The engine is the dummy one without latency, five candidates a prompt. The bare side is what a user writes by hand:
-read_parquet, repartition, map_batches on one actor, write_parquet, twice, with the same columns and block size,
-and nothing else: no retries, journal, checkpoint, progress, or verdict about lost rows. It comes in two forms: `engine`
-asks the same dummy engine for the same texts, `constant` writes one text over and over, so that the cost of making
-texts up is not taken for the framework's. Times are those of the passes, from plan to last write: Ray's start, reading
-the prompts and compaction apart. Sides alternate. The last line of JSON holds the numbers.
+read_parquet, repartition, map_batches on one actor, write_parquet, twice, with the same input files, columns and block
+size, and nothing else: no retries, journal, checkpoint, progress, or verdict about lost rows. It comes in two forms:
+`engine` asks the same dummy engine for the same texts, `constant` writes one text over and over, so that the cost of
+making texts up is not taken for the framework's. Times are those of the passes, from plan to last write: Ray's start,
+reading the prompts and compaction apart. Sides alternate. The last line of JSON holds the numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SELECTORS = [f"selectors.{name}=null" for name in _OTHERS]  # of the preset's, 
 
 def ours(prompts: Path, out: Path, more: Sequence[str]) -> dict[str, float]:
     """Seconds of the generate pass and of the select pass."""
-    config = words(prompts, out, [*_SELECTORS, *more])
+    config = words(prompts, out, [*_SELECTORS, "execution.cpu_workers=1", *more])
     for job in ("generate", "select"):
         process = start(config, job)
         if process.wait():
@@ -58,18 +58,18 @@ def _bare(folder: Path, out: Path, form: str) -> dict[str, float]:
     import ray
     from ray.data import ActorPoolStrategy
 
-    from pipeline.execution.passes import rows_per_block
+    from pipeline.execution.sizes import rows_per_block
     from pipeline.execution.source import read_table
     from pipeline.settings import ExecutionConfig
 
     run = RunFolder(str(folder))
     ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
     ray.data.DataContext.get_current().enable_progress_bars = False
-    k = rows_per_block(run.dataset("prompts").count_rows(), ExecutionConfig())
-    seconds = {}
-    for job, source in (("generate", None), ("select", out / "generate")):
+    rows, seconds = run.dataset("prompts").count_rows(), {}
+    for job in ("generate", "select"):
         started = time.monotonic()
-        data = ray.data.read_parquet(str(source)) if source else read_table(run, "prompts")
+        k = rows_per_block(rows, ExecutionConfig(), engine=job == "generate")
+        data = read_table(run, "prompts" if job == "generate" else "candidates")
         data.repartition(target_num_rows_per_block=k).map_batches(
             _Bare,
             fn_constructor_args=(job, form),

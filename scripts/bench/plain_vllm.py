@@ -30,7 +30,7 @@ class Plain:
         env = {**CPU_SETTINGS, **os.environ}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
         atexit.register(self.close)
-        self.versions = self._ask(engine_args)
+        self._ask(engine_args)
 
     def chat(self, conversations: list[list[dict[str, Any]]], seeds: list[int] | None, **params: Any) -> dict[str, Any]:
         """One ``LLM.chat`` call; see :func:`serve` for what comes back."""

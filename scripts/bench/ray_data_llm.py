@@ -1,12 +1,13 @@
 """``lemonpress generate`` beside ``ray.data.llm``: N candidates a prompt, end to end, each in a new process.
 
-    python scripts/bench/ray_data_llm.py [pairs=2] [config name, file or key=value ...]
+    python scripts/bench/ray_data_llm.py [pairs=1] [config name, file or key=value ...]
 
 ``ray.data.llm`` gives one answer a row, so its side is what its users write: read the prompts, ``flat_map`` each to N
 rows (beside each other, so that they share their prefix), ``build_processor``, write Parquet. Its settings: the same
 engine arguments as ours (vLLM's statistics on, as by its default), blocks of one batch, and 8 batches of 16 rows at
-once, so that twice ``max_num_seqs`` rows are at the engine (its guide wants batch_size x max_concurrent_batches to fill
-it, and prefers many small batches). The local cluster has 8 logical CPUs on both sides. Wall time is that of the whole
+once, so that twice ``max_num_seqs`` rows are at the engine (its guide wants batch_size x max_concurrent_batches to
+fill it, and prefers many small batches). The local cluster has 8 logical CPUs on both sides, and workers of normal
+priority (Ray's own are nice, which costs an engine on the CPU some of its speed). Wall time is that of the whole
 process: Python's start to its end. The time at the engine goes from the first request's arrival to the last one's end.
 Prompts are given as to ``engine.py``. A last line of JSON holds the numbers.
 """
@@ -72,7 +73,8 @@ def ray_data_llm(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     folder.mkdir()
     (folder / "request.json").write_text(json.dumps(request))
-    env = {k: v for k, v in {**CPU_SETTINGS, **os.environ}.items() if k != "RAY_ADDRESS"}
+    settings = {**CPU_SETTINGS, "RAY_worker_niceness": "0", **os.environ}
+    env = {k: v for k, v in settings.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, __file__, "user", str(folder / "request.json"), str(folder / "out")]
     started = time.monotonic()
     ended = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -157,7 +159,7 @@ def main(words: Sequence[str]) -> dict[str, Any]:
     own = dict(word.split("=", 1) for word in words if word.startswith("pairs="))
     rest = [word for word in words if not word.startswith("pairs=")]
     with tempfile.TemporaryDirectory() as folder:
-        return measure(int(own.get("pairs", 2)), rest, Path(folder))
+        return measure(int(own.get("pairs", 1)), rest, Path(folder))
 
 
 if __name__ == "__main__":

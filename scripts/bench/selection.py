@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from side_by_side import Load, machine, table
+from side_by_side import Load, Ratio, machine, ratio, table
 
 from pipeline.hashing import hash_rng
 from pipeline.records import Candidate, Row
@@ -40,7 +40,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "reference_subset, R=16": {"approximation": "reference_subset", "references": 16},
     "aggregate": {"approximation": "aggregate"},
 }
-SLOW_SETS, MEDIUM_SETS = 2, 6
+SLOW_SETS, MEDIUM_SETS, PAIRED_SETS = 2, 6, 5
 Sets = list[list[str]]
 
 
@@ -167,6 +167,12 @@ def _seconds(run: Callable[[Sets], object], texts: list[str]) -> float:
     return time.perf_counter() - started
 
 
+def beside_sacrebleu(sets: Sets) -> Ratio:
+    """The double loop's time to ours, set by set, one right after the other."""
+    pairs = [(_seconds(sacrebleu_loop, texts), _seconds(choose, texts)) for texts in sets]
+    return ratio(*zip(*pairs, strict=True))
+
+
 def measure(source: str | None, count: int, sizes: Sequence[int]) -> dict[str, Any]:
     """All tables."""
     print(machine())
@@ -189,6 +195,9 @@ def measure(source: str | None, count: int, sizes: Sequence[int]) -> dict[str, A
         row["sets"] = min(most, len(whole))
         speed.append(row)
     print(table(speed), flush=True)
+    ratios = {n: beside_sacrebleu([texts[:n] for texts in whole[:PAIRED_SETS]]) for n in sizes}
+    for n, found_ratio in ratios.items():
+        print(f"N={n}: time of sacrebleu's double loop to that of the exact form: {found_ratio}", flush=True)
     for n in sizes:
         sets = [texts[:n] for texts in whole]
         utilities = [[u or 0.0 for u in mean_of_others(chrf_matrix(texts, texts))] for texts in sets]
@@ -199,7 +208,13 @@ def measure(source: str | None, count: int, sizes: Sequence[int]) -> dict[str, A
                 found = losses(sets, options, exact, utilities)
                 quality.append({"N": n, "form": name, **found, "loss of a random choice": scale})
     print(table(quality))
-    return {"milliseconds": speed, "approximations": quality, "sets": len(whole), "characters": characters}
+    return {
+        "milliseconds": speed,
+        "sacrebleu_to_exact": {n: found_ratio.median for n, found_ratio in ratios.items()},
+        "approximations": quality,
+        "sets": len(whole),
+        "characters": characters,
+    }
 
 
 if __name__ == "__main__":
