@@ -1,126 +1,184 @@
 """What further candidates are expected to gain where the one with the highest score is chosen.
 
-A prompt's scores are taken as draws from a law of its own, with a mean and a spread. Four scores say little about a
-spread, so its posterior is shared out over a grid of spreads whose frequencies are fitted to the whole batch
-(empirical Bayes: the nonparametric maximum likelihood of a mixture, by EM); the mean has a flat prior. All laws of a
-batch have one shape, more or less skewed to either side (:mod:`pipeline.adaptive.shapes`): the one that makes the batch
-most likely. With M the best score so far, m more candidates gain E[max(M, X_1 .. X_m)] - M, on average over the
-posterior.
+That is learned from the batch, because scores differ in how they are spread: chrF and probabilities end at a bound, and
+a spread may come from bad outliers, which say nothing of better ones. At every earlier number of candidates, what the
+next one really gained is regressed on what was known before it was drawn: how many spreads the best score lay above the
+mean, the spread, the number of candidates, the level of the best score, and its lead over the second. The regression is
+log-linear (Poisson quasi-likelihood, which needs no more than the mean to be right), and a ridge draws it towards what
+about holds for normal laws, so that a small batch is no worse off than with these.
 
-To fit each prompt's law in a first round, and to deal out the rest by expected gain, is AdaBoN's idea (arXiv
-2505.12050), which fits a kernel density a prompt from a larger first round. Gains are in the score's own unit, because
-the mean score of the chosen candidates is what the selector maximises: no prompt is rescaled.
+Whether a prompt went on depended on what was known by then, and not on the next candidate: so to learn from those that
+did is no bias. The candidates of the first round are exchangeable, and every cyclic order of them is learned from.
+
+To deal out the rest by expected gain after a first round is AdaBoN's idea (arXiv 2505.12050), which fits a kernel
+density a prompt from a larger first round. Gains are in the score's own unit, because the mean score of the chosen
+candidates is what the selector maximises: no prompt is rescaled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
-from pipeline.adaptive.shapes import SHAPES, Shape
-from pipeline.stats.arrays import Floats, Ints
+from pipeline.stats.arrays import Bools, Floats, Ints
 
-_SPREADS = 20  # points of the grid
-_LEAST = 0.05  # the smallest spread on it, as a share of the batch's
-_OFFSETS = np.linspace(-3.5, 3.5, 15)  # places of a law's mean, in standard errors of the scores' mean
-_ITERATIONS = 100
-_FIT_SHAPE, _FIT = 500, 2_000  # prompts that the shape and the frequencies are fitted to, at most
-_CHUNK = 1_000  # prompts worked on at a time
+_NORMAL = np.array([0.0, -1.0, 1.0, -1.0, 0.0, 0.0])
+"""Coefficients before anything is learned: of (1, luck, log spread, log number, level, lead)."""
+_RIDGE = 1.0
+_SHRINK = 3  # degrees of freedom that the batch's variance counts for beside a prompt's own
+_LUCK = (-1.0, 6.0)
+_LEARN = 2_000  # prompts that are learned from, at most
+_STEPS = 50
 
 
 def reward_gains(scores: Floats, drawn: Floats, most: int) -> Floats:
     """Expected gain of 1 to ``most`` further candidates.
 
     Args:
-        scores: of all candidates so far [P, N]; NaN = none, or invalid. The best of them is what is to be improved on.
+        scores: of all candidates so far [P, N], in the order in which they were drawn; NaN = none, or invalid. The best
+            of them is what is to be improved on.
         drawn: of those that further candidates are like (the greedy one is not) [P, N], NaN elsewhere.
         most: largest number of further candidates.
 
     Returns:
-        [P, most], in the scores' unit; 0 for prompts without a score, and for all where no prompt's scores differ.
+        [P, most], in the scores' unit; 0 for prompts without a drawn score, and where no prompt's scores differ.
     """
     gains = np.zeros((len(scores), most))
-    scores = np.where(np.isfinite(scores), scores, np.nan)
-    data = _Scores(np.where(np.isfinite(drawn), drawn, np.nan))
-    pooled = data.variance[data.count > 1]
-    if not most or not len(pooled) or not pooled.any():
+    prompts = _Prompts.of(scores, drawn)
+    known = np.flatnonzero(prompts.count > 0)
+    spread = prompts.spread()
+    if not most or not len(known) or not spread:
         return gains
-    typical = float(np.sqrt(pooled.mean()))
-    grid = np.geomspace(_LEAST * typical, max(3 * typical, 2 * float(np.sqrt(pooled.max()))), _SPREADS)
-    shape, prior = _fit(data, grid)
-    known = np.flatnonzero(data.count > 0)
-    for start in range(0, len(known), _CHUNK):
-        rows = known[start : start + _CHUNK]
-        gains[rows] = _expected(data.take(rows), np.nanmax(scores[rows], axis=1), shape, grid, prior, most)
+    view = _View(spread, *_level(prompts.best()[known]))
+    unit, coefficients = _learn(prompts.take(known[:: -(-len(known) // _LEARN)]), view)
+    for count in np.unique(prompts.count[known]):
+        rows = np.flatnonzero(prompts.count == count)
+        next_one = unit * np.exp(np.clip(view.features(prompts.take(rows), int(count)) @ coefficients, -30, 20))
+        gains[rows] = next_one[:, None] * _growth(int(count), most)
     return gains
 
 
-class _Scores:
-    """Each row's valid numbers: how many, their mean and unbiased variance (0 where there are too few)."""
+@dataclass(frozen=True)
+class _Prompts:
+    """Attributes:
+    drawn: valid scores of candidates that were drawn, in order [P, N]; NaN behind them.
+    count: how many of them [P].
+    given: best score of the other candidates [P]; -inf = none.
+    """
 
-    def __init__(self, drawn: Floats) -> None:
-        self.drawn = drawn
-        self.valid = np.isfinite(drawn)
-        self.count: Ints = self.valid.sum(axis=1)
-        self.mean: Floats = np.where(self.valid, drawn, 0.0).sum(axis=1) / np.maximum(self.count, 1)
-        self.apart: Floats = np.where(self.valid, drawn - self.mean[:, None], 0.0)
-        self.variance: Floats = (self.apart**2).sum(axis=1) / np.maximum(self.count - 1, 1)
+    drawn: Floats
+    count: Ints
+    given: Floats
 
-    def take(self, rows: Ints) -> _Scores:
-        return _Scores(self.drawn[rows])
+    @classmethod
+    def of(cls, scores: Floats, drawn: Floats) -> _Prompts:
+        valid = np.isfinite(drawn)
+        order = np.argsort(~valid, axis=1, kind="stable")
+        compact = np.take_along_axis(np.where(valid, drawn, np.nan), order, axis=1)
+        others = np.where(np.isfinite(scores) & ~valid, scores, -np.inf)
+        return cls(compact, valid.sum(axis=1), others.max(axis=1, initial=-np.inf))
 
-    def laws(self, shape: Shape, grid: Floats) -> Iterator[tuple[int, Floats]]:
-        """(spread, log likelihood [P, offsets]) of the laws of every spread, up to a constant a row."""
-        places = _OFFSETS / np.sqrt(np.maximum(self.count, 1))[:, None]
-        for g, spread in enumerate(grid):
-            each = shape.log_density(self.apart[:, None, :] / spread - places[:, :, None])
-            yield (
-                g,
-                np.where(self.valid[:, None, :], each, 0.0).sum(axis=2) - ((self.count - 1) * np.log(spread))[:, None],
-            )
+    def take(self, rows: Ints | Bools) -> _Prompts:
+        return _Prompts(self.drawn[rows], self.count[rows], self.given[rows])
 
+    def best(self) -> Floats:
+        """Best score of all candidates [P]."""
+        return cast(Floats, np.fmax(np.where(np.isnan(self.drawn), -np.inf, self.drawn).max(axis=1), self.given))
 
-def _some(rows: Ints, most: int) -> Ints:
-    """At most so many of them, evenly spread."""
-    return rows[:: max(-(-len(rows) // most), 1)]
-
-
-def _fit(data: _Scores, grid: Floats) -> tuple[Shape, Floats]:
-    """The shape, and the frequencies [G] of the spreads, that make the batch most likely."""
-    several = np.flatnonzero(data.count > 1)
-    few = data.take(_some(several, _FIT_SHAPE))
-    shape = max(SHAPES, key=lambda each: _frequencies(few, each, grid)[0])
-    return shape, _frequencies(data.take(_some(several, _FIT)), shape, grid)[1]
+    def spread(self) -> float:
+        """Standard deviation within prompts; 0 where no prompt's scores differ."""
+        rows = self.drawn[self.count > 1]
+        return float(np.sqrt(np.nanvar(rows, axis=1, ddof=1).mean())) if len(rows) else 0.0
 
 
-def _frequencies(data: _Scores, shape: Shape, grid: Floats) -> tuple[float, Floats]:
-    """(log likelihood of the batch, frequencies [G] of the spreads that make it largest)."""
-    log = np.empty((len(data.count), len(grid)))
-    for g, each in data.laws(shape, grid):
-        log[:, g] = np.logaddexp.reduce(each, axis=1)
-    top = log.max(axis=1, keepdims=True)
-    likelihood, prior = np.exp(log - top), np.full(len(grid), 1 / len(grid))
-    for _ in range(_ITERATIONS):
-        joint = likelihood * prior
-        prior = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
-    return float((np.log(likelihood @ prior) + top[:, 0]).sum()), prior
+@dataclass(frozen=True)
+class _View:
+    """What prompts look like beside their batch.
+
+    Attributes:
+        spread: standard deviation within prompts.
+        level, levels: mean and standard deviation of the best scores.
+    """
+
+    spread: float
+    level: float
+    levels: float
+
+    def features(self, prompts: _Prompts, count: int) -> Floats:
+        """What is known of prompts after ``count`` drawn candidates [P, 6]; each must have as many."""
+        ordered = -np.sort(-prompts.drawn[:, :count], axis=1)
+        top, mean = ordered[:, 0], ordered.mean(axis=1)
+        best = np.maximum(top, prompts.given)
+        second = np.maximum(ordered[:, 1], prompts.given) if count > 1 else prompts.given
+        second = np.where(prompts.given > top, top, second)
+        variance = (_SHRINK * self.spread**2 + ((ordered - mean[:, None]) ** 2).sum(axis=1)) / (_SHRINK + count - 1)
+        spread = np.sqrt(variance * (1 + 1 / count))  # of the next score around this mean
+        ahead = np.maximum(best - ordered[:, count // 2], 0) + 0.1 * self.spread
+        lead = np.clip((best - second) / ahead, 0, 1) if count > 1 else np.full(len(best), 0.3)
+        columns = (
+            np.ones(len(best)),
+            np.clip((best - mean) / spread, *_LUCK),
+            np.log(spread / self.spread),
+            np.full(len(best), np.log(count)),
+            (best - self.level) / self.levels,
+            lead,
+        )
+        return np.stack(columns, axis=1)
 
 
-def _expected(data: _Scores, best: Floats, shape: Shape, grid: Floats, prior: Floats, most: int) -> Floats:
-    """Expected gains [P, most] over the posterior of each row's law."""
-    log_prior = np.log(np.maximum(prior, 1e-300))
-    log = np.empty((len(best), len(grid), len(_OFFSETS)))
-    for g, each in data.laws(shape, grid):
-        log[:, g] = each + log_prior[g]
-    posterior = np.exp(log - log.max(axis=(1, 2), keepdims=True))
-    posterior /= posterior.sum(axis=(1, 2), keepdims=True)
-    gains, places = np.zeros((len(best), most)), _OFFSETS / np.sqrt(data.count)[:, None]
-    for g, spread in enumerate(grid):
-        if posterior[:, g].max() < 1e-5:
-            continue
-        distance = ((best - data.mean) / spread)[:, None] - places
-        each = shape.gains(distance.ravel(), most).reshape(*distance.shape, most)
-        gains += spread * np.einsum("ph,phm->pm", posterior[:, g], each)
-    return cast(Floats, gains)
+def _level(best: Floats) -> tuple[float, float]:
+    return float(best.mean()), float(best.std()) or 1.0
+
+
+def _learn(prompts: _Prompts, view: _View) -> tuple[float, Floats]:
+    """(unit of the gains, coefficients of the logarithm of the next candidate's gain in it)."""
+    features, gains = _examples(prompts, view)
+    if not gains.any():
+        return 0.0, _NORMAL
+    unit = float((gains**2).sum() / gains.sum())  # in it the variance of gains is about their mean, as the law wants
+    gains = gains / unit
+    found = _NORMAL.copy()
+    found[0] = np.log(gains.mean() / np.exp(features @ _NORMAL).mean())
+    ridge = np.diag([1e-6, *np.full(len(found) - 1, _RIDGE)])
+    for _ in range(_STEPS):
+        expected = np.exp(np.clip(features @ found, -30, 20))
+        slope = features.T @ (gains - expected) - ridge @ (found - _NORMAL)
+        step = np.linalg.solve((features.T * expected) @ features + ridge, slope)
+        found = found + step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-7:
+            break
+    return unit, found
+
+
+def _examples(prompts: _Prompts, view: _View) -> tuple[Floats, Floats]:
+    """(what was known before a candidate [E, 6], what it gained [E])."""
+    features, gains = [], []
+
+    def add(seen: _Prompts, number: int) -> None:
+        before = np.fmax(seen.drawn[:, :number].max(axis=1), seen.given)
+        features.append(view.features(seen, number))
+        gains.append(np.maximum(seen.drawn[:, number] - before, 0.0))
+
+    first = int(prompts.count.min())
+    for shift in range(first):
+        turned = np.roll(prompts.drawn[:, :first], shift, axis=1)
+        for number in range(min(2, first - 1), first):
+            if number:
+                add(_Prompts(turned, prompts.count, prompts.given), number)
+    for number in range(first, int(prompts.count.max())):
+        add(prompts.take(prompts.count > number), number)
+    if not gains:
+        return np.empty((0, len(_NORMAL))), np.empty(0)
+    return np.concatenate(features), np.concatenate(gains)
+
+
+def _growth(count: int, most: int) -> Floats:
+    """Gain of 1 to ``most`` further candidates after ``count``, as a multiple of the first one's.
+
+    Of an exponential upper tail, of which a share p = 1 / (count + 1) lies above the best score so far: the mean of
+    max(0, X_1 .. X_m) grows as the sum of (1 - (1 - p)^j) / j over j = 1 .. m.
+    """
+    share, number = 1 / (count + 1), np.arange(1, most + 1)
+    return cast(Floats, np.cumsum((1 - (1 - share) ** number) / (number * share)))

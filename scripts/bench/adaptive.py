@@ -2,7 +2,8 @@
 
     python scripts/bench/adaptive.py [POOLS.parquet ...] [--uniform 16] [--rounds 4] [--first 4] [--no-simulation]
 
-POOLS come from ``scripts/bench/adaptive_pools.py``. Everything is replayed with the decisions of a real run
+POOLS come from ``scripts/bench/adaptive_pools.py``; those of docs/recipes/adaptive.md lie in ``scripts/bench/pools``.
+Everything is replayed with the decisions of a real run
 (:mod:`pipeline.adaptive.decide`): a pool is shuffled, the first round sees its first candidates, and so on, and at the
 end both sides choose: by the largest reward, or the most frequent answer (of tied ones, their mean counts). This is
 repeated; a prompt's difference is its mean over the shuffles, and the interval (95%, Student's t) is over prompts, of
@@ -22,6 +23,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -145,6 +147,10 @@ def simulated(rng: np.random.Generator, prompts: int, size: int) -> list[Pools]:
     return found
 
 
+def _name(path: Path) -> str:
+    return path.parent.name if path.stem == "pools" else path.stem
+
+
 def stored(path: str) -> list[Pools]:
     """The pools of a file: by each reward that it has, and by votes where it has answers."""
     table = pq.read_table(path)
@@ -155,7 +161,7 @@ def stored(path: str) -> list[Pools]:
         values = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
         return values.reshape(prompts, -1)
 
-    quality, tokens, name = 100 * grid("quality"), grid("tokens"), path.split("/")[-2]
+    quality, tokens, name = 100 * grid("quality"), grid("tokens"), _name(Path(path))
     if table["answer"].null_count == len(table):
         return [
             Pools(f"{name}: chrF (oracle)", quality, tokens),
