@@ -60,7 +60,9 @@ class MeasureStage(Stage):
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         if not row.unreadable:
-            row.scores = [*row.scores, *await asyncio.to_thread(self._measure, row)]
+            # An engine's loop must not wait for it; without one a thread for every row would only cost time.
+            found = self._measure(row) if engine is None else await asyncio.to_thread(self._measure, row)
+            row.scores = [*row.scores, *found]
         return row
 
     def _measure(self, row: Row) -> list[Score]:

@@ -63,10 +63,11 @@ def _bare(folder: Path, out: Path, form: str) -> dict[str, float]:
     from pipeline.settings import ExecutionConfig
 
     run = RunFolder(str(folder))
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows, seconds = run.dataset("prompts").count_rows(), {}
     for job in ("generate", "select"):
+        # As ours, each begins in a Ray of its own, whose worker processes have yet to start.
+        ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
         started = time.monotonic()
         k = rows_per_block(rows, ExecutionConfig(), engine=job == "generate")
         data = read_table(run, "prompts" if job == "generate" else "candidates")
@@ -79,6 +80,7 @@ def _bare(folder: Path, out: Path, form: str) -> dict[str, float]:
             compute=ActorPoolStrategy(size=1),
         ).write_parquet(str(out / job), compression="zstd")
         seconds[job] = time.monotonic() - started
+        ray.shutdown()
     return seconds
 
 
