@@ -161,12 +161,12 @@ def _examples(prompts: _Prompts, view: _View) -> tuple[Floats, Floats]:
         features.append(view.features(seen, number))
         gains.append(np.maximum(seen.drawn[:, number] - before, 0.0))
 
-    first = int(prompts.count.min())
+    first = int(np.quantile(prompts.count, 0.1, method="lower"))  # some prompts' candidates failed
+    whole = prompts.take(prompts.count >= first)
     for shift in range(first):
-        turned = np.roll(prompts.drawn[:, :first], shift, axis=1)
-        for number in range(min(2, first - 1), first):
-            if number:
-                add(_Prompts(turned, prompts.count, prompts.given), number)
+        turned = np.roll(whole.drawn[:, :first], shift, axis=1)
+        for number in range(max(min(2, first - 1), 1), first):
+            add(_Prompts(turned, whole.count, whole.given), number)
     for number in range(first, int(prompts.count.max())):
         add(prompts.take(prompts.count > number), number)
     if not gains:
