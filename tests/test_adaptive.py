@@ -83,9 +83,9 @@ def test_degenerate_scores_are_no_error_and_get_nothing() -> None:
 def test_a_prompt_whose_candidates_failed_keeps_nobody_from_learning() -> None:
     rng = np.random.default_rng(9)
     seen = 5 * rng.normal(size=(200, 6))
-    whole = reward_gains(seen, seen, 3)
+    whole = reward_gains(seen, seen, 3, 6)
     seen[0, 1:] = NAN
-    assert reward_gains(seen, seen, 3)[1:] == pytest.approx(whole[1:], rel=0.1)
+    assert reward_gains(seen, seen, 3, 6)[1:] == pytest.approx(whole[1:], rel=0.1)
 
 
 def test_a_greedy_answer_above_all_samples_leaves_less_to_gain() -> None:

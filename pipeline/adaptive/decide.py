@@ -74,7 +74,9 @@ def decide(settings: Adaptive, n: int, votes: bool, state: State, done: int, bud
     if votes:
         gains = vote_gains([counts_of(row) for row in state.scores.tolist()], most)[1]
     else:
-        gains = reward_gains(state.scores, np.where(state.drawn, state.scores, np.nan), most)
+        sampled = state.drawn.sum(axis=1)
+        first = int(sampled[sampled > 0].min(initial=most + n))
+        gains = reward_gains(state.scores, np.where(state.drawn, state.scores, np.nan), most, first)
     now = (budget - spent) / max(settings.rounds - done, 1)
     more = deal_out(gains, room, expected, now, settings.min_gain)
     gain = gains[np.flatnonzero(more), more[more > 0] - 1].sum() if most else 0.0

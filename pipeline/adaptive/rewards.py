@@ -33,7 +33,7 @@ _LEARN = 2_000  # prompts that are learned from, at most
 _STEPS = 50
 
 
-def reward_gains(scores: Floats, drawn: Floats, most: int) -> Floats:
+def reward_gains(scores: Floats, drawn: Floats, most: int, first: int | None = None) -> Floats:
     """Expected gain of 1 to ``most`` further candidates.
 
     Args:
@@ -41,6 +41,8 @@ def reward_gains(scores: Floats, drawn: Floats, most: int) -> Floats:
             of them is what is to be improved on.
         drawn: of those that further candidates are like (the greedy one is not) [P, N], NaN elsewhere.
         most: largest number of further candidates.
+        first: candidates that were drawn for every prompt whatever their scores, failed ones included; ``None`` = the
+            fewest that any prompt has.
 
     Returns:
         [P, most], in the scores' unit; 0 for prompts without a drawn score, and where no prompt's scores differ.
@@ -52,7 +54,8 @@ def reward_gains(scores: Floats, drawn: Floats, most: int) -> Floats:
     if not most or not len(known) or not spread:
         return gains
     view = _View(spread, *_level(prompts.best()[known]))
-    unit, coefficients = _learn(prompts.take(known[:: -(-len(known) // _LEARN)]), view)
+    first = first or int(prompts.count[known].min())
+    unit, coefficients = _learn(prompts.take(known[:: -(-len(known) // _LEARN)]), view, first)
     for count in np.unique(prompts.count[known]):
         rows = np.flatnonzero(prompts.count == count)
         next_one = unit * np.exp(np.clip(view.features(prompts.take(rows), int(count)) @ coefficients, -30, 20))
@@ -132,9 +135,9 @@ def _level(best: Floats) -> tuple[float, float]:
     return float(best.mean()), float(best.std()) or 1.0
 
 
-def _learn(prompts: _Prompts, view: _View) -> tuple[float, Floats]:
+def _learn(prompts: _Prompts, view: _View, first: int) -> tuple[float, Floats]:
     """(unit of the gains, coefficients of the logarithm of the next candidate's gain in it)."""
-    features, gains = _examples(prompts, view)
+    features, gains = _examples(prompts, view, first)
     if not gains.any():
         return 0.0, _NORMAL
     unit = float((gains**2).sum() / gains.sum())  # in it the variance of gains is about their mean, as the law wants
@@ -152,7 +155,7 @@ def _learn(prompts: _Prompts, view: _View) -> tuple[float, Floats]:
     return unit, found
 
 
-def _examples(prompts: _Prompts, view: _View) -> tuple[Floats, Floats]:
+def _examples(prompts: _Prompts, view: _View, first: int) -> tuple[Floats, Floats]:
     """(what was known before a candidate [E, 6], what it gained [E])."""
     features, gains = [], []
 
@@ -161,7 +164,6 @@ def _examples(prompts: _Prompts, view: _View) -> tuple[Floats, Floats]:
         features.append(view.features(seen, number))
         gains.append(np.maximum(seen.drawn[:, number] - before, 0.0))
 
-    first = int(np.quantile(prompts.count, 0.1, method="lower"))  # some prompts' candidates failed
     whole = prompts.take(prompts.count >= first)
     for shift in range(first):
         turned = np.roll(whole.drawn[:, :first], shift, axis=1)
