@@ -6,12 +6,14 @@ import asyncio
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.adaptive.budget import Lengths, concave, deal_out, lengths
 from pipeline.adaptive.decide import Decision, State, decide
 from pipeline.adaptive.known import SCORER, known_rewards
 from pipeline.adaptive.rewards import reward_gains
+from pipeline.adaptive.rounds import Account, _count_candidates
 from pipeline.adaptive.settings import Adaptive
 from pipeline.adaptive.votes import counts_of, vote_gains
 from pipeline.commands import generate
@@ -86,6 +88,28 @@ def test_a_prompt_whose_candidates_failed_keeps_nobody_from_learning() -> None:
     whole = reward_gains(seen, seen, 3, 6)
     seen[0, 1:] = NAN
     assert reward_gains(seen, seen, 3, 6)[1:] == pytest.approx(whole[1:], rel=0.1)
+    assert deal(seen, first=6).gain == pytest.approx(deal(seen[1:], first=6).gain, rel=0.1)
+
+
+def test_tokens_of_rows_that_failed_half_way_are_in_the_account() -> None:
+    """Also where a stage has several entries of usage; what candidates cost themselves is not lost."""
+    rows = [
+        {"used": [("generate:x", 5), ("generate:x", 2)], "sizes": [7], "failed": []},
+        {"used": [("generate:x", 4), ("generate:x:2", 6), ("judge", 9)], "sizes": [4], "failed": ["generate:x:2"]},
+    ]
+    batch = pa.RecordBatch.from_pylist(
+        [
+            {
+                "candidates": [{"plan": "x", "num_tokens": n} for n in row["sizes"]],
+                "usage": [{"stage": s, "completion_tokens": n} for s, n in row["used"]],
+                "errors": [{"stage": s} for s in row["failed"]],
+            }
+            for row in rows
+        ]
+    )
+    accounts = [Account(), Account()]
+    assert _count_candidates([batch], "x", "x", accounts) == (11, 6, {1: 2})
+    assert [each.tokens for each in accounts] == [11, 6]
 
 
 def test_a_greedy_answer_above_all_samples_leaves_less_to_gain() -> None:
@@ -243,6 +267,7 @@ def test_off_by_default_nothing_of_it_is_in_a_runs_passes() -> None:
         ("{by: best_of_n, mean_n: 8, tokens: 9}", "set one of"),
         ("{by: best_of_n, mean_n: 3}", r"mean_n: from sampling.adaptive.first to n \(4 to 16\), not 3"),
         ("{by: best_of_n, mean_n: 8, first: 16}", r"first: from 2 to less than the plan's n \(16\), not 16"),
+        ("{by: best_of_n, mean_n: 8, first: 2}", "first: at least 3 with a hedged plan"),
         ("{by: best_of_n, mean_n: 8, rounds: 1}", "rounds: at least 2, not 1"),
         ("{by: best_of_n, mean_n: 8, round: 3}", r"sampling.adaptive.round'.*rounds"),
         ("{by: best_of_n, tokens: 0}", "tokens: must be more than 0"),

@@ -18,6 +18,7 @@ candidates is what the selector maximises: no prompt is rescaled.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -53,26 +54,27 @@ def reward_gains(scores: Floats, drawn: Floats, most: int, first: int | None = N
     spread = prompts.spread()
     if not most or not len(known) or not spread:
         return gains
-    view = _View(spread, *_level(prompts.best()[known]))
+    best = prompts.best()[known]
+    view = _View(spread, float(best.mean()), float(best.std()) or 1.0)
     first = first or int(prompts.count[known].min())
     unit, coefficients = _learn(prompts.take(known[:: -(-len(known) // _LEARN)]), view, first)
-    for count in np.unique(prompts.count[known]):
+    for count in np.unique(prompts.count[known]).tolist():
         rows = np.flatnonzero(prompts.count == count)
-        next_one = unit * np.exp(np.clip(view.features(prompts.take(rows), int(count)) @ coefficients, -30, 20))
-        gains[rows] = next_one[:, None] * _growth(int(count), most)
+        features = view.features(prompts.take(rows).begun(count))
+        gains[rows] = (unit * _exp(features @ coefficients))[:, None] * _growth(count, most)
     return gains
 
 
 @dataclass(frozen=True)
 class _Prompts:
-    """Attributes:
-    drawn: valid scores of candidates that were drawn, in order [P, N]; NaN behind them.
-    count: how many of them [P].
-    given: best score of the other candidates [P]; -inf = none.
+    """The scores of a batch.
+
+    Attributes:
+        drawn: valid scores of candidates that were drawn, in order [P, N]; NaN behind them.
+        given: best score of the other candidates [P]; -inf = none.
     """
 
     drawn: Floats
-    count: Ints
     given: Floats
 
     @classmethod
@@ -81,14 +83,24 @@ class _Prompts:
         order = np.argsort(~valid, axis=1, kind="stable")
         compact = np.take_along_axis(np.where(valid, drawn, np.nan), order, axis=1)
         others = np.where(np.isfinite(scores) & ~valid, scores, -np.inf)
-        return cls(compact, valid.sum(axis=1), others.max(axis=1, initial=-np.inf))
+        return cls(compact, others.max(axis=1, initial=-np.inf))
+
+    @cached_property
+    def count(self) -> Ints:
+        """Valid scores of every prompt [P]."""
+        return cast(Ints, np.isfinite(self.drawn).sum(axis=1))
 
     def take(self, rows: Ints | Bools) -> _Prompts:
-        return _Prompts(self.drawn[rows], self.count[rows], self.given[rows])
+        """Some of the prompts."""
+        return _Prompts(self.drawn[rows], self.given[rows])
+
+    def begun(self, number: int) -> _Prompts:
+        """As they were after so many drawn candidates."""
+        return _Prompts(self.drawn[:, :number], self.given)
 
     def best(self) -> Floats:
         """Best score of all candidates [P]."""
-        return cast(Floats, np.fmax(np.where(np.isnan(self.drawn), -np.inf, self.drawn).max(axis=1), self.given))
+        return cast(Floats, np.fmax(np.fmax.reduce(self.drawn, axis=1, initial=-np.inf), self.given))
 
     def spread(self) -> float:
         """Standard deviation within prompts; 0 where no prompt's scores differ."""
@@ -109,11 +121,11 @@ class _View:
     level: float
     levels: float
 
-    def features(self, prompts: _Prompts, count: int) -> Floats:
-        """What is known of prompts after ``count`` drawn candidates [P, 6]; each must have as many."""
-        ordered = -np.sort(-prompts.drawn[:, :count], axis=1)
-        top, mean = ordered[:, 0], ordered.mean(axis=1)
-        best = np.maximum(top, prompts.given)
+    def features(self, prompts: _Prompts) -> Floats:
+        """What is known of prompts that all have as many drawn candidates [P, 6]."""
+        count = prompts.drawn.shape[1]
+        ordered = -np.sort(-prompts.drawn, axis=1)
+        top, mean, best = ordered[:, 0], ordered.mean(axis=1), prompts.best()
         second = np.maximum(ordered[:, 1], prompts.given) if count > 1 else prompts.given
         second = np.where(prompts.given > top, top, second)
         variance = (_SHRINK * self.spread**2 + ((ordered - mean[:, None]) ** 2).sum(axis=1)) / (_SHRINK + count - 1)
@@ -131,8 +143,8 @@ class _View:
         return np.stack(columns, axis=1)
 
 
-def _level(best: Floats) -> tuple[float, float]:
-    return float(best.mean()), float(best.std()) or 1.0
+def _exp(exponents: Floats) -> Floats:
+    return np.exp(np.clip(exponents, -30, 20))
 
 
 def _learn(prompts: _Prompts, view: _View, first: int) -> tuple[float, Floats]:
@@ -146,7 +158,7 @@ def _learn(prompts: _Prompts, view: _View, first: int) -> tuple[float, Floats]:
     found[0] = np.log(gains.mean() / np.exp(features @ _NORMAL).mean())
     ridge = np.diag([1e-6, *np.full(len(found) - 1, _RIDGE)])
     for _ in range(_STEPS):
-        expected = np.exp(np.clip(features @ found, -30, 20))
+        expected = _exp(features @ found)
         slope = features.T @ (gains - expected) - ridge @ (found - _NORMAL)
         step = np.linalg.solve((features.T * expected) @ features + ridge, slope)
         found = found + step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-12))
@@ -159,16 +171,16 @@ def _examples(prompts: _Prompts, view: _View, first: int) -> tuple[Floats, Float
     """(what was known before a candidate [E, 6], what it gained [E])."""
     features, gains = [], []
 
-    def add(seen: _Prompts, number: int) -> None:
-        before = np.fmax(seen.drawn[:, :number].max(axis=1), seen.given)
-        features.append(view.features(seen, number))
-        gains.append(np.maximum(seen.drawn[:, number] - before, 0.0))
+    def add(these: _Prompts, number: int) -> None:
+        seen = these.begun(number)
+        features.append(view.features(seen))
+        gains.append(np.maximum(these.drawn[:, number] - seen.best(), 0.0))
 
     whole = prompts.take(prompts.count >= first)
     for shift in range(first):
-        turned = np.roll(whole.drawn[:, :first], shift, axis=1)
+        turned = _Prompts(np.roll(whole.drawn[:, :first], shift, axis=1), whole.given)
         for number in range(max(min(2, first - 1), 1), first):
-            add(_Prompts(turned, whole.count, whole.given), number)
+            add(turned, number)
     for number in range(first, int(prompts.count.max())):
         add(prompts.take(prompts.count > number), number)
     if not gains:

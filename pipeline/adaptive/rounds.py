@@ -125,18 +125,15 @@ def _numbers(batch: pa.RecordBatch, this: Round) -> tuple[Ints, State]:
             pools.append([(origin, tokens) for plan, origin, tokens in pool if plan == this.set_name])
             found = [known for name, plan, known in scores if (name, plan) == (scorer, this.set_name)]
             values.append(found[0] if found else [])
-    shape = (len(ids), max(map(len, pools), default=0))
-    state = State(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool), _lengths(pools))
+    count = np.array([len(pool) for pool in pools], np.int64)
+    shape = (len(ids), int(count.max(initial=0)))
+    state = State(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool), count)
     for i, (pool, known) in enumerate(zip(pools, values, strict=True)):
         state.tokens[i, : len(pool)] = [np.nan if tokens is None else tokens for _, tokens in pool]
         state.drawn[i, : len(pool)] = [origin == "sample" for origin, _ in pool]
         known = [np.nan if value is None else value for value in known[: len(pool)]]
         state.scores[i, : len(known)] = known
     return np.array(ids, np.int64), state
-
-
-def _lengths(pools: list[list[Any]]) -> Ints:
-    return np.array([len(pool) for pool in pools], np.int64)
 
 
 def _wanted(top: str, leaf: str) -> bool:
@@ -188,10 +185,9 @@ class PlanAccount:
     @property
     def adds_up(self) -> bool:
         """Whether rounds and candidates agree, in tokens and in numbers."""
-        candidates = sum(size * prompts for size, prompts in self.sizes.items())
-        return self.spent == self.candidate_tokens + self.lost and candidates == sum(
-            each.candidates for each in self.rounds
-        )
+        drawn = sum(each.candidates for each in self.rounds)
+        there = sum(size * prompts for size, prompts in self.sizes.items())
+        return drawn == there and self.spent == self.candidate_tokens + self.lost
 
 
 def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive, table: str = "candidates") -> PlanAccount:
@@ -244,11 +240,11 @@ def _count_candidates(
             mine = [count or 0 for name, count in pool if name == set_name]
             tokens += sum(mine)
             sizes[len(mine)] += bool(mine)
-            spent = {stage: completion or 0 for stage, completion in used if stage in stages}
-            for stage, completion in spent.items():
-                stages[stage].tokens += completion
+            spent = [(stages[stage], completion or 0) for stage, completion in used if stage in stages]
+            for this, completion in spent:
+                this.tokens += completion
             if any(stage in stages for (stage,) in failed):
-                lost += sum(spent.values()) - sum(mine)
+                lost += sum(completion for _, completion in spent) - sum(mine)
     return tokens, lost, {size: prompts for size, prompts in sorted(sizes.items()) if prompts}
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pipeline.engines.base import Engine
 from pipeline.errors import ConfigError, EngineRequestError
+from pipeline.records import Candidate
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -36,18 +37,18 @@ class Likelihood(Selector):
             raise ConfigError(f"{key}.engine: rescore=true needs an engine that can loglikelihood")
 
     async def select(self, pool: Pool) -> Choice:
-        found = [(c.text, c.logprob, c.num_tokens) for c in pool.candidates]
-        if pool.engine is not None:  # only then is there anything to wait for
-            asked = [
-                i for i, (text, known, _) in enumerate(found) if text is not None and (known is None or self.rescore)
-            ]
-            scored = await asyncio.gather(*(self._score(pool.engine, pool, found[i][0] or "") for i in asked))
-            for i, (logprob, count) in zip(asked, scored, strict=True):
-                found[i] = (found[i][0], logprob, count)
-        return self.best(pool, [self._value(*each) for each in found])
+        values = [self._value(pool, candidate) for candidate in pool.candidates]
+        if pool.engine is None:  # there is nothing to wait for, and a task for each would cost more than the value
+            return self.best(pool, [await value for value in values])
+        return self.best(pool, await asyncio.gather(*values))
 
-    def _value(self, text: str | None, logprob: float | None, count: int | None) -> float | None:
-        if text is None or logprob is None or not count:
+    async def _value(self, pool: Pool, candidate: Candidate) -> float | None:
+        if candidate.text is None:
+            return None
+        logprob, count = candidate.logprob, candidate.num_tokens
+        if (logprob is None or self.rescore) and pool.engine is not None:
+            logprob, count = await self._score(pool.engine, pool, candidate.text)
+        if logprob is None or not count:
             return None
         return logprob / count if self.normalize == "mean" else logprob
 

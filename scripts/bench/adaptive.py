@@ -197,7 +197,8 @@ def main() -> int:
         every += [(pools, max(args.repeats // 3, 1)) for pools in laws]
     results = {}
     print(
-        f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}{'uniform':>9}{'shuffles':>10}",
+        f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}"
+        f"{'uniform':>9}{'shuffles':>10}",
         flush=True,
     )
     for pools, repeats in every:

@@ -1,6 +1,6 @@
 """What the framework itself costs a row: prompts/s through generate and select, beside a bare Ray Data pipeline.
 
-    python scripts/bench/overhead.py [prompts=20000] [pairs=2] [forms=engine,constant] [key=value ...]
+    python scripts/bench/overhead.py [prompts=20000] [pairs=1] [forms=engine,constant] [key=value ...]
 
 The engine is the dummy one without latency, five candidates a prompt. The bare side is what a user writes by hand:
 read_parquet, repartition, map_batches on one actor, write_parquet, twice, with the same input files, columns and block
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     own = dict(word.split("=", 1) for word in arguments if word.split("=")[0] in ("prompts", "pairs", "forms"))
     rest = [word for word in arguments if word.split("=")[0] not in own]
     forms = own.get("forms", ",".join(FORMS)).split(",")
-    return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 2)), forms, rest)
+    return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 1)), forms, rest)
 
 
 if __name__ == "__main__":
