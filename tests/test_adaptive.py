@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +11,11 @@ import pytest
 
 from pipeline.adaptive.budget import Lengths, concave, deal_out, lengths
 from pipeline.adaptive.decide import Decision, State, decide
-from pipeline.adaptive.known import SCORER, known_rewards
+from pipeline.adaptive.known import SCORER, known_values
 from pipeline.adaptive.rewards import reward_gains
 from pipeline.adaptive.rounds import Account, _count_candidates
 from pipeline.adaptive.settings import Adaptive
+from pipeline.adaptive.stages import ScoreStage
 from pipeline.adaptive.votes import counts_of, vote_gains
 from pipeline.commands import generate
 from pipeline.config import load_config
@@ -22,6 +23,7 @@ from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.engines.meter import Meter
 from pipeline.errors import ConfigError
 from pipeline.records import Candidate, Row, Score
+from pipeline.selection.stage import SelectStage
 from pipeline.stats.arrays import Floats
 
 NAN = float("nan")
@@ -51,7 +53,7 @@ def test_what_the_next_candidate_is_expected_to_gain_is_what_it_gains(law: str) 
     scores = rng.normal(0, 5, (1200, 1)) + spread * LAWS[law](rng)
     for count in (4, 8):
         seen, best = scores[:, :count], scores[:, :count].max(axis=1)
-        expected = reward_gains(seen, seen, 4)
+        expected = reward_gains(seen, seen, 4, count)
         for more, allowed in ((1, 0.35), (4, 0.6)) if law != "outliers above" else ((1, 0.5),):
             real = scores[:, : count + more].max(axis=1) - best
             for part in np.array_split(np.argsort(expected[:, more - 1]), 3):
@@ -64,19 +66,33 @@ def test_the_level_at_which_scores_end_is_learned() -> None:
     chance = rng.uniform(0.3, 0.97, (800, 1))
     scores = np.minimum(chance + rng.exponential(0.15, (800, 12)) - 0.15, 1.0)
     seen = scores[:, :6]
-    expected = reward_gains(seen, seen, 1)[:, 0]
+    expected = reward_gains(seen, seen, 1, 6)[:, 0]
     high = seen.max(axis=1) > np.quantile(seen.max(axis=1), 0.7)
     assert expected[high].mean() < 0.5 * expected[~high].mean()
 
 
+def test_nobody_gains_more_than_is_left_below_the_highest_score() -> None:
+    """A prompt that has it already gets nothing, and teaches nothing about the others."""
+    rng = np.random.default_rng(8)
+    seen = np.minimum(rng.normal(0.6, 0.3, (300, 6)), 1.0)
+    done = seen.max(axis=1) == 1.0
+    assert 50 < done.sum() < 250
+    gains = reward_gains(seen, seen, 5, 6, highest=1.0)
+    assert not gains[done].any() and (gains[~done] > 0).all()
+    assert (gains <= 1.0 - seen.max(axis=1)[:, None]).all()
+    assert reward_gains(seen, seen, 5, 6)[done].all()  # nobody said that scores end there
+    made = decide(Adaptive("x", first=6, mean_n=8.0), 16, False, state(seen), 1, highest=1.0)
+    assert not made.more[done].any() and made.more[~done].any()
+
+
 def test_degenerate_scores_are_no_error_and_get_nothing() -> None:
     equal = np.full((3, 4), 2.0)
-    assert not reward_gains(equal, equal, 5).any()  # nobody's scores differ
+    assert not reward_gains(equal, equal, 5, 4).any()  # nobody's scores differ
     none = np.full((2, 4), NAN)
-    assert not reward_gains(none, none, 5).any()
-    assert reward_gains(np.empty((0, 0)), np.empty((0, 0)), 3).shape == (0, 3)
+    assert not reward_gains(none, none, 5, 4).any()
+    assert reward_gains(np.empty((0, 0)), np.empty((0, 0)), 3, 4).shape == (0, 3)
     mixed = np.array([[1.0, NAN, NAN, NAN], [NAN] * 4, [1, 2, 3, 4], [5, 5, 5, 5], [0, np.inf, 1, 2]])
-    gains = reward_gains(mixed, mixed, 6)
+    gains = reward_gains(mixed, mixed, 6, 4)
     assert np.isfinite(gains).all() and not gains[1].any()
     assert gains[0, 0] > 0 and gains[2, 0] > gains[3, 0]  # one score: what is usual; four equal ones: next to nothing
     assert (np.diff(gains, axis=1, prepend=0) >= 0).all()
@@ -117,7 +133,7 @@ def test_a_greedy_answer_above_all_samples_leaves_less_to_gain() -> None:
     drawn = np.concatenate([np.full((50, 1), NAN), rng.normal(size=(50, 4))], axis=1)
     scores = drawn.copy()
     scores[:, 0] = 5.0
-    assert (reward_gains(scores, drawn, 3) < reward_gains(drawn, drawn, 3)).all()
+    assert (reward_gains(scores, drawn, 3, 4) < reward_gains(drawn, drawn, 3, 4)).all()
 
 
 def test_counts_come_from_the_votes_alone() -> None:
@@ -239,15 +255,21 @@ def test_later_rounds_go_on_with_the_first_ones_budget() -> None:
     assert all(70 <= n <= 90 for n in drawn)  # a third of the rest each
 
 
-def test_known_rewards_cost_nothing() -> None:
+@pytest.mark.parametrize("kind", ["best_of_n", "judge"])
+def test_what_was_asked_between_two_rounds_is_not_asked_again(kind: str) -> None:
     row = Row(0, "p", messages=[{"role": "user", "content": "q"}])
-    row.candidates = [Candidate(text="a", plan="s"), Candidate(text="b", plan="s"), Candidate(text="c", plan="s")]
-    row.scores = [Score(SCORER + "best", "s", [7.0, None, None])]
-    meter = Meter(DummyEngineConfig(model="d").create())
-    engine = known_rewards(row, "s", "best", cast(Any, meter))
-    assert asyncio.run(engine.reward(row.messages, "a")).value == 7.0 and meter.total.requests == 0
-    assert asyncio.run(engine.reward(row.messages, "b")).value != 7.0 and meter.total.requests == 1
-    assert engine.model == "d" and known_rewards(row, "s", "other", cast(Any, meter)) is meter
+    row.candidates = [Candidate(text=text, plan="s") for text in ("a", "b", "b", "c", "a")]
+    row.scores = [Score(SCORER + "best", "s", [7.0, None])]
+    engine = Meter(DummyEngineConfig(model="d").create())
+    selector = load_config(["dummy", f"selectors={{best: {{kind: {kind}, engine: judge}}}}"]).selectors["best"]
+    after = asyncio.run(SelectStage("best", selector, ("s",), 1)(row, engine))
+    (values,) = (s.values for s in after.scores if s.scorer == "best")
+    assert values[0] == values[4] == 7.0 and engine.total.requests == 2  # b and c
+    asyncio.run(ScoreStage("x", "s", 2, "best", selector, 1)(after, engine))
+    assert known_values(after, "s", "best") == {"a": 7.0, "b": values[1], "c": values[3]} and values[1] != 7.0
+    assert engine.total.requests == 4
+    asyncio.run(ScoreStage("x", "s", 3, "best", selector, 1)(after, engine))
+    assert engine.total.requests == 4 and known_values(after, "s", "other") == {}
 
 
 def test_off_by_default_nothing_of_it_is_in_a_runs_passes() -> None:

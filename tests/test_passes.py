@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -301,8 +301,10 @@ def test_block_and_pool_sizes() -> None:
     assert rows_per_block(14, ExecutionConfig(rows_per_checkpoint=7)) == 7
     engine = DummyEngineConfig()
     for k in (4, 50, 2000):
-        c = calls_per_actor(k, 5, engine, engine.pool)
-        assert c * k * 5 >= 8 * engine.max_requests() or c == 64
+        assert calls_per_actor(k, 5, engine, engine.pool) * k * 5 >= 8 * engine.max_requests()
+    large = replace(engine, slots=256)
+    assert calls_per_actor(4, 1, large, large.pool) * 4 >= 4 * 256
+    assert calls_per_actor(4, 1, replace(engine, slots=4096), PoolConfig()) == 256
     assert calls_per_actor(4, 1, None, PoolConfig()) == 1
     assert calls_per_actor(4, 1, engine, PoolConfig(calls_per_actor=3)) == 3
 

@@ -49,7 +49,15 @@ class Decision:
     gain: float
 
 
-def decide(settings: Adaptive, n: int, votes: bool, state: State, done: int, budget: float | None = None) -> Decision:
+def decide(
+    settings: Adaptive,
+    n: int,
+    votes: bool,
+    state: State,
+    done: int,
+    budget: float | None = None,
+    highest: float = np.inf,
+) -> Decision:
     """Decide about the next round.
 
     Before the last round a part of what is left is dealt out (in equal parts), so that later rounds can use what this
@@ -62,6 +70,7 @@ def decide(settings: Adaptive, n: int, votes: bool, state: State, done: int, bud
         state: the prompts after the rounds so far.
         done: rounds so far.
         budget: what the first decision said; ``None`` = this is the first one.
+        highest: the largest score that a candidate can have.
     """
     tokens = np.where(state.drawn, state.tokens, np.nan)
     expected = lengths(tokens)
@@ -76,7 +85,8 @@ def decide(settings: Adaptive, n: int, votes: bool, state: State, done: int, bud
     else:
         sampled = state.drawn.sum(axis=1)
         first = int(sampled[sampled > 0].min(initial=most + n))
-        gains = reward_gains(state.scores, np.where(state.drawn, state.scores, np.nan), most, first)
+        sampled_scores = np.where(state.drawn, state.scores, np.nan)
+        gains = reward_gains(state.scores, sampled_scores, most, first, highest)
     now = (budget - spent) / max(settings.rounds - done, 1)
     more = deal_out(gains, room, expected, now, settings.min_gain)
     gain = gains[np.flatnonzero(more), more[more > 0] - 1].sum() if most else 0.0

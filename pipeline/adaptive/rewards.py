@@ -34,7 +34,7 @@ _LEARN = 2_000  # prompts that are learned from, at most
 _STEPS = 50
 
 
-def reward_gains(scores: Floats, drawn: Floats, most: int, first: int | None = None) -> Floats:
+def reward_gains(scores: Floats, drawn: Floats, most: int, first: int, highest: float = np.inf) -> Floats:
     """Expected gain of 1 to ``most`` further candidates.
 
     Args:
@@ -42,8 +42,8 @@ def reward_gains(scores: Floats, drawn: Floats, most: int, first: int | None = N
             of them is what is to be improved on.
         drawn: of those that further candidates are like (the greedy one is not) [P, N], NaN elsewhere.
         most: largest number of further candidates.
-        first: candidates that were drawn for every prompt whatever their scores, failed ones included; ``None`` = the
-            fewest that any prompt has.
+        first: candidates that were drawn for every prompt whatever their scores, failed ones included.
+        highest: the largest score that a candidate can have: nobody gains more than what is left to it.
 
     Returns:
         [P, most], in the scores' unit; 0 for prompts without a drawn score, and where no prompt's scores differ.
@@ -56,13 +56,12 @@ def reward_gains(scores: Floats, drawn: Floats, most: int, first: int | None = N
         return gains
     best = prompts.best()[known]
     view = _View(spread, float(best.mean()), float(best.std()) or 1.0)
-    first = first or int(prompts.count[known].min())
-    unit, coefficients = _learn(prompts.take(known[:: -(-len(known) // _LEARN)]), view, first)
+    unit, coefficients = _learn(prompts.take(known[:: -(-len(known) // _LEARN)]), view, first, highest)
     for count in np.unique(prompts.count[known]).tolist():
         rows = np.flatnonzero(prompts.count == count)
         features = view.features(prompts.take(rows).begun(count))
         gains[rows] = (unit * _exp(features @ coefficients))[:, None] * _growth(count, most)
-    return gains
+    return cast(Floats, np.minimum(gains, np.maximum(highest - prompts.best(), 0.0)[:, None]))
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,9 @@ def _exp(exponents: Floats) -> Floats:
     return np.exp(np.clip(exponents, -30, 20))
 
 
-def _learn(prompts: _Prompts, view: _View, first: int) -> tuple[float, Floats]:
+def _learn(prompts: _Prompts, view: _View, first: int, highest: float) -> tuple[float, Floats]:
     """(unit of the gains, coefficients of the logarithm of the next candidate's gain in it)."""
-    features, gains = _examples(prompts, view, first)
+    features, gains = _examples(prompts, view, first, highest)
     if not gains.any():
         return 0.0, _NORMAL
     unit = float((gains**2).sum() / gains.sum())  # in it the variance of gains is about their mean, as the law wants
@@ -167,12 +166,14 @@ def _learn(prompts: _Prompts, view: _View, first: int) -> tuple[float, Floats]:
     return unit, found
 
 
-def _examples(prompts: _Prompts, view: _View, first: int) -> tuple[Floats, Floats]:
+def _examples(prompts: _Prompts, view: _View, first: int, highest: float) -> tuple[Floats, Floats]:
     """(what was known before a candidate [E, 6], what it gained [E])."""
     features, gains = [], []
 
     def add(these: _Prompts, number: int) -> None:
         seen = these.begun(number)
+        below = seen.best() < highest  # of the others it is known that they gain nothing
+        these, seen = these.take(below), seen.take(below)
         features.append(view.features(seen))
         gains.append(np.maximum(these.drawn[:, number] - seen.best(), 0.0))
 

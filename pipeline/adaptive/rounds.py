@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ class Round:
         kind: the deciding selector's.
         number: the round that is decided about, from 2.
         start: rows before this one have their candidates already.
+        highest: the largest number that the selector can give a candidate.
     """
 
     plan: str
@@ -46,6 +48,7 @@ class Round:
     kind: str
     number: int
     start: int = 0
+    highest: float = math.inf
 
     def file(self, number: int | None = None) -> str:
         """Where the decision is stored: its table in the run's ``adaptive/``."""
@@ -68,7 +71,7 @@ def decided(run: RunFolder, source: str, this: Round) -> Ints:
         ids, state = read_state(run, source, this)
         before = run.read_table(FOLDER, this.file(this.number - 1)) if this.number > 2 else None
         budget = float(_meta(before)["budget"]) if before is not None else None
-        made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budget)
+        made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budget, this.highest)
         stored = _table(ids, state, made, this, marker)
         _store(run, this.file(), stored)
     more = np.zeros(marker["rows"], np.int64)
@@ -190,13 +193,13 @@ class PlanAccount:
         return drawn == there and self.spent == self.candidate_tokens + self.lost
 
 
-def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive, table: str = "candidates") -> PlanAccount:
+def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive) -> PlanAccount:
     """Count what a finished plan has drawn and cost: tokens from ``usage``, numbers from the decisions, and both again
     from the candidates that are there.
     """
     rounds = [Account() for _ in range(settings.rounds)]
     budget = _count_decisions(run, plan, rounds)
-    tokens, lost, sizes = _count_candidates(run.leaves(table, _counted), plan, set_name, rounds)
+    tokens, lost, sizes = _count_candidates(run.leaves("candidates", _counted), plan, set_name, rounds)
     return PlanAccount(plan, budget, rounds, tokens, lost, sizes)
 
 
@@ -273,8 +276,18 @@ def adopt(run: RunFolder, retried: RunFolder, ids: Ints) -> None:
             old_name = old_path.rpartition("/")[2]
             old = run.read_table(FOLDER, old_name)
             if old is not None and (_meta(old)["plan"], _meta(old)["round"]) == (meta["plan"], meta["round"]):
-                _store(run, old_name, old.filter(pa.array(~np.isin(old.column("row_id").to_numpy(), ids))))
+                _store(run, old_name, _without(old, ids))
         _store(run, name, new)
+
+
+def _without(table: pa.Table, ids: Ints) -> pa.Table:
+    """A decision without some of its rows, and without their parts of what it may spend and expects to."""
+    left = table.filter(pa.array(~np.isin(table.column("row_id").to_numpy(), ids)))
+    meta = _meta(table)
+    more, all_more = (int(t.column("more").to_numpy().sum()) for t in (left, table))
+    meta["budget"] *= len(left) / max(len(table), 1)
+    meta["expected"] *= more / max(all_more, 1)
+    return left.replace_schema_metadata({_META: json.dumps(meta).encode()})
 
 
 def _store(run: RunFolder, name: str, table: pa.Table) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from pipeline.adaptive.known import SCORER, known_rewards
+from pipeline.adaptive.known import SCORER, known_values
 from pipeline.engines.base import Engine
 from pipeline.errors import ResumeError
 from pipeline.records import Row, Score
@@ -56,10 +56,9 @@ class ScoreStage(Stage):
         scorer = SCORER + self.method
         candidates = row.plan(self.set_name)
         usable = engine if self.selector.engine else None
-        if usable is not None:
-            usable = known_rewards(row, self.set_name, self.method, usable)
+        known = known_values(row, self.set_name, self.method) if usable is not None else {}
         origins = self.selector.origins
-        pool = Pool(row, self.set_name, candidates, self.run_seed, usable, self.tasks, origins=origins)
+        pool = Pool(row, self.set_name, candidates, self.run_seed, usable, self.tasks, origins=origins, known=known)
         if not pool.selectable():
             return row
         values = (await self.selector.select(pool)).values

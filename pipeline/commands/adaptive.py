@@ -11,6 +11,7 @@ from pipeline.commands.context import Job, console, update_manifest
 from pipeline.config import Config, to_dict
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
+from pipeline.selection.base import Selector
 
 
 def plan_settings(plan: PlanConfig) -> dict[str, Any]:
@@ -43,18 +44,18 @@ def steps(config: Config, base: GenerateStage) -> Iterator[Step]:
         scoring = {**settings, "by": engine}
         yield Step(selector.engine, score, scoring, plan.adaptive.first, units=units, phase=2 * number - 3)
         extend = ExtendStage(base, number)
-        decide = _decide(base, number, selector.kind, extend)
+        decide = _decide(base, number, selector, extend)
         yield Step(plan.engine, extend, scoring, further, units=units, phase=2 * number - 2, decide=decide)
 
 
-def _decide(base: GenerateStage, number: int, kind: str, stage: Any) -> Any:
+def _decide(base: GenerateStage, number: int, by: Selector, stage: Any) -> Any:
     """What makes the stage of one round when the round before is finished."""
 
     def decide(run: Any, reads: str, start: int) -> Any:
         from pipeline.adaptive.rounds import Round, decided
 
         plan = base.config
-        this = Round(base.plan, base.set_name, plan.adaptive, plan.n, kind, number, start)
+        this = Round(base.plan, base.set_name, plan.adaptive, plan.n, by.kind, number, start, by.highest())
         return replace(stage, more=decided(run, reads, this))
 
     return decide

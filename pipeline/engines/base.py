@@ -234,7 +234,7 @@ class PoolConfig:
         num_cpus: logical CPUs per actor; fractions are fine.
         num_gpus: GPUs per actor; ``null`` takes what the engine says that it needs.
         calls_per_actor: blocks processed at once by one actor (c); ``null`` derives it so that
-            c x rows per block x N is 8 x the engine's ``max_num_seqs``.
+            c x rows per block x N is 8 x the engine's ``max_num_seqs``, but at most 256.
     """
 
     size: int | None = None

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 from pipeline.engines.meter import InFlight
 
+_LOOK_SECONDS = 0.25
 UNLIMITED = sys.maxsize
 """Width of rows that are under no suspicion."""
 
@@ -97,6 +98,12 @@ class Intake:
         """A row asks the engine for something, or has ended; may be called more than once."""
         self._fresh.discard(row)
         self._look()
+
+    async def follow(self) -> None:
+        """Look for room also while no request ends: of many candidates, the last may run long after the others."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self._look()
 
     def _look(self) -> None:
         if self._waiting and self._has_room():

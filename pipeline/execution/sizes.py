@@ -16,7 +16,7 @@ _CPU_ROWS_PER_BLOCK = (16, 100)
 _BLOCKS_PER_ACTOR = 16  # fewer would hardly pay for an actor's start
 _SPARE_CPUS = 2  # for Ray's reading and writing, without which nothing moves
 
-_CALLS_PER_ACTOR = (8, 64)
+_CALLS_PER_ACTOR = (8, 256)  # each is a thread of the actor
 # Rows at hand x requests per row, as a multiple of what the engine works on at once. A block stays open until its
 # slowest row ends: with 4 rows a block, 4 candidates and exponentially distributed lengths, 1.5 keeps 44% of the engine
 # busy and 4 all of it; log-normal ones (sigma 1.5) take 8. When they begin is the worker's business (its ``Intake``).
@@ -45,7 +45,10 @@ def blocks_of(rows: int, config: ExecutionConfig, engine: bool = True) -> int:
 
 
 def calls_per_actor(k: int, requests_per_row: int, engine: EngineConfig | None, pool: PoolConfig) -> int:
-    """Blocks that one actor may have open (c): c x k x requests per row is 8 x the engine's appetite, or more."""
+    """Blocks that one actor may have open (c): c x k x requests per row is 8 x the engine's appetite, within bounds.
+
+    With blocks of 4 and one request a row, 256 of them are 4 x 256 sequences.
+    """
     if pool.calls_per_actor is not None:
         return pool.calls_per_actor
     if engine is None:

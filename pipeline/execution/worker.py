@@ -114,7 +114,8 @@ class Worker:
         gc.freeze()
         self._reporter = Reporter(progress, self._journal.flush, labels, load)
         self._journal.ready()
-        for task in (self._reporter.run(), self._journal.follow()):
+        following = [self._intake.follow()] if self._intake is not None else []
+        for task in (self._reporter.run(), self._journal.follow(), *following):
             asyncio.run_coroutine_threadsafe(task, self._loop)
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,6 +45,7 @@ class Pool:
         barred: indices that may not be chosen although they have a text.
         origins: only candidates of these origins may be chosen, or take part; empty = all.
         utilities: utilities by name that know their values already; those that are missing are computed.
+        known: text -> the selector's number for it, where it was asked for before; such a text costs nothing.
     """
 
     row: Row
@@ -55,6 +57,7 @@ class Pool:
     barred: frozenset[int] = frozenset()
     origins: Sequence[str] = ()
     utilities: Mapping[str, Utility] = field(default_factory=dict)
+    known: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -146,6 +149,10 @@ class Selector:
         """Purpose -> hash of every judge template that it uses: part of the fingerprint."""
         return {}
 
+    def highest(self) -> float:
+        """The largest number that it can give a candidate, where that is known."""
+        return math.inf
+
     async def select(self, pool: Pool) -> Choice:
         """Choose among ``pool.candidates`` (at least one is selectable)."""
         raise NotImplementedError
@@ -163,19 +170,20 @@ class Selector:
 async def score_texts(
     pool: Pool, score: Callable[[str], Awaitable[float | None]]
 ) -> tuple[list[float | None], dict[str, Any]]:
-    """Score every candidate, equal texts once.
+    """Score every candidate, equal texts once, and known ones not again.
 
     Returns:
         One number per candidate (``None``: no text, or invalid), and what to put into ``detail``: how many texts could
         not be scored and why the first of them could not, or nothing.
     """
-    texts = sorted({c.text for c in pool.candidates if c.text is not None})
+    texts = sorted({c.text for c in pool.candidates if c.text is not None} - pool.known.keys())
     results = await asyncio.gather(*(score(text) for text in texts), return_exceptions=True)
     failures = [r for r in results if isinstance(r, BaseException)]
     for failure in failures:
         if not isinstance(failure, EngineRequestError):
             raise failure
-    scores = {t: None if isinstance(r, BaseException) else r for t, r in zip(texts, results, strict=True)}
+    scores: dict[str, float | None] = dict(pool.known)
+    scores |= {t: None if isinstance(r, BaseException) else r for t, r in zip(texts, results, strict=True)}
     values = [None if c.text is None else scores[c.text] for c in pool.candidates]
     return values, {"failed": len(failures), "failure": str(failures[0])[:500]} if failures else {}
 

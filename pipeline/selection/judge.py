@@ -36,6 +36,9 @@ class PointwiseJudge(Selector):
     def templates(self) -> dict[str, str]:
         return {self.template: load_template(self.template).hash}
 
+    def highest(self) -> float:
+        return max(float(label) for label in load_template(self.template).labels)
+
     async def select(self, pool: Pool) -> Choice:
         values, failures = await score_texts(pool, lambda text: self._grade(pool, text))
         invalid = len(

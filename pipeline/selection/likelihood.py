@@ -36,6 +36,9 @@ class Likelihood(Selector):
         if self.rescore and not self.engine:
             raise ConfigError(f"{key}.engine: rescore=true needs an engine that can loglikelihood")
 
+    def highest(self) -> float:
+        return 0.0
+
     async def select(self, pool: Pool) -> Choice:
         values = [self._value(pool, candidate) for candidate in pool.candidates]
         if pool.engine is None:  # there is nothing to wait for, and a task for each would cost more than the value
@@ -45,6 +48,8 @@ class Likelihood(Selector):
     async def _value(self, pool: Pool, candidate: Candidate) -> float | None:
         if candidate.text is None:
             return None
+        if candidate.text in pool.known:
+            return pool.known[candidate.text]
         logprob, count = candidate.logprob, candidate.num_tokens
         if (logprob is None or self.rescore) and pool.engine is not None:
             logprob, count = await self._score(pool.engine, pool, candidate.text)

@@ -22,6 +22,9 @@ class Oracle(Selector):
     cost: ClassVar[str] = "0"
     source: ClassVar[str] = "arXiv 2506.20544, hope and risk"
 
+    def highest(self) -> float:
+        return 1.0
+
     async def select(self, pool: Pool) -> Choice:
         task, reference, chosen = pool.task, pool.row.reference, set(pool.selectable())
 

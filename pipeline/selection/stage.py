@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from pipeline.adaptive.known import known_rewards
+from pipeline.adaptive.known import known_values
 from pipeline.engines.base import Engine
 from pipeline.errors import EngineDead
 from pipeline.languages import is_among, is_language
@@ -71,8 +71,6 @@ class SelectStage(Stage):
             if self.policy is not None and not self.policy.wants_plan(plan, row):
                 continue
             usable = engine if self.selector.engine else None
-            if usable is not None and self.selector.kind == "best_of_n":
-                usable = known_rewards(row, plan, self.method, usable)
             if not is_among(row.language, self.only_languages.get(plan)):
                 continue
             pool = self._pool(row, plan, usable)
@@ -96,7 +94,9 @@ class SelectStage(Stage):
         return row
 
     def _pool(self, row: Row, plan: str, engine: Engine | None) -> Pool:
-        return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, origins=self.selector.origins)
+        known = known_values(row, plan, self.method) if engine is not None else {}
+        origins = self.selector.origins
+        return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, origins=origins, known=known)
 
     def _bar(self, pool: Pool) -> dict[str, object]:
         """Bar what may not be chosen, unless nothing else is left; returns what to record."""

@@ -1,6 +1,7 @@
 """Adaptive N beside the same N for every prompt, in simulation and on stored real pools.
 
-    python scripts/bench/adaptive.py [POOLS.parquet ...] [--uniform 16] [--rounds 4] [--first 4] [--no-simulation]
+    python scripts/bench/adaptive.py [POOLS.parquet ...] [--uniform 16] [--rounds 4] [--first 4] [--repeats 10]
+        [--known] [--no-simulation] [--votes]
 
 POOLS come from ``scripts/bench/adaptive_pools.py``; those of docs/recipes/adaptive.md lie in ``scripts/bench/pools``.
 Everything is replayed with the decisions of a real run
@@ -11,7 +12,11 @@ which each is a cluster of its own.
 
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
 adaptive really used, as a share of what uniform N used. ``uniform``: what three quarters of N for every prompt lose
-themselves. All in points of 0 to 100: chrF; the candidate's mean token probability (geometric) in percent; the share of
+themselves. ``known`` (rewards, with ``--known``): as ``-25%``, for who knows every prompt's law; for stored pools that
+is all their candidates', which is more than could ever be known. ``--votes``: simulated votes, too, which takes a
+quarter of an hour.
+
+All in points of 0 to 100: chrF; where the mean token log-probability decides, its exponential in percent; the share of
 prompts with the right answer, with the model's most frequent answer, or with the law's true mode. The model's most
 frequent answer is the one that leads in the second half of a stored pool, of which nothing is drawn: among candidates
 that can be drawn, whoever draws more of them would be right by that alone.
@@ -22,17 +27,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from scipy.stats import t as student
 
+from pipeline.adaptive.budget import deal_out, lengths
 from pipeline.adaptive.decide import State, decide
 from pipeline.adaptive.settings import Adaptive
 from pipeline.stats.arrays import Bools, Floats, Ints
-
-_T = {60: 2.001, 100: 1.984, 200: 1.972}
 
 
 @dataclass
@@ -41,10 +46,12 @@ class Pools:
 
     Attributes:
         name: what they are.
-        rewards: [P, M] what is maximised, in points; ``None`` = votes.
+        rewards: [P, M] what is maximised; ``None`` = votes.
         tokens: [P, M].
         answers: [P, M] the votes: one number an answer; -1 = none.
-        worth: [P, M] what a candidate's answer is worth in points, where votes choose.
+        worth: [P, M] what a candidate is worth in points; ``None`` = its reward.
+        highest: the largest reward that there can be.
+        law: [P, K] rewards that stand for each prompt's law; ``None`` = the pool's own.
     """
 
     name: str
@@ -52,6 +59,8 @@ class Pools:
     tokens: Floats
     answers: Ints | None = None
     worth: Floats | None = None
+    highest: float = np.inf
+    law: Floats | None = None
 
     def shuffled(self, rng: np.random.Generator) -> Pools:
         order = np.argsort(rng.random(self.tokens.shape), axis=1)
@@ -59,9 +68,8 @@ class Pools:
         def take(x: np.ndarray | None) -> np.ndarray | None:
             return None if x is None else np.take_along_axis(x, order, 1)
 
-        tokens = take(self.tokens)
-        assert tokens is not None
-        return Pools(self.name, take(self.rewards), tokens, take(self.answers), take(self.worth))
+        moved = {name: take(getattr(self, name)) for name in ("rewards", "tokens", "answers", "worth")}
+        return replace(self, **moved)
 
     def scores(self, mask: Bools) -> Floats:
         """What a decision sees of the candidates in ``mask``."""
@@ -79,7 +87,9 @@ class Pools:
         """Points of what is chosen of the candidates in ``mask`` [P]."""
         scores = self.scores(mask)
         if self.rewards is not None:
-            return np.nanmax(scores, axis=1)
+            worth = self.rewards if self.worth is None else self.worth
+            best = np.nanargmax(scores, axis=1)
+            return np.take_along_axis(worth, best[:, None], axis=1)[:, 0]
         assert self.worth is not None
         top = np.where(np.isnan(scores), -1, scores)
         best = (top == top.max(axis=1, keepdims=True)) & (top > 0)
@@ -94,36 +104,56 @@ def play(pools: Pools, settings: Adaptive) -> Bools:
     mask = np.arange(size) < count[:, None]
     for done in range(1, settings.rounds):
         state = State(pools.scores(mask), np.where(mask, pools.tokens, np.nan), mask, count)
-        made = decide(settings, size, pools.rewards is None, state, done, budget)
+        made = decide(settings, size, pools.rewards is None, state, done, budget, pools.highest)
         budget, count = made.budget, count + made.more
         mask = np.arange(size) < count[:, None]
     return mask
 
 
+def play_known(pools: Pools, settings: Adaptive) -> Bools:
+    """The same by whoever knows every prompt's law and mean length [P, M]."""
+    assert pools.rewards is not None
+    law = np.sort(pools.rewards if pools.law is None else pools.law, axis=1)
+    share = np.arange(law.shape[1] + 1) / law.shape[1]
+    size, count = pools.tokens.shape[1], np.full(len(law), settings.first)
+    expected = lengths(pools.tokens)
+    budget = (settings.mean_n or 0.0) * expected.mean.sum()
+    for done in range(1, settings.rounds):
+        mask = np.arange(size) < count[:, None]
+        above = np.maximum(law - np.nanmax(pools.scores(mask), axis=1)[:, None], 0)
+        gains = np.stack([above @ np.diff(share**m) for m in range(1, size + 1)], axis=1)
+        now = (budget - pools.tokens[mask].sum()) / (settings.rounds - done)
+        count = count + deal_out(gains, size - count, expected, now)
+    return np.arange(size) < count[:, None]
+
+
 def compare(
-    pools: Pools, settings: Adaptive | None, uniform: int, repeats: int, seed: int
+    pools: Pools, settings: Adaptive | None, uniform: int, repeats: int, seed: int, known: bool = False
 ) -> tuple[float, float, float]:
     """(mean difference to uniform N, half width of its interval, tokens as a share of uniform N's).
 
     Args:
         settings: how adaptive N draws; ``None`` = as uniform N with three quarters of it.
+        known: whether every prompt's law is.
     """
     rng = np.random.default_rng(seed)
     differences, spent, base = np.zeros(len(pools.tokens)), 0.0, 0.0
     for _ in range(repeats):
         one = pools.shuffled(rng)
         numbers = np.arange(pools.tokens.shape[1])
-        ours = play(one, settings) if settings else np.tile(numbers < 0.75 * uniform, (len(differences), 1))
+        ours = np.tile(numbers < 0.75 * uniform, (len(differences), 1))
+        if settings:
+            ours = (play_known if known else play)(one, settings)
         theirs = np.tile(numbers < uniform, (len(differences), 1))
         differences += (one.chosen(ours) - one.chosen(theirs)) / repeats
         spent, base = spent + one.tokens[ours].sum(), base + one.tokens[theirs].sum()
     error = differences.std(ddof=1) / np.sqrt(len(differences))
-    t = min((abs(p - len(differences)), value) for p, value in _T.items())[1]
+    t = student.ppf(0.975, len(differences) - 1)
     return float(differences.mean()), float(t * error), float(spent / base)
 
 
-def simulated(rng: np.random.Generator, prompts: int, size: int) -> list[Pools]:
-    """Pools from known laws: rewards around 50 with a spread of about 5 points, and votes."""
+def simulated(rng: np.random.Generator, prompts: int, size: int, votes: bool) -> list[Pools]:
+    """Pools from known laws: rewards around 50 with a spread of about 5 points, and votes where they are asked for."""
     mean = rng.normal(50, 12, (prompts, 1))
     various = 5 * np.exp(rng.normal(0, 0.6, (prompts, 1)))
     normal = rng.normal(size=(prompts, size))
@@ -138,7 +168,10 @@ def simulated(rng: np.random.Generator, prompts: int, size: int) -> list[Pools]:
     lengths = rng.lognormal(4, 0.4, (prompts, 1))
     tokens = np.ceil(lengths * rng.lognormal(-0.03, 0.25, (prompts, size)))
     found = [Pools(name, mean + spread * z, tokens) for name, (spread, z) in laws.items()]
-    for name, concentrations in (("votes: easy and hard prompts", (0.3, 30.0)), ("votes: all alike", (3.0, 3.0))):
+    for pools, (spread, z) in zip(found, laws.values(), strict=True):
+        pools.law = mean + spread * np.quantile(z, (np.arange(1000) + 0.5) / 1000)  # prompts differ in these two alone
+    laws_of_votes = {"votes: easy and hard prompts": (0.3, 30.0), "votes: all alike": (3.0, 3.0)} if votes else {}
+    for name, concentrations in laws_of_votes.items():
         strength = np.exp(rng.uniform(*np.log(concentrations), prompts))
         law = np.array([rng.dirichlet(np.full(30, c / 30)) for c in strength])
         answers = np.array([rng.choice(30, size=size, p=p) for p in law])
@@ -164,8 +197,8 @@ def stored(path: str) -> list[Pools]:
     quality, tokens, name = 100 * grid("quality"), grid("tokens"), _name(Path(path))
     if table["answer"].null_count == len(table):
         return [
-            Pools(f"{name}: chrF (oracle)", quality, tokens),
-            Pools(f"{name}: token probability", 100 * np.exp(grid("logprob")), tokens),
+            Pools(f"{name}: chrF (oracle)", quality, tokens, highest=100.0),
+            Pools(f"{name}: likelihood", grid("logprob"), tokens, None, 100 * np.exp(grid("logprob")), highest=0.0),
         ]
     answers = np.array([-1 if a is None else a for a in table["answer"].to_pylist()], np.int64).reshape(prompts, -1)
     half = tokens.shape[1] // 2
@@ -189,16 +222,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--known", action="store_true")
+    parser.add_argument("--votes", action="store_true")
+    parser.add_argument("--prompts", type=int, default=200, help="of each simulated pool")
     parser.add_argument("--no-simulation", action="store_true")
     args = parser.parse_args()
     every: list[tuple[Pools, int]] = [(p, args.repeats) for path in args.pools for p in stored(path)]
     if not args.no_simulation:
-        laws = simulated(np.random.default_rng(args.seed), 200, 2 * args.uniform)
+        laws = simulated(np.random.default_rng(args.seed), args.prompts, 2 * args.uniform, args.votes)
         every += [(pools, max(args.repeats // 3, 1)) for pools in laws]
     results = {}
     print(
         f"{'pools':34}{'equal':>8}{'interval':>18}{'tokens':>9}{'-25%':>8}{'interval':>18}{'tokens':>9}"
-        f"{'uniform':>9}{'shuffles':>10}",
+        f"{'uniform':>9}{'known':>9}{'shuffles':>10}",
         flush=True,
     )
     for pools, repeats in every:
@@ -210,6 +246,9 @@ def main() -> int:
             kept[str(share)] = [round(v, 3) for v in (mean, mean - half, mean + half, tokens)]
         kept["uniform"] = [round(compare(pools, None, args.uniform, repeats, args.seed)[0], 3)]
         cells += f"{kept['uniform'][0]:+9.2f}"
+        if args.known and pools.rewards is not None:
+            kept["known"] = [round(v, 3) for v in compare(pools, settings, args.uniform, repeats, args.seed, True)]
+        cells += f"{kept['known'][0]:+9.2f}" if "known" in kept else f"{'-':>9}"
         results[pools.name] = kept
         print(f"{pools.name:34}{cells}{repeats:10}", flush=True)
     print(json.dumps({**vars(args), "results": results}))

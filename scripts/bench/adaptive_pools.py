@@ -1,11 +1,14 @@
 """Makes real candidate pools on which adaptive N is replayed, and keeps their numbers.
 
     python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [key=value ...] [--from 100] [--prompts 60]
+    python scripts/bench/adaptive_pools.py sentences MGSM_FOLDER OUT [key=value ...] [--prompts 240] [--n 48]
     python scripts/bench/adaptive_pools.py sums OUT [key=value ...] [--prompts 100] [--n 32]
 
 translation: questions of MGSM from a number on into English, each in one of six languages in turn (so every prompt is
 a cluster of its own), 3-shot, by the 270M base model of ``scripts/translation_model.py``. Rewards: chrF against the
 reference (an oracle), and the candidate's mean token log-probability.
+sentences: the same with one sentence of each question, drawn at random from a question that has as many sentences in
+both languages: short and long ones, as the segments of translation sets are.
 sums: additions of two to six numbers, made by a seeded generator, answered by the demo's 135M chat model
 (``scripts/demo_model.py``); the votes are the last numbers of the answers.
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,9 @@ from mgsm_translation import questions
 FIRST = 100  # earlier questions were looked at when the method was made
 LANGUAGES = ("es", "fr", "de", "ja", "ru", "zh")
 SHOTS = 3
+WORDS = 3
+_TITLE = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Sr|Sra|Fr|Hr|M)\.$")
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s*(?=\S)")
 
 
 def translation(mgsm: Path, out: Path, first: int, prompts: int, n: int) -> list[str]:
@@ -49,10 +56,51 @@ def translation(mgsm: Path, out: Path, first: int, prompts: int, n: int) -> list
         at, language = first + i, LANGUAGES[i % len(LANGUAGES)]
         row = {"prompt_id": f"mgsm-{at}-{language}", "language": language, "prompt": texts[language][at]}
         rows.append({**row, "task": "translation", "reference": texts["en"][at]})
+    examples = {
+        language: [(texts[language][-1 - k], texts["en"][-1 - k]) for k in range(SHOTS)] for language in LANGUAGES
+    }
+    return translated(out, rows, examples, n)
+
+
+def sentences(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
+    """Write prompts and examples; returns the run's config."""
+    texts = {language: questions(mgsm, language) for language in (*LANGUAGES, "en")}
+    rng, rows = random.Random(20261128), []
+
+    def pairs(at: int, language: str) -> list[tuple[str, str]]:
+        source, target = (_SENTENCE.split(texts[name][at].strip()) for name in (language, "en"))
+        if len(source) != len(target):
+            return []
+        return [pair for pair in zip(source, target, strict=True) if len(pair[1].split()) >= WORDS]  # no "Mr."
+
+    for at in range(prompts):
+        turn = [LANGUAGES[(at + k) % len(LANGUAGES)] for k in range(len(LANGUAGES))]
+        language = next((one for one in turn if pairs(at, one)), None)
+        if language is None:
+            continue
+        source, target = rng.choice(pairs(at, language))
+        if not (_is_whole(source, texts[language][at]) and _is_whole(target, texts["en"][at])):
+            continue
+        row = {"prompt_id": f"sentence-{at}-{language}", "language": language, "prompt": source}
+        rows.append({**row, "task": "translation", "reference": target})
+    last = range(len(texts["en"]) - 1, prompts - 1, -1)
+    shown = {language: [pair for at in last for pair in pairs(at, language)[:1]][:SHOTS] for language in LANGUAGES}
+    return translated(out, rows, shown, n)
+
+
+def _is_whole(sentence: str, text: str) -> bool:
+    """Whether it does not begin or end inside a number or behind a title."""
+    before, _, behind = text.partition(sentence)
+    joined = before[-1:] in (".", "!", "?") or (sentence[-1] in ".!?" and behind[:1].strip())
+    return not joined and not _TITLE.search(sentence)
+
+
+def translated(out: Path, rows: list[dict[str, Any]], shown: dict[str, list[tuple[str, str]]], n: int) -> list[str]:
+    """Write prompts and the examples (source, target) of every language; returns the run's config."""
     examples = [
-        {"source": texts[language][-1 - k], "target": texts["en"][-1 - k], "language": language}
-        for language in LANGUAGES
-        for k in range(SHOTS)
+        {"source": source, "target": target, "language": language}
+        for language, pairs in shown.items()
+        for source, target in pairs
     ]
     save(out, rows)
     OmegaConf.save(OmegaConf.create({"tasks": {"translation": {"few_shot": examples}}}), out / "examples.yaml")
@@ -108,21 +156,23 @@ def numbers_of(folder: str) -> pa.Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make real candidate pools.")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    for kind, prompts in (("translation", 60), ("sums", 100)):
+    for kind, prompts in (("translation", 60), ("sentences", 240), ("sums", 100)):
         one = kinds.add_parser(kind)
-        if kind == "translation":
+        if kind != "sums":
             one.add_argument("mgsm", type=Path)
+        if kind == "translation":
             one.add_argument("--from", dest="first", type=int, default=FIRST)
         one.add_argument("out", type=Path)
         one.add_argument("--prompts", type=int, default=prompts)
         one.add_argument("--n", type=int, default=32)
         one.add_argument("words", nargs="*")
     args = parser.parse_args()
-    made = (
-        sums(args.out, args.prompts, args.n)
-        if args.kind == "sums"
-        else translation(args.mgsm, args.out, args.first, args.prompts, args.n)
-    )
+    if args.kind == "sums":
+        made = sums(args.out, args.prompts, args.n)
+    elif args.kind == "sentences":
+        made = sentences(args.mgsm, args.out, args.prompts, args.n)
+    else:
+        made = translation(args.mgsm, args.out, args.first, args.prompts, args.n)
     folder = str((args.out / "run").resolve())
     prompts = ["prompts.kind=file", f"prompts.path={(args.out / 'prompts.jsonl').resolve()}"]
     runner.run(load_config([*made, *prompts, "seed=11", f"out={folder}", *args.words]))

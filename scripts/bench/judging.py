@@ -8,8 +8,8 @@ The judge (``engines.judge``) answers the prompts itself, greedily; the audit's 
 1. Verdicts from the probabilities of the labels after one prefill, beside verdicts generated as structured output:
    accuracy (wins of the undamaged answer, a tie counts half), invalid ones, tokens, cached share and time, each from an
    empty prefix cache, in two interleaved halves after a warm-up of both.
-2. Two replicas: all requests about a row at one of them, beside requests dealt out in turn. Both run at once, so that
-   the cached share tells something here and the time on a small machine does not.
+2. Two replicas: all requests about a row at one of them, beside requests dealt out in turn, in two halves like that.
+   Both run at once, so that the cached share tells something here and the time on a small machine does not.
 
 Only whole blocks of the prefix cache are shared (128 tokens on vLLM's CPU engine, 16 on GPUs). A last line of JSON
 holds the numbers.
@@ -165,19 +165,22 @@ async def compare_verdicts(engine: Engine, rows: Sequence[Row], pairs: dict[int,
 
 async def compare_replicas(engines: Sequence[Any], rows: Sequence[Row], pairs: dict[int, dict[str, str]]) -> Any:
     """A row's requests at one replica beside scattered ones."""
-    scattered = InTurn(engines)
 
     def one(row: Row, meters: list[Meter]) -> Meter:
-        meters.append(Meter(engines[row.row_id % len(engines)]))
+        meters.append(Meter(engines[row.row_id // 2 % len(engines)]))
         return meters[-1]
 
     def any_of(row: Row, meters: list[Meter]) -> Meter:
         meters[:] = scattered.meters
         return scattered
 
-    found = []
-    for name, make in (("a row at one replica", one), ("scattered", any_of)):
-        found.append({"requests": name, **await play(make, rows, pairs, engines)})
+    for engine in engines:  # the second one has done nothing yet
+        await play(lambda row, meters, engine=engine: Meter(engine), rows[:1], pairs, [engine])
+    ways, found = {"a row at one replica": one, "scattered": any_of}, []
+    for half, chosen in enumerate((rows[::2], rows[1::2])):
+        for name, make in list(ways.items())[:: 1 if half == 0 else -1]:
+            scattered = InTurn(engines)
+            found.append({"requests": name, **await play(make, chosen, pairs, engines)})
     shown = [{k: row[k] for k in ("requests", "games", "prompt tokens", "cached", "seconds")} for row in found]
     print(table(shown))
     return found

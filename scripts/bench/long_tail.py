@@ -3,11 +3,11 @@
     python scripts/bench/long_tail.py [prompts=600] [tail=1.5] [slots=32] [key=value ...]
 
 The engine is the dummy one with so many slots and a log-normal latency per candidate (mean 0.25 s, sigma ``tail``; with
-1.5 the slowest of a hundred takes 8 times the mean); four candidates a prompt. Full means: as many candidates running
-as there are slots. The last rows cannot keep it full, whatever one does: the best possible time is that of all slots
-busy until all work is done, or of the slowest candidate where that is longer. A row's checkpoint waits for its
-block's slowest row and the block's write: what is printed is the time from the row's own end until it is durable.
-Every time is seen from outside, by looking 20 times a second. The last line of JSON holds the numbers.
+1.5 the slowest of a hundred takes about 13 times the mean); four candidates a prompt. Full means: as many candidates
+running as there are slots. The last rows cannot keep it full, whatever one does: the best possible time is that of all
+slots busy until all work is done, or of the slowest candidate where that is longer. A row's checkpoint waits for its
+block's slowest row and the block's write: what is printed is the time from the row's own end until it is durable. Every
+time is seen from outside, by looking 20 times a second. The last line of JSON holds the numbers.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def measure(rows: int, tail: float, slots: int, more: Sequence[str], folder: Pat
         "seconds": summary["span_seconds"],
         "best_possible": best,
         "efficiency": best / summary["span_seconds"],
-        "slowest_row": summary["row_seconds"]["p99"],
+        "row_seconds_p99": summary["row_seconds"]["p99"],
         "rows_seen": len(held),
         **{f"held_back_{name}": float(np.quantile(held, q)) for name, q in (("p50", 0.5), ("p90", 0.9), ("max", 1))},
         "load": summary["load"],

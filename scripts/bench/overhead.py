@@ -5,9 +5,10 @@
 The engine is the dummy one without latency, five candidates a prompt. The bare side is what a user writes by hand:
 read_parquet, repartition, map_batches on one actor, write_parquet, twice, with the same input files, columns and block
 size, and nothing else: no retries, journal, checkpoint, progress, or verdict about lost rows. It comes in two forms:
-`engine` asks the same dummy engine for the same texts, `constant` writes one text over and over, so that the cost of
-making texts up is not taken for the framework's. Times are those of the passes, from plan to last write: Ray's start,
-reading the prompts and compaction apart. Sides alternate. The last line of JSON holds the numbers.
+`engine` does the work that is no framework's: it asks the same dummy engine for the same texts, and sees in which
+language each of them is. `constant` does neither: it writes one text over and over. Times are those of the passes, from
+plan to last write: Ray's start, reading the prompts and compaction apart. Sides alternate. The last line of JSON holds
+the numbers.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class _Bare:
         rows = block.to_pylist()
         if self._job == "generate":
             return _with(block, candidates=asyncio.run(self._generate(rows)), usage=_usage(rows, "generate"))
+        scores = [self._languages(r) for r in rows] if self._form == "engine" else [[] for _ in rows]
         chosen = [
             [
                 {
@@ -109,7 +111,15 @@ class _Bare:
             ]
             for r in rows
         ]
-        return _with(block, scores=[[] for _ in rows], selections=chosen)
+        return _with(block, scores=scores, selections=chosen)
+
+    @staticmethod
+    def _languages(row: dict[str, Any]) -> list[dict[str, Any]]:
+        from pipeline.languages import is_language
+
+        found = [is_language(c["text"], row["language"]) for c in row["candidates"]]
+        values = [None if each is None else float(each) for each in found]
+        return [{"scorer": "metric:language", "plan": "bare", "values": values}]
 
     async def _generate(self, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         return await asyncio.gather(*(self._set(i, row) for i, row in enumerate(rows)))

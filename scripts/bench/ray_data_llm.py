@@ -6,7 +6,8 @@
 rows (beside each other, so that they share their prefix), ``build_processor``, write Parquet. Its settings: the same
 engine arguments as ours (vLLM's statistics on, as by its default), blocks of one batch, and 8 batches of 16 rows at
 once, so that twice ``max_num_seqs`` rows are at the engine (its guide wants batch_size x max_concurrent_batches to
-fill it, and prefers many small batches). The local cluster has 8 logical CPUs on both sides, and workers of normal
+fill it, and prefers many small batches), and vLLM itself tokenizes and detokenizes: Ray's stages for that would be two
+more pools of processes to start. The local cluster has 8 logical CPUs on both sides, and workers of normal
 priority (Ray's own are nice, which costs an engine on the CPU some of its speed). Wall time is that of the whole
 process: Python's start to its end. The time at the engine goes from the first request's arrival to the last one's end.
 Prompts are given as to ``engine.py``. A last line of JSON holds the numbers.
@@ -60,6 +61,8 @@ def user(request_file: str, out: str) -> None:
         max_concurrent_batches=BATCHES,
         concurrency=1,
         placement_group_config={"bundles": [{"CPU": 1}]},  # no GPU
+        tokenize_stage=False,
+        detokenize_stage=False,
         log_engine_metrics=False,  # vLLM's exporter for Ray wants ray[serve]; its own statistics stay on
     )
     data = ray.data.read_json(asked["prompts"], lines=True).flat_map(candidates)
