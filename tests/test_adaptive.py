@@ -34,6 +34,11 @@ def state(scores: Floats, tokens: float | Floats = 10.0) -> State:
     return State(scores, there, np.isfinite(there), np.isfinite(there).sum(axis=1))
 
 
+def gains_of(scores: Floats, drawn: Floats, most: int, first: int, highest: float = np.inf) -> Floats:
+    """Where lengths tell nothing."""
+    return reward_gains(scores, drawn, most, first, np.full(len(scores), 10.0), highest)
+
+
 def deal(scores: Floats, cost: float | Floats = 10.0, votes: bool = False, **settings: Any) -> Decision:
     return decide(Adaptive("x", **{"first": 4, "mean_n": 8.0, **settings}), 16, votes, state(scores, cost), 1)
 
@@ -53,7 +58,7 @@ def test_what_the_next_candidate_is_expected_to_gain_is_what_it_gains(law: str) 
     scores = rng.normal(0, 5, (1200, 1)) + spread * LAWS[law](rng)
     for count in (4, 8):
         seen, best = scores[:, :count], scores[:, :count].max(axis=1)
-        expected = reward_gains(seen, seen, 4, count)
+        expected = gains_of(seen, seen, 4, count)
         for more, allowed in ((1, 0.35), (4, 0.6)) if law != "outliers above" else ((1, 0.5),):
             real = scores[:, : count + more].max(axis=1) - best
             for part in np.array_split(np.argsort(expected[:, more - 1]), 3):
@@ -66,9 +71,20 @@ def test_the_level_at_which_scores_end_is_learned() -> None:
     chance = rng.uniform(0.3, 0.97, (800, 1))
     scores = np.minimum(chance + rng.exponential(0.15, (800, 12)) - 0.15, 1.0)
     seen = scores[:, :6]
-    expected = reward_gains(seen, seen, 1, 6)[:, 0]
+    expected = gains_of(seen, seen, 1, 6)[:, 0]
     high = seen.max(axis=1) > np.quantile(seen.max(axis=1), 0.7)
     assert expected[high].mean() < 0.5 * expected[~high].mean()
+
+
+def test_what_lengths_tell_is_learned() -> None:
+    """Short answers have three times the spread, of which few candidates show little."""
+    rng = np.random.default_rng(8)
+    short = rng.random(800) < 0.5
+    scores = rng.normal(0, 12, (800, 1)) + np.where(short, 3.0, 1.0)[:, None] * rng.normal(size=(800, 6))
+    lengths = np.where(short, 10.0, 40.0) * np.exp(rng.normal(0, 0.2, 800))
+    for seen in (scores[:, :3], scores):
+        told, untold = reward_gains(seen, seen, 1, 3, lengths)[:, 0], gains_of(seen, seen, 1, 3)[:, 0]
+        assert told[short].mean() / told[~short].mean() > 1.5 * untold[short].mean() / untold[~short].mean()
 
 
 def test_nobody_gains_more_than_is_left_below_the_highest_score() -> None:
@@ -77,22 +93,22 @@ def test_nobody_gains_more_than_is_left_below_the_highest_score() -> None:
     seen = np.minimum(rng.normal(0.6, 0.3, (300, 6)), 1.0)
     done = seen.max(axis=1) == 1.0
     assert 50 < done.sum() < 250
-    gains = reward_gains(seen, seen, 5, 6, highest=1.0)
+    gains = gains_of(seen, seen, 5, 6, highest=1.0)
     assert not gains[done].any() and (gains[~done] > 0).all()
     assert (gains <= 1.0 - seen.max(axis=1)[:, None]).all()
-    assert reward_gains(seen, seen, 5, 6)[done].all()  # nobody said that scores end there
+    assert gains_of(seen, seen, 5, 6)[done].all()  # nobody said that scores end there
     made = decide(Adaptive("x", first=6, mean_n=8.0), 16, False, state(seen), 1, highest=1.0)
     assert not made.more[done].any() and made.more[~done].any()
 
 
 def test_degenerate_scores_are_no_error_and_get_nothing() -> None:
     equal = np.full((3, 4), 2.0)
-    assert not reward_gains(equal, equal, 5, 4).any()  # nobody's scores differ
+    assert not gains_of(equal, equal, 5, 4).any()  # nobody's scores differ
     none = np.full((2, 4), NAN)
-    assert not reward_gains(none, none, 5, 4).any()
-    assert reward_gains(np.empty((0, 0)), np.empty((0, 0)), 3, 4).shape == (0, 3)
+    assert not gains_of(none, none, 5, 4).any()
+    assert gains_of(np.empty((0, 0)), np.empty((0, 0)), 3, 4).shape == (0, 3)
     mixed = np.array([[1.0, NAN, NAN, NAN], [NAN] * 4, [1, 2, 3, 4], [5, 5, 5, 5], [0, np.inf, 1, 2]])
-    gains = reward_gains(mixed, mixed, 6, 4)
+    gains = gains_of(mixed, mixed, 6, 4)
     assert np.isfinite(gains).all() and not gains[1].any()
     assert gains[0, 0] > 0 and gains[2, 0] > gains[3, 0]  # one score: what is usual; four equal ones: next to nothing
     assert (np.diff(gains, axis=1, prepend=0) >= 0).all()
@@ -101,9 +117,9 @@ def test_degenerate_scores_are_no_error_and_get_nothing() -> None:
 def test_a_prompt_whose_candidates_failed_keeps_nobody_from_learning() -> None:
     rng = np.random.default_rng(9)
     seen = 5 * rng.normal(size=(200, 6))
-    whole = reward_gains(seen, seen, 3, 6)
+    whole = gains_of(seen, seen, 3, 6)
     seen[0, 1:] = NAN
-    assert reward_gains(seen, seen, 3, 6)[1:] == pytest.approx(whole[1:], rel=0.1)
+    assert gains_of(seen, seen, 3, 6)[1:] == pytest.approx(whole[1:], rel=0.1)
     assert deal(seen, first=6).gain == pytest.approx(deal(seen[1:], first=6).gain, rel=0.1)
 
 
@@ -133,7 +149,7 @@ def test_a_greedy_answer_above_all_samples_leaves_less_to_gain() -> None:
     drawn = np.concatenate([np.full((50, 1), NAN), rng.normal(size=(50, 4))], axis=1)
     scores = drawn.copy()
     scores[:, 0] = 5.0
-    assert (reward_gains(scores, drawn, 3, 4) < reward_gains(drawn, drawn, 3, 4)).all()
+    assert (gains_of(scores, drawn, 3, 4) < gains_of(drawn, drawn, 3, 4)).all()
 
 
 def test_counts_come_from_the_votes_alone() -> None:

@@ -86,7 +86,7 @@ def decide(
         sampled = state.drawn.sum(axis=1)
         first = int(sampled[sampled > 0].min(initial=most + n))
         sampled_scores = np.where(state.drawn, state.scores, np.nan)
-        gains = reward_gains(state.scores, sampled_scores, most, first, highest)
+        gains = reward_gains(state.scores, sampled_scores, most, first, expected.mean, highest)
     now = (budget - spent) / max(settings.rounds - done, 1)
     more = deal_out(gains, room, expected, now, settings.min_gain)
     gain = gains[np.flatnonzero(more), more[more > 0] - 1].sum() if most else 0.0

@@ -3,9 +3,10 @@
 That is learned from the batch, because scores differ in how they are spread: chrF and probabilities end at a bound, and
 a spread may come from bad outliers, which say nothing of better ones. At every earlier number of candidates, what the
 next one really gained is regressed on what was known before it was drawn: how many spreads the best score lay above the
-mean, the spread, the number of candidates, the level of the best score, and its lead over the second. The regression is
-log-linear (Poisson quasi-likelihood, which needs no more than the mean to be right), and a ridge draws it towards what
-about holds for normal laws, so that a small batch is no worse off than with these.
+mean, the spread, the number of candidates, the level of the best score, its lead over the second, and how long the
+prompt's answers are. The regression is log-linear (Poisson quasi-likelihood, which needs no more than the mean to be
+right), and a ridge draws it towards what about holds for normal laws, so that a small batch is no worse off than with
+these.
 
 Whether a prompt went on depended on what was known by then, and not on the next candidate: so to learn from those that
 did is no bias. The candidates of the first round are exchangeable, and every cyclic order of them is learned from.
@@ -25,8 +26,8 @@ import numpy as np
 
 from pipeline.stats.arrays import Bools, Floats, Ints
 
-_NORMAL = np.array([0.0, -1.0, 1.0, -1.0, 0.0, 0.0])
-"""Coefficients before anything is learned: of (1, luck, log spread, log number, level, lead)."""
+_NORMAL = np.array([0.0, -1.0, 1.0, -1.0, 0.0, 0.0, 0.0])
+"""Coefficients before anything is learned: of (1, luck, log spread, log number, level, lead, log length)."""
 _RIDGE = 1.0
 _SHRINK = 3  # degrees of freedom that the batch's variance counts for beside a prompt's own
 _LUCK = (-1.0, 6.0)
@@ -34,7 +35,9 @@ _LEARN = 2_000  # prompts that are learned from, at most
 _STEPS = 50
 
 
-def reward_gains(scores: Floats, drawn: Floats, most: int, first: int, highest: float = np.inf) -> Floats:
+def reward_gains(
+    scores: Floats, drawn: Floats, most: int, first: int, lengths: Floats, highest: float = np.inf
+) -> Floats:
     """Expected gain of 1 to ``most`` further candidates.
 
     Args:
@@ -43,19 +46,20 @@ def reward_gains(scores: Floats, drawn: Floats, most: int, first: int, highest: 
         drawn: of those that further candidates are like (the greedy one is not) [P, N], NaN elsewhere.
         most: largest number of further candidates.
         first: candidates that were drawn for every prompt whatever their scores, failed ones included.
+        lengths: expected tokens of each prompt's next candidate, above 0 [P].
         highest: the largest score that a candidate can have: nobody gains more than what is left to it.
 
     Returns:
         [P, most], in the scores' unit; 0 for prompts without a drawn score, and where no prompt's scores differ.
     """
     gains = np.zeros((len(scores), most))
-    prompts = _Prompts.of(scores, drawn)
+    prompts = _Prompts.of(scores, drawn, lengths)
     known = np.flatnonzero(prompts.count > 0)
     spread = prompts.spread()
     if not most or not len(known) or not spread:
         return gains
     best = prompts.best()[known]
-    view = _View(spread, float(best.mean()), float(best.std()) or 1.0)
+    view = _View(spread, float(best.mean()), float(best.std()) or 1.0, float(prompts.length[known].mean()))
     unit, coefficients = _learn(prompts.take(known[:: -(-len(known) // _LEARN)]), view, first, highest)
     for count in np.unique(prompts.count[known]).tolist():
         rows = np.flatnonzero(prompts.count == count)
@@ -71,18 +75,20 @@ class _Prompts:
     Attributes:
         drawn: valid scores of candidates that were drawn, in order [P, N]; NaN behind them.
         given: best score of the other candidates [P]; -inf = none.
+        length: logarithm of the prompt's length [P].
     """
 
     drawn: Floats
     given: Floats
+    length: Floats
 
     @classmethod
-    def of(cls, scores: Floats, drawn: Floats) -> _Prompts:
+    def of(cls, scores: Floats, drawn: Floats, lengths: Floats) -> _Prompts:
         valid = np.isfinite(drawn)
         order = np.argsort(~valid, axis=1, kind="stable")
         compact = np.take_along_axis(np.where(valid, drawn, np.nan), order, axis=1)
         others = np.where(np.isfinite(scores) & ~valid, scores, -np.inf)
-        return cls(compact, others.max(axis=1, initial=-np.inf))
+        return cls(compact, others.max(axis=1, initial=-np.inf), np.log(lengths))
 
     @cached_property
     def count(self) -> Ints:
@@ -91,11 +97,11 @@ class _Prompts:
 
     def take(self, rows: Ints | Bools) -> _Prompts:
         """Some of the prompts."""
-        return _Prompts(self.drawn[rows], self.given[rows])
+        return _Prompts(self.drawn[rows], self.given[rows], self.length[rows])
 
     def begun(self, number: int) -> _Prompts:
         """As they were after so many drawn candidates."""
-        return _Prompts(self.drawn[:, :number], self.given)
+        return _Prompts(self.drawn[:, :number], self.given, self.length)
 
     def best(self) -> Floats:
         """Best score of all candidates [P]."""
@@ -114,14 +120,16 @@ class _View:
     Attributes:
         spread: standard deviation within prompts.
         level, levels: mean and standard deviation of the best scores.
+        length: mean logarithm of the prompts' lengths.
     """
 
     spread: float
     level: float
     levels: float
+    length: float
 
     def features(self, prompts: _Prompts) -> Floats:
-        """What is known of prompts that all have as many drawn candidates [P, 6]."""
+        """What is known of prompts that all have as many drawn candidates [P, 7]."""
         count = prompts.drawn.shape[1]
         ordered = -np.sort(-prompts.drawn, axis=1)
         top, mean, best = ordered[:, 0], ordered.mean(axis=1), prompts.best()
@@ -138,6 +146,7 @@ class _View:
             np.full(len(best), np.log(count)),
             (best - self.level) / self.levels,
             lead,
+            prompts.length - self.length,
         )
         return np.stack(columns, axis=1)
 
@@ -167,7 +176,7 @@ def _learn(prompts: _Prompts, view: _View, first: int, highest: float) -> tuple[
 
 
 def _examples(prompts: _Prompts, view: _View, first: int, highest: float) -> tuple[Floats, Floats]:
-    """(what was known before a candidate [E, 6], what it gained [E])."""
+    """(what was known before a candidate [E, 7], what it gained [E])."""
     features, gains = [], []
 
     def add(these: _Prompts, number: int) -> None:
@@ -179,7 +188,7 @@ def _examples(prompts: _Prompts, view: _View, first: int, highest: float) -> tup
 
     whole = prompts.take(prompts.count >= first)
     for shift in range(first):
-        turned = _Prompts(np.roll(whole.drawn[:, :first], shift, axis=1), whole.given)
+        turned = _Prompts(np.roll(whole.drawn[:, :first], shift, axis=1), whole.given, whole.length)
         for number in range(max(min(2, first - 1), 1), first):
             add(turned, number)
     for number in range(first, int(prompts.count.max())):
