@@ -296,7 +296,7 @@ def test_too_many_failed_rows_end_with_their_own_exit_code(tmp_path: Path) -> No
 
 def test_block_and_pool_sizes() -> None:
     default = ExecutionConfig()
-    assert [rows_per_block(n, default) for n in (14, 5_000, 300_000, 10_000_000)] == [4, 5, 300, 2000]
+    assert [rows_per_block(n, default) for n in (14, 1_750, 5_000, 300_000, 10_000_000)] == [4, 7, 16, 300, 2000]
     assert [rows_per_block(n, default, engine=False) for n in (14, 5_000, 300_000, 10_000_000)] == [16, 20, 300, 2000]
     assert rows_per_block(14, ExecutionConfig(rows_per_checkpoint=7)) == 7
     engine = DummyEngineConfig()

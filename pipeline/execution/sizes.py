@@ -8,11 +8,11 @@ from pipeline.engines.base import EngineConfig, PoolConfig
 from pipeline.settings import ExecutionConfig
 
 _BLOCKS_GOAL = 1000  # about as many files as a pass writes, once it has enough rows
-_ROWS_PER_BLOCK = (4, 2000)  # small runs lose next to nothing; 10 million prompts make 5,000 files
-# Without an engine a row takes milliseconds, and each block costs Ray 0.15 s of processor time. But a user's own
-# selector may take a second a row, so blocks are larger only as long as they are small.
-_CPU_BLOCKS_GOAL = 250
-_CPU_ROWS_PER_BLOCK = (16, 100)
+_MOST_ROWS = 2000  # 10 million prompts make 5,000 files
+# Each block costs Ray 0.1 s and more of processor time, so there are fewer of them as long as they are small. Without an
+# engine a row takes milliseconds (but a user's own selector may take a second), and small is more.
+_SMALL_BLOCKS_GOAL = 250
+_SMALL_ROWS, _SMALL_ROWS_CPU = (4, 16), (16, 100)
 _BLOCKS_PER_ACTOR = 16  # fewer would hardly pay for an actor's start
 _SPARE_CPUS = 2  # for Ray's reading and writing, without which nothing moves
 
@@ -33,10 +33,9 @@ def rows_per_block(rows: int, config: ExecutionConfig, engine: bool = True) -> i
     """
     if config.rows_per_checkpoint is not None:
         return config.rows_per_checkpoint
-    low, high = _ROWS_PER_BLOCK
-    k = max(low, min(high, math.ceil(rows / _BLOCKS_GOAL)))
-    low, high = _CPU_ROWS_PER_BLOCK
-    return k if engine else max(k, low, min(high, math.ceil(rows / _CPU_BLOCKS_GOAL)))
+    low, high = _SMALL_ROWS if engine else _SMALL_ROWS_CPU
+    small = max(low, min(high, math.ceil(rows / _SMALL_BLOCKS_GOAL)))
+    return max(small, min(_MOST_ROWS, math.ceil(rows / _BLOCKS_GOAL)))
 
 
 def blocks_of(rows: int, config: ExecutionConfig, engine: bool = True) -> int:
