@@ -9,8 +9,8 @@ from pipeline.settings import ExecutionConfig
 
 _BLOCKS_GOAL = 1000  # about as many files as a pass writes, once it has enough rows
 _MOST_ROWS = 2000  # 10 million prompts make 5,000 files
-# Each block costs Ray 0.1 s and more of processor time, so there are fewer of them as long as they are small. Without an
-# engine a row takes milliseconds (but a user's own selector may take a second), and small is more.
+# Each block costs Ray 0.1 s and more of processor time, so there are fewer of them as long as they are small. Without
+# an engine a row takes milliseconds (but a user's own selector may take a second), and small is more.
 _SMALL_BLOCKS_GOAL = 250
 _SMALL_ROWS, _SMALL_ROWS_CPU = (4, 16), (16, 100)
 _BLOCKS_PER_ACTOR = 16  # fewer would hardly pay for an actor's start

@@ -1,8 +1,17 @@
 """Makes real candidate pools on which adaptive N is replayed, and keeps their numbers.
 
     python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [key=value ...] [--from 100] [--prompts 60]
-    python scripts/bench/adaptive_pools.py sentences MGSM_FOLDER OUT [key=value ...] [--prompts 240] [--n 48]
-    python scripts/bench/adaptive_pools.py sums OUT [key=value ...] [--prompts 100] [--n 32]
+    python scripts/bench/adaptive_pools.py sentences MGSM_FOLDER OUT [key=value ...] [--prompts 240]
+    python scripts/bench/adaptive_pools.py sums OUT [key=value ...] [--prompts 100]
+
+Each also takes ``--n`` (32).
+
+Those in ``scripts/bench/pools`` were made so, on both cores (``VLLM_CPU_OMP_THREADS_BIND=0-1``), in about an hour each:
+
+    FAST="execution.rows_per_checkpoint=1 engines.generator.max_num_seqs=128"
+    FAST="$FAST engines.generator.engine_args.block_size=32 sampling.min_p=0.1"
+    ... translation MGSM_FOLDER OUT $FAST --from 160 --prompts 84 --n 48
+    ... sentences MGSM_FOLDER OUT $FAST sampling.max_tokens=96 --n 48
 
 translation: questions of MGSM from a number on into English, each in one of six languages in turn (so every prompt is
 a cluster of its own), 3-shot, by the 270M base model of ``scripts/translation_model.py``. Rewards: chrF against the

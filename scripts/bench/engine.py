@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from plain_vllm import Plain
-from side_by_side import Load, machine, ratio, table
+from side_by_side import LIMIT, Load, machine, own_words, ratio, table
 
 from pipeline.config import Config, load_config
 from pipeline.prompts import read_prompts
@@ -99,7 +99,7 @@ def lemonpress(words: Sequence[str], out: Path) -> dict[str, Any]:
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "pipeline.cli", "generate", *SETTINGS, *words, f"out={out}"]
     started = time.monotonic()
-    ended = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ended = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
     wall = time.monotonic() - started
     if ended.returncode:
         raise SystemExit(ended.stdout[-3000:])
@@ -148,8 +148,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def main(words: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
-    own = dict(word.split("=", 1) for word in words if word.startswith(("pairs=", "plain=")))
-    rest = [word for word in words if not word.startswith(("pairs=", "plain="))]
+    own, rest = own_words(words, "pairs", "plain")
     if own.get("plain", "same") not in ("same", "bare"):
         raise SystemExit("plain= must be same or bare")
     with tempfile.TemporaryDirectory() as folder:

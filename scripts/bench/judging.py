@@ -1,6 +1,6 @@
 """What judging costs: verdicts read from label probabilities beside generated ones, and prompts that share a replica.
 
-    python scripts/bench/judging.py [prompts=16] [config name, file or key=value ...]
+    python scripts/bench/judging.py [prompts=12] [config name, file or key=value ...]
 
 The judge (``engines.judge``) answers the prompts itself, greedily; the audit's known-answer pairs of these answers
 (truncated, shuffled, other digits, another language) are judged in both orders, as ``lemonpress judge`` does.
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from side_by_side import Load, machine, ratio, table
+from side_by_side import Load, machine, own_words, ratio, table
 
 from pipeline.config import Config, load_config
 from pipeline.engines.base import Engine, LabelProbs, Prompt, SamplingParams
@@ -188,10 +188,9 @@ async def compare_replicas(engines: Sequence[Any], rows: Sequence[Row], pairs: d
 
 def main(words: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
-    own = dict(word.split("=", 1) for word in words if word.startswith("prompts="))
-    rest = [word for word in words if not word.startswith("prompts=")]
+    own, rest = own_words(words, "prompts")
     with tempfile.TemporaryDirectory() as folder:
-        limit = f"prompts.limit={own.get('prompts', 16)}"
+        limit = f"prompts.limit={own.get('prompts', 12)}"
         config = load_config([*SETTINGS, limit, *rest, f"out={Path(folder) / 'asked'}"])
         return asyncio.run(measure(config))
 

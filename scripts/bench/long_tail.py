@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from driving import start, words, write_prompts
-from side_by_side import Load, machine, table
+from side_by_side import Load, machine, own_words, table
 
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.hashing import derive_seed, hash_rng
@@ -126,8 +126,7 @@ def _work(rows: int, tail: float) -> tuple[float, float]:
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
-    own = dict(word.split("=", 1) for word in arguments if word.split("=")[0] in ("prompts", "tail", "slots"))
-    rest = [word for word in arguments if word.split("=")[0] not in own]
+    own, rest = own_words(arguments, "prompts", "tail", "slots")
     with tempfile.TemporaryDirectory() as folder:
         settings = int(own.get("prompts", 600)), float(own.get("tail", 1.5)), int(own.get("slots", 32))
         return measure(*settings, rest, Path(folder))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from driving import start, words, write_prompts
-from side_by_side import Load, machine, ratio, table
+from side_by_side import LIMIT, Load, machine, own_words, ratio, table
 
 from pipeline.storage import RunFolder
 
@@ -40,7 +40,7 @@ def ours(prompts: Path, out: Path, more: Sequence[str]) -> dict[str, float]:
     config = words(prompts, out, [*_SELECTORS, "execution.cpu_workers=1", *more])
     for job in ("generate", "select"):
         process = start(config, job)
-        if process.wait():
+        if process.wait(LIMIT):
             raise SystemExit(f"{job} failed")
     run = RunFolder(str(out))
     markers = {"generate": run.marker("candidates"), "select": run.marker("selections")}
@@ -50,7 +50,7 @@ def ours(prompts: Path, out: Path, more: Sequence[str]) -> dict[str, float]:
 def bare(run: Path, out: Path, form: str) -> dict[str, float]:
     """The same by hand, in a process of its own."""
     command = [sys.executable, __file__, "--bare", str(run), str(out), form]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=LIMIT)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -183,8 +183,7 @@ def measure(rows: int, pairs: int, forms: Sequence[str], more: Sequence[str]) ->
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
-    own = dict(word.split("=", 1) for word in arguments if word.split("=")[0] in ("prompts", "pairs", "forms"))
-    rest = [word for word in arguments if word.split("=")[0] not in own]
+    own, rest = own_words(arguments, "prompts", "pairs", "forms")
     forms = own.get("forms", ",".join(FORMS)).split(",")
     return measure(int(own.get("prompts", 20_000)), int(own.get("pairs", 1)), forms, rest)
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from engine import SETTINGS, lemonpress, requests
 from plain_vllm import CPU_SETTINGS
-from side_by_side import Load, machine, ratio, table
+from side_by_side import LIMIT, Load, machine, own_words, ratio, table
 
 from pipeline.config import load_config
 
@@ -80,7 +80,7 @@ def ray_data_llm(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     env = {k: v for k, v in settings.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, __file__, "user", str(folder / "request.json"), str(folder / "out")]
     started = time.monotonic()
-    ended = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ended = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
     wall = time.monotonic() - started
     if ended.returncode:
         raise SystemExit(ended.stdout[-4000:])
@@ -159,8 +159,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main(words: Sequence[str]) -> dict[str, Any]:
     """Take this script's own words apart from the config's."""
-    own = dict(word.split("=", 1) for word in words if word.startswith("pairs="))
-    rest = [word for word in words if not word.startswith("pairs=")]
+    own, rest = own_words(words, "pairs")
     with tempfile.TemporaryDirectory() as folder:
         return measure(int(own.get("pairs", 1)), rest, Path(folder))
 

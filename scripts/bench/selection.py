@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from side_by_side import Load, Ratio, machine, ratio, table
+from side_by_side import Load, Ratio, machine, own_words, ratio, table
 
 from pipeline.hashing import hash_rng
 from pipeline.records import Candidate, Row
@@ -218,6 +218,8 @@ def measure(source: str | None, count: int, sizes: Sequence[int]) -> dict[str, A
 
 
 if __name__ == "__main__":
-    own = dict(word.split("=", 1) for word in sys.argv[1:])
+    own, rest = own_words(sys.argv[1:], "run", "sets", "sizes")
+    if rest:
+        raise SystemExit(f"unknown: {' '.join(rest)}")
     asked = [int(n) for n in own.get("sizes", "4,16,64").split(",")]
     print(json.dumps(measure(own.get("run"), int(own.get("sets", 24)), asked)))

