@@ -18,10 +18,12 @@ from pipeline.adaptive.settings import Adaptive
 from pipeline.adaptive.stages import ScoreStage
 from pipeline.adaptive.votes import counts_of, vote_gains
 from pipeline.commands import generate
+from pipeline.commands.adaptive import numbers_hold
 from pipeline.config import load_config
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.engines.meter import Meter
 from pipeline.errors import ConfigError
+from pipeline.extend import Made, Unit
 from pipeline.records import Candidate, Row, Score
 from pipeline.selection.stage import SelectStage
 from pipeline.stats.arrays import Floats
@@ -278,7 +280,7 @@ def test_what_was_asked_between_two_rounds_is_not_asked_again(kind: str) -> None
     row.scores = [Score(SCORER + "best", "s", [7.0, None])]
     engine = Meter(DummyEngineConfig(model="d").create())
     selector = load_config(["dummy", f"selectors={{best: {{kind: {kind}, engine: judge}}}}"]).selectors["best"]
-    after = asyncio.run(SelectStage("best", selector, ("s",), 1)(row, engine))
+    after = asyncio.run(SelectStage("best", selector, ("s",), 1, known=frozenset({"s"}))(row, engine))
     (values,) = (s.values for s in after.scores if s.scorer == "best")
     assert values[0] == values[4] == 7.0 and engine.total.requests == 2  # b and c
     asyncio.run(ScoreStage("x", "s", 2, "best", selector, 1)(after, engine))
@@ -286,6 +288,19 @@ def test_what_was_asked_between_two_rounds_is_not_asked_again(kind: str) -> None
     assert engine.total.requests == 4
     asyncio.run(ScoreStage("x", "s", 3, "best", selector, 1)(after, engine))
     assert engine.total.requests == 4 and known_values(after, "s", "other") == {}
+
+
+def test_numbers_of_another_reward_model_are_asked_for_again() -> None:
+    words = ["dummy", "out=/nowhere", "sampling={kind: single, n: 8, adaptive: {by: best_of_n, first: 3, mean_n: 5}}"]
+    config = load_config(words)
+    stages = {stage.name: spec for spec in generate.passes(config) for stage in spec.stages}
+    made = Made({name: {"single": Unit.of(spec.fingerprint["stages"][name], None)} for name, spec in stages.items()})
+    assert {"generate:single:2", "score:single:1"} <= made.units.keys()
+    assert numbers_hold(config, "best_of_n", made, "single")
+    assert numbers_hold(load_config([*words, "selectors.best_of_n.plans=[single]"]), "best_of_n", made, "single")
+    for other in ("engines.reward.model=other", "selectors.best_of_n.origins=[sample]"):
+        assert not numbers_hold(load_config([*words, other]), "best_of_n", made, "single")
+        assert numbers_hold(load_config([*words, other]), "best_of_n", Made(), "single")  # not made yet
 
 
 def test_off_by_default_nothing_of_it_is_in_a_runs_passes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pipeline.commands.chain import Step
 from pipeline.commands.context import Job, console, update_manifest
 from pipeline.config import Config, to_dict
+from pipeline.extend import Made
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Selector
@@ -31,21 +33,37 @@ def steps(config: Config, base: GenerateStage) -> Iterator[Step]:
 
     plan, name, set_name = base.config, base.plan, base.set_name
     by = str(plan.adaptive.by)
-    selector = config.selectors[by]
-    scored = {k: v for k, v in to_dict(selector).items() if k != "plans"} | {"templates": selector.templates()}
-    settings = {"plan": plan_settings(plan), "scored": scored}
+    selector, numbers = config.selectors[by], _numbers(config, by)
+    settings = {"plan": plan_settings(plan), "scored": numbers["scored"]}
     units: Mapping[str, Any] = {set_name: {"rounds": plan.adaptive.rounds}}
     first = replace(base, config=replace(plan, n=plan.adaptive.first))
     further = max(1, round((plan.n - plan.adaptive.first) / plan.adaptive.rounds))
     yield Step(plan.engine, first, settings, plan.adaptive.first, units=units)
     for number in range(2, plan.adaptive.rounds + 1):
         score = ScoreStage(name, set_name, number - 1, by, selector, config.seed, config.tasks)
-        engine = config.engines[selector.engine].identity() if selector.engine else None
-        scoring = {**settings, "by": engine}
+        scoring = {**settings, "by": numbers["by"]}
         yield Step(selector.engine, score, scoring, plan.adaptive.first, units=units, phase=2 * number - 3)
         extend = ExtendStage(base, number)
         decide = _decide(base, number, selector, extend)
         yield Step(plan.engine, extend, scoring, further, units=units, phase=2 * number - 2, decide=decide)
+
+
+def _numbers(config: Config, name: str) -> dict[str, Any]:
+    """What a selector's numbers depend on: its settings, and its engine."""
+    selector = config.selectors[name]
+    scored = {k: v for k, v in to_dict(selector).items() if k != "plans"} | {"templates": selector.templates()}
+    return {"scored": scored, "by": config.engines[selector.engine].identity() if selector.engine else None}
+
+
+def numbers_hold(config: Config, name: str, made: Made, set_name: str) -> bool:
+    """Whether what a selector said of a set between two rounds, if it did, is what it would say now.
+
+    Args:
+        made: what the finished table holds; nothing while it is not finished: then this config is what it is made by.
+    """
+    now = json.loads(json.dumps(_numbers(config, name)))
+    found = (units[set_name].settings for units in made.units.values() if set_name in units)
+    return all({key: old[key] for key in now} == now for old in found if now.keys() <= old.keys())
 
 
 def _decide(base: GenerateStage, number: int, by: Selector, stage: Any) -> Any:

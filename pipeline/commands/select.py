@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.commands.adaptive import numbers_hold
 from pipeline.commands.chain import Step, chain, measure_steps
 from pipeline.commands.context import Plan, console, job, run_passes
 from pipeline.config import Config, to_dict
@@ -66,7 +67,8 @@ def passes(config: Config) -> list[PassSpec]:
         plans = tuple(config.sets_of(name))
         fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
         units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
-        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars)
+        known = frozenset(p for p in plans if numbers_hold(config, name, pools, p))
+        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars, known)
         settings = fixed | {"plans": list(plans)}
         steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
     if policy is not None:

@@ -123,7 +123,7 @@ async def choose(player: Player, pools: Pools, plan: str, n: int, config: Config
     """
     row = first_candidates(pools.row, plan, n)
     bars = (config.selection.bar_truncated, config.selection.bar_wrong_language)
-    stage = ReplayStage(player.name, player.selector, (plan,), config.seed, config.tasks, None, {}, *bars, pools)
+    stage = ReplayStage(player.name, player.selector, (plan,), config.seed, config.tasks, None, {}, *bars, pools=pools)
     engine = cast(Engine, _stored_engine(player, row, plan)) if player.rewards else None
     row.selections = []
     done = await stage(row, engine)

@@ -31,6 +31,7 @@ class SelectStage(Stage):
         policy: restricts the selector to the rows whose rule names it.
         only_languages: plan -> the languages that it was sampled for, where these are not all.
         bar_truncated, bar_wrong_language: what may not be chosen while anything else is left.
+        known: of these plans it is not asked again what it said between two rounds of sampling.
     """
 
     method: str
@@ -42,6 +43,7 @@ class SelectStage(Stage):
     only_languages: dict[str, list[str]] = field(default_factory=dict)
     bar_truncated: bool = False
     bar_wrong_language: bool = False
+    known: frozenset[str] = frozenset()
 
     reads: ClassVar[tuple[str, ...]] = (
         "row_id",
@@ -94,7 +96,7 @@ class SelectStage(Stage):
         return row
 
     def _pool(self, row: Row, plan: str, engine: Engine | None) -> Pool:
-        known = known_values(row, plan, self.method) if engine is not None else {}
+        known = known_values(row, plan, self.method) if engine is not None and plan in self.known else {}
         origins = self.selector.origins
         return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, origins=origins, known=known)
 
