@@ -17,6 +17,7 @@ from pipeline.engines.base import SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import InFlight, Meter
 from pipeline.errors import ConfigError
+from pipeline.execution import gate
 from pipeline.execution.gate import Intake
 from pipeline.execution.load import Sample, Timeline
 from pipeline.execution.worker import Worker
@@ -146,6 +147,39 @@ def test_blocks_begin_one_by_one_until_the_engine_has_enough() -> None:
         return states
 
     assert asyncio.run(play()) == [["a"], ["a"], ["a"], ["a", "b"], ["a", "b"], ["a", "b", "c"]]
+
+
+def test_blocks_also_begin_while_no_request_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last candidate of a request may run long after the others; a worker looks for that."""
+
+    class Count:
+        asked, left = 64, 64
+
+        def now(self) -> int:
+            return self.left
+
+    async def play() -> bool:
+        flight: Any = Count()
+        intake = Intake(flight, limit=6)
+        waits = asyncio.create_task(intake.enter([1]))
+        follows = asyncio.create_task(intake.follow())
+        await asyncio.sleep(0.01)
+        assert not waits.done()
+        flight.left = 1
+        await asyncio.wait_for(waits, 10)
+        return follows.cancel()
+
+    monkeypatch.setattr(gate, "_LOOK_SECONDS", 0.01)
+    assert asyncio.run(play())
+
+    started = threading.Event()
+
+    async def follow(_: Intake) -> None:
+        started.set()
+
+    monkeypatch.setattr(Intake, "follow", follow)
+    Worker(DummyEngineConfig(), [], "job")
+    assert started.wait(10)
 
 
 def blocks(rows: int, k: int) -> list[pa.Table]:

@@ -180,9 +180,8 @@ def _examples(prompts: _Prompts, view: _View, first: int, highest: float) -> tup
     features, gains = [], []
 
     def add(these: _Prompts, number: int) -> None:
+        these = these.take(these.begun(number).best() < highest)  # the others are known to gain nothing
         seen = these.begun(number)
-        below = seen.best() < highest  # of the others it is known that they gain nothing
-        these, seen = these.take(below), seen.take(below)
         features.append(view.features(seen))
         gains.append(np.maximum(these.drawn[:, number] - seen.best(), 0.0))
 

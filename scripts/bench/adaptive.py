@@ -141,10 +141,9 @@ def compare(
     for _ in range(repeats):
         one = pools.shuffled(rng)
         numbers = np.arange(pools.tokens.shape[1])
-        ours = np.tile(numbers < 0.75 * uniform, (len(differences), 1))
-        if settings:
-            ours = (play_known if known else play)(one, settings)
-        theirs = np.tile(numbers < uniform, (len(differences), 1))
+        same, player = (len(differences), 1), play_known if known else play
+        ours = player(one, settings) if settings else np.tile(numbers < 0.75 * uniform, same)
+        theirs = np.tile(numbers < uniform, same)
         differences += (one.chosen(ours) - one.chosen(theirs)) / repeats
         spent, base = spent + one.tokens[ours].sum(), base + one.tokens[theirs].sum()
     error = differences.std(ddof=1) / np.sqrt(len(differences))

@@ -88,6 +88,7 @@ def sentences(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
         if language is None:
             continue
         source, target = rng.choice(pairs(at, language))
+        # Left out only now: to split better would draw other sentences than those of the stored pool.
         if not (_is_whole(source, texts[language][at]) and _is_whole(target, texts["en"][at])):
             continue
         row = {"prompt_id": f"sentence-{at}-{language}", "language": language, "prompt": source}

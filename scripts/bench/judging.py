@@ -24,9 +24,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from side_by_side import Load, machine, own_words, ratio, table
 
@@ -47,6 +47,7 @@ SETTINGS = [
     "engines.judge.max_num_seqs=64",
 ]
 ANSWER_TOKENS = 128
+T = TypeVar("T")
 
 
 class Writes(Meter):
@@ -118,6 +119,13 @@ async def play(make: Any, rows: Sequence[Row], pairs: dict[int, dict[str, str]],
     return told([g for games in found for g in games], meters, time.monotonic() - started)
 
 
+def halves(ways: Mapping[str, T], rows: Sequence[Row]) -> Iterator[tuple[str, T, Sequence[Row]]]:
+    """(name, way, rows) for two halves of the rows; another way begins in each."""
+    for order, half in ((1, rows[::2]), (-1, rows[1::2])):
+        for name, way in list(ways.items())[::order]:
+            yield name, way, half
+
+
 async def measure(config: Config) -> dict[str, Any]:
     """Both comparisons."""
     run = RunFolder(config.out)
@@ -154,9 +162,8 @@ async def compare_verdicts(engine: Engine, rows: Sequence[Row], pairs: dict[int,
     for kind in ways.values():  # structured output takes long to warm up
         await play(maker(kind), rows[:1], pairs, [engine])
     found: list[dict[str, Any]] = []
-    for half, chosen in enumerate((rows[::2], rows[1::2])):
-        for way, kind in list(ways.items())[:: 1 if half == 0 else -1]:
-            found.append({"verdicts": way, **await play(maker(kind), chosen, pairs, [engine])})
+    for way, kind, chosen in halves(ways, rows):
+        found.append({"verdicts": way, **await play(maker(kind), chosen, pairs, [engine])})
     print(table(found), flush=True)
     times = [[f["s a game"] for f in found if f["verdicts"] == way] for way in ("generated", "label probabilities")]
     print(f"seconds a game, generated to label probabilities: {ratio(*times)}")
@@ -177,10 +184,9 @@ async def compare_replicas(engines: Sequence[Any], rows: Sequence[Row], pairs: d
     for engine in engines:  # the second one has done nothing yet
         await play(lambda row, meters, engine=engine: Meter(engine), rows[:1], pairs, [engine])
     ways, found = {"a row at one replica": one, "scattered": any_of}, []
-    for half, chosen in enumerate((rows[::2], rows[1::2])):
-        for name, make in list(ways.items())[:: 1 if half == 0 else -1]:
-            scattered = InTurn(engines)
-            found.append({"requests": name, **await play(make, chosen, pairs, engines)})
+    for name, make, chosen in halves(ways, rows):
+        scattered = InTurn(engines)
+        found.append({"requests": name, **await play(make, chosen, pairs, engines)})
     shown = [{k: row[k] for k in ("requests", "games", "prompt tokens", "cached", "seconds")} for row in found]
     print(table(shown))
     return found
