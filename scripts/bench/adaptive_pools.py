@@ -2,6 +2,7 @@
 
     python scripts/bench/adaptive_pools.py translation MGSM_FOLDER OUT [key=value ...] [--from 100] [--prompts 60]
     python scripts/bench/adaptive_pools.py sentences MGSM_FOLDER OUT [key=value ...] [--prompts 240]
+    python scripts/bench/adaptive_pools.py mixed MGSM_FOLDER OUT [key=value ...] [--prompts 200]
     python scripts/bench/adaptive_pools.py sums OUT [key=value ...] [--prompts 100]
 
 Each also takes ``--n`` (32).
@@ -12,12 +13,15 @@ Those in ``scripts/bench/pools`` were made so, on both cores (``VLLM_CPU_OMP_THR
     FAST="$FAST engines.generator.engine_args.block_size=32 sampling.min_p=0.1"
     ... translation MGSM_FOLDER OUT $FAST --from 160 --prompts 84 --n 48
     ... sentences MGSM_FOLDER OUT $FAST sampling.max_tokens=96 --n 48
+    ... mixed MGSM_FOLDER OUT $FAST --n 32
 
 translation: questions of MGSM from a number on into English, each in one of six languages in turn (so every prompt is
 a cluster of its own), 3-shot, by the 270M base model of ``scripts/translation_model.py``. Rewards: chrF against the
 reference (an oracle), and the candidate's mean token log-probability.
 sentences: the same with one sentence of each question, drawn at random from a question that has as many sentences in
 both languages: short and long ones, as the segments of translation sets are.
+mixed: one job of short and long texts: every fourth question as a whole, and a sentence of each other one. No prompt is
+in one of the pools above: questions are in another language, sentences are others of their question.
 sums: additions of two to six numbers, made by a seeded generator, answered by the demo's 135M chat model
 (``scripts/demo_model.py``); the votes are the last numbers of the answers.
 
@@ -75,27 +79,65 @@ def sentences(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
     """Write prompts and examples; returns the run's config."""
     texts = {language: questions(mgsm, language) for language in (*LANGUAGES, "en")}
     rng, rows = random.Random(20261128), []
-
-    def pairs(at: int, language: str) -> list[tuple[str, str]]:
-        source, target = (_SENTENCE.split(texts[name][at].strip()) for name in (language, "en"))
-        if len(source) != len(target):
-            return []
-        return [pair for pair in zip(source, target, strict=True) if len(pair[1].split()) >= WORDS]  # no "Mr."
-
     for at in range(prompts):
-        turn = [LANGUAGES[(at + k) % len(LANGUAGES)] for k in range(len(LANGUAGES))]
-        language = next((one for one in turn if pairs(at, one)), None)
+        language = _language(texts, at, at)
         if language is None:
             continue
-        source, target = rng.choice(pairs(at, language))
+        source, target = rng.choice(_pairs(texts, at, language))
         # Left out only now: to split better would draw other sentences than those of the stored pool.
         if not (_is_whole(source, texts[language][at]) and _is_whole(target, texts["en"][at])):
             continue
         row = {"prompt_id": f"sentence-{at}-{language}", "language": language, "prompt": source}
         rows.append({**row, "task": "translation", "reference": target})
-    last = range(len(texts["en"]) - 1, prompts - 1, -1)
-    shown = {language: [pair for at in last for pair in pairs(at, language)[:1]][:SHOTS] for language in LANGUAGES}
+    return translated(out, rows, {each: _last(texts, each, prompts)[:SHOTS] for each in LANGUAGES}, n)
+
+
+def mixed(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
+    """Write prompts and examples; returns the run's config."""
+    texts = {language: questions(mgsm, language) for language in (*LANGUAGES, "en")}
+    rng, stored, rows = random.Random(20261129), random.Random(20261128), []
+    for at in range(prompts):
+        before, language = _language(texts, at, at), _language(texts, at, at + 3)
+        known = stored.choice(_pairs(texts, at, before))[1] if before else None
+        if at % 4 == 0:
+            language = LANGUAGES[(at + 5) % len(LANGUAGES)]
+            found = [(texts[language][at], texts["en"][at])]
+        elif language is None:
+            continue
+        else:
+            whole = _is_whole
+            found = [
+                (source, target)
+                for source, target in _pairs(texts, at, language)
+                if target != known and whole(source, texts[language][at]) and whole(target, texts["en"][at])
+            ]
+        if found:
+            source, target = rng.choice(found)
+            row = {"prompt_id": f"mixed-{at}-{language}", "language": language, "prompt": source}
+            rows.append({**row, "task": "translation", "reference": target})
+    shown = {
+        each: [*_last(texts, each, prompts)[: SHOTS - 1], (texts[each][-1], texts["en"][-1])] for each in LANGUAGES
+    }
     return translated(out, rows, shown, n)
+
+
+def _pairs(texts: dict[str, list[str]], at: int, language: str) -> list[tuple[str, str]]:
+    """A question's sentences beside their translations; none where their numbers differ."""
+    source, target = (_SENTENCE.split(texts[name][at].strip()) for name in (language, "en"))
+    if len(source) != len(target):
+        return []
+    return [pair for pair in zip(source, target, strict=True) if len(pair[1].split()) >= WORDS]  # no "Mr."
+
+
+def _language(texts: dict[str, list[str]], at: int, turn: int) -> str | None:
+    """The first language, from ``turn`` on, in which a question can be split."""
+    each = [LANGUAGES[(turn + k) % len(LANGUAGES)] for k in range(len(LANGUAGES))]
+    return next((language for language in each if _pairs(texts, at, language)), None)
+
+
+def _last(texts: dict[str, list[str]], language: str, prompts: int) -> list[tuple[str, str]]:
+    """A sentence of each question behind the prompts, from the last one on."""
+    return [pair for at in range(len(texts["en"]) - 1, prompts - 1, -1) for pair in _pairs(texts, at, language)[:1]]
 
 
 def _is_whole(sentence: str, text: str) -> bool:
@@ -166,7 +208,7 @@ def numbers_of(folder: str) -> pa.Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make real candidate pools.")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    for kind, prompts in (("translation", 60), ("sentences", 240), ("sums", 100)):
+    for kind, prompts in (("translation", 60), ("sentences", 240), ("mixed", 200), ("sums", 100)):
         one = kinds.add_parser(kind)
         if kind != "sums":
             one.add_argument("mgsm", type=Path)
@@ -179,8 +221,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.kind == "sums":
         made = sums(args.out, args.prompts, args.n)
-    elif args.kind == "sentences":
-        made = sentences(args.mgsm, args.out, args.prompts, args.n)
+    elif args.kind in ("sentences", "mixed"):
+        made = (sentences if args.kind == "sentences" else mixed)(args.mgsm, args.out, args.prompts, args.n)
     else:
         made = translation(args.mgsm, args.out, args.first, args.prompts, args.n)
     folder = str((args.out / "run").resolve())
