@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,15 @@ from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
 
 CONFIG = "lemonpress.yaml"
-_PATHS = ("out", "path", "games", "lora", "log")  # always paths
-_MAYBE_PATHS = ("template", "chat_template", "model")  # paths, or names of something
+_PATHS = ("out", "path", "games", "lora", "log", "output")  # always paths, as is what lies under the next ones
+_PATH_MAPS = ("files", "paths")
+_MAYBE_PATHS = (
+    "template",
+    "checklist_template",
+    "crosslingual_template",
+    "chat_template",
+    "model",
+)  # paths, or names of something
 
 
 def pack(config: Config, folder: Path) -> None:
@@ -52,7 +59,7 @@ def absolute(value: Any, key: str = "", parent: str = "") -> Any:
     if not isinstance(value, str) or not value or "://" in value:
         return value
     path = Path(value).expanduser()
-    if key in _PATHS or parent == "files" or (key in _MAYBE_PATHS and path.exists()):
+    if key in _PATHS or parent in _PATH_MAPS or (key in _MAYBE_PATHS and path.exists()):
         return os.path.abspath(path)  # not resolve(): a link's name is what the nodes share
     return value
 
@@ -68,3 +75,9 @@ def variables(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
         raise ConfigError(f"ray.env: the environment variable {missing[0]} is not set here")
     keys = [getattr(engine, "api_key_env", None) for engine in config.engines.values()]
     return {name: environment[name] for name in [*config.ray.env, *keys] if name and name in environment}
+
+
+def keys_left(config: Config, sent: Container[str]) -> list[str]:
+    """Variables that hold an engine's key and are not sent along: the cluster must set them itself."""
+    names = {engine.key_name() for engine in config.engines.values()}
+    return sorted(name for name in names if name and name not in sent)

@@ -93,7 +93,7 @@ def test_a_model_is_asked_for_one_answer(run: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["answers.gpt={kind: file, path: nowhere.jsonl}"], r"answers.gpt.path: no such file: nowhere.jsonl"),
+        (["answers.gpt={kind: file}"], r"answers.gpt.path: missing"),
         (["answers.gpt={kind: engine, engine: none}"], r"answers.gpt.engine: no engine is called 'none'"),
         (["answers.gpt={kind: engine}"], r"answers.gpt.engine: missing"),
         (["answers.gpt={kind: column}"], r"answers.gpt.column: missing"),
@@ -108,6 +108,13 @@ def test_a_model_is_asked_for_one_answer(run: RunFolder) -> None:
 def test_mistakes_are_named_before_anything_loads(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(["dummy", *words])
+
+
+def test_only_the_judge_reads_the_file() -> None:
+    """The report of a finished run has no need of it: the answers are in the run."""
+    config = load_config(["dummy", "answers.gpt={kind: file, path: nowhere.jsonl}"])
+    with pytest.raises(ConfigError, match=r"answers.gpt.path: no such file: nowhere.jsonl"):
+        check(config)
 
 
 def test_outside_systems_take_part_by_their_names() -> None:

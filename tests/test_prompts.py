@@ -304,6 +304,18 @@ def test_cluster_column_and_rows_without_one(run: RunFolder, tmp_path: Path) -> 
     assert report.clusters == 2
 
 
+def test_a_column_that_is_named_for_one_role_is_no_others_default(run: RunFolder, tmp_path: Path) -> None:
+    """Translations that share a ``prompt_id``: what the message about repeated ids tells to write."""
+    rows = [{"prompt_id": "q1", "prompt": "tea?", "language": "en"}, {"prompt_id": "q1", "prompt": "Tee?"}]
+    path = jsonl(tmp_path / "p.jsonl", *rows)
+    with pytest.raises(InputError, match=r"map that column as prompts.columns.cluster"):
+        read_prompts(FileSource(path=path), run)
+    report = read_prompts(FileSource(path=path, columns=Columns(cluster="prompt_id")), run)
+    assert (report.rows, report.clusters) == (2, 1)
+    assert [row["cluster_id"] for row in rows_of(run)] == ["q1", "q1"]
+    assert len({row["prompt_id"] for row in rows_of(run)}) == 2
+
+
 def test_parallel_files_cluster_by_row_and_give_the_language(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "es.tsv").write_text('Uno "dos\t1\n"Tres"\t2.0\nCuatro"\t1,000\n', encoding="utf-8")
     (tmp_path / "de.tsv").write_text("Eins\t1\n\nDrei\t007\nVier\tNA\n", encoding="utf-8")

@@ -25,7 +25,7 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.errors import ConfigError
 from pipeline.execution.jobs import JobServer
-from pipeline.shipping import absolute, pack, variables
+from pipeline.shipping import absolute, keys_left, pack, variables
 from pipeline.storage import RunFolder
 from tests.conftest import ROOT, rows_of
 
@@ -283,8 +283,13 @@ def test_what_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert absolute({"template": "judge.txt"})["template"] == str(tmp_path / "judge.txt")
     assert absolute({"template": "pairwise", "path": "s3://b/x", "model": "a/b"})["template"] == "pairwise"
     assert absolute("s3://bucket/run", "out") == "s3://bucket/run"
+    sources = absolute({"paths": {"de": "de.tsv"}, "output": "sft", "checklist_template": "judge.txt"})
+    assert sources["paths"]["de"] == str(tmp_path / "de.tsv") and sources["output"] == str(tmp_path / "sft")
+    assert sources["checklist_template"] == str(tmp_path / "judge.txt")
 
     assert variables(config, {"MY_VAR": "1", "OTHER": "2"}) == {"MY_VAR": "1"}
+    asked = load_config(["dummy", "engines.judge={kind: openai, model: m, api_key_env: MY_VAR}"])
+    assert (keys_left(asked, {"MY_VAR": "1"}), keys_left(asked, {}), keys_left(config, {})) == ([], ["MY_VAR"], [])
     with pytest.raises(ConfigError, match="MY_VAR is not set"):
         variables(config, {})
 

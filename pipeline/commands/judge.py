@@ -51,6 +51,8 @@ def check(config: Config) -> None:
     """Raise ConfigError for anything that the job would trip over, before a model loads."""
     if not config.judges():
         raise ConfigError("judge.engine: no engine, and no outside systems under answers: there is nothing to do")
+    for name, source in config.answers.items():
+        source.ready(f"answers.{name}")
     if config.judge.engine is not None:
         config.engine(config.judge.engine, "judge.engine", _needs(config))
         check_pairwise(config.judge.template, "judge.template")

@@ -15,7 +15,7 @@ from pipeline.commands.context import update_manifest
 from pipeline.config import Config, load_config
 from pipeline.errors import ConfigError
 from pipeline.execution.jobs import JobServer
-from pipeline.shipping import CONFIG, absolute, pack, variables
+from pipeline.shipping import CONFIG, absolute, keys_left, pack, variables
 from pipeline.storage import RunFolder
 
 
@@ -43,6 +43,8 @@ def submit(config: Config, job: str, address: str | None, detach: bool = False) 
         except OSError as error:
             print(f"{out} is not to be written here ({error}): note the job's id", file=sys.stderr)
         server.submit(job, job_id, Path(folder), CONFIG, sent, out)
+    for name in keys_left(config, sent):
+        print(f"{name} is not set here: the job needs it from the cluster", file=sys.stderr)
     names = f" with {', '.join(sent)}" if sent else ""
     print(f"submitted {job_id} to {server.address}{names}; out={out}", flush=True)
     return 0 if detach else _follow(server, job_id)
@@ -106,7 +108,7 @@ def _follow(server: JobServer, job_id: str) -> int:
 def _address(address: str | None) -> str:
     found = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if not found:
-        raise ConfigError("no cluster: give --address http://HEAD:8265, ray.address=, or RAY_API_SERVER_ADDRESS")
+        raise ConfigError("no cluster: give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
     return found
 
 

@@ -7,10 +7,12 @@ the engine itself, inside the worker that will own it.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from pipeline.errors import ConfigError
 from pipeline.records import Message
 from pipeline.registry import Registry
 
@@ -342,6 +344,10 @@ class EngineConfig:
         Called by the jobs that will load the engine, before anything heavy starts.
         """
 
+    def key_name(self) -> str | None:
+        """The environment variable that must hold a key where the engine runs; ``None`` = it needs none."""
+        return None
+
     def identity(self) -> dict[str, Any]:
         """The settings that change what the engine answers: part of a pass's fingerprint."""
         raise NotImplementedError
@@ -349,6 +355,13 @@ class EngineConfig:
     def create(self) -> Engine:
         """Make the engine (inside its worker). Heavy imports happen here or in ``start``."""
         raise NotImplementedError
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise :class:`~pipeline.errors.ConfigError`, naming the extra that brings them, unless the packages are here."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"no module named {package!r}: pip install 'lemonpress[{extra}]'")
 
 
 ENGINES: Registry[EngineConfig] = Registry(

@@ -23,6 +23,7 @@ from pipeline.engines.base import (
     Prompt,
     SamplingParams,
     Tokens,
+    require,
 )
 from pipeline.engines.chat import chat_messages
 from pipeline.engines.reasoning import split_reasoning
@@ -110,12 +111,16 @@ class OpenAIEngineConfig(EngineConfig):
             raise ConfigError(f"{key}.base_url: must start with http:// or https://")
         if "@" in url.netloc:
             raise ConfigError(f"{key}.base_url: holds credentials, and the config is stored; use api_key_env")
-        if self.api_key_env and not os.environ.get(self.api_key_env) and not self._loopback():
-            raise ConfigError(f"{key}.api_key_env: the environment variable {self.api_key_env} is not set")
 
-    def _loopback(self) -> bool:
+    def ready(self, key: str) -> None:
+        require("openai", "openai", "aiolimiter")
+        name = self.key_name()
+        if name and not os.environ.get(name):
+            raise ConfigError(f"{key}.api_key_env: the environment variable {name} is not set")
+
+    def key_name(self) -> str | None:
         host = urlsplit(self.base_url or "").hostname or ""
-        return host in ("localhost", "::1") or host.startswith("127.")
+        return None if host in ("localhost", "::1") or host.startswith("127.") else self.api_key_env
 
     def identity(self) -> dict[str, Any]:
         names = ("kind", "model", "revision", "base_url", "extra_body", "logprobs", "top_logprobs", "assistant_prefill")
@@ -142,15 +147,13 @@ class OpenAIEngine(PartialEngine):
         """Make the client; no request is sent.
 
         Raises:
-            ConfigError: a package is missing, or the config is refused on this machine (:meth:`check`).
+            ConfigError: a package or the key is not on this machine.
         """
-        try:
-            from aiolimiter import AsyncLimiter
-            from openai import AsyncOpenAI
-        except ImportError as error:
-            raise ConfigError(f"{error}: pip install 'lemonpress[openai]'") from None
         config = self.config
-        config.check("engine")  # again: the worker's environment is not the driver's
+        config.ready("engine")  # again: the worker's environment is not the driver's
+        from aiolimiter import AsyncLimiter
+        from openai import AsyncOpenAI
+
         self._client = AsyncOpenAI(
             api_key=self._key or "none",  # the package insists on one
             base_url=config.base_url,

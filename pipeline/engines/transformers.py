@@ -15,6 +15,7 @@ from pipeline.engines.base import (
     Prompt,
     Reward,
     Tokens,
+    require,
 )
 from pipeline.engines.batching import Batcher
 from pipeline.engines.chat import ControlTokens, chat_messages
@@ -67,6 +68,9 @@ class TransformersEngineConfig(EngineConfig):
             if value is not None and value < 1:
                 raise ConfigError(f"{key}.{name}: {value} is not a positive number")
 
+    def ready(self, key: str) -> None:
+        require("transformers", "torch", "transformers")
+
     def identity(self) -> dict[str, Any]:
         names = ("kind", "model", "revision", "dtype", "max_length", "chat_template_kwargs", "model_class", "head")
         return {name: getattr(self, name) for name in names}
@@ -106,12 +110,11 @@ class TransformersEngine(PartialEngine):
         return len(await self._batcher.call(self._encode, prompt, None))
 
     def _load(self) -> None:
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise ConfigError(f"{error}: pip install 'lemonpress[transformers]'") from None
         config = self.config
+        config.ready("engine")  # again: the worker's environment is not the driver's
+        import torch
+        import transformers
+
         auto = getattr(transformers, config.model_class, None)
         if auto is None:
             raise ConfigError(f"model_class: no {config.model_class!r}{nearest(config.model_class, dir(transformers))}")

@@ -43,6 +43,9 @@ class AnswerSource:
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the key, on a contradiction."""
 
+    def ready(self, key: str) -> None:
+        """Raise ConfigError when a file that it needs is not here; called by the jobs that will read it."""
+
     def check_table(self, schema: pa.Schema, key: str) -> None:
         """Raise ConfigError unless the run's table holds what is needed."""
 
@@ -99,6 +102,8 @@ class FileAnswers(AnswerSource):
     def check(self, key: str) -> None:
         if not self.path:
             raise ConfigError(f"{key}.path: missing; a file with one answer per prompt")
+
+    def ready(self, key: str) -> None:
         if not is_uri(self.path) and not Path(self.path).expanduser().is_file():
             raise ConfigError(f"{key}.path: no such file: {self.path}")
 

@@ -87,13 +87,14 @@ def map_columns(source: SourceConfig, names: list[str]) -> dict[str, str]:
         ConfigError: a column that was asked for does not exist, or there is no prompt column.
     """
     columns, mapped = source.columns, _map_given(source.given, names)
+    named = {getattr(columns, role) for role in _ROLES}  # a column that is named for one role is no other's default
     for role, default in _ROLES.items():
         wanted = getattr(columns, role)
         if wanted == "@row" and role == "cluster":
             continue
         if wanted is not None and wanted not in names:
             raise ConfigError(f"prompts.columns.{role}: no column is called {wanted!r}{nearest(wanted, names)}")
-        if wanted is not None or default in names:
+        if wanted is not None or (default in names and default not in named):
             mapped[role] = wanted or default
     if "messages" not in mapped and "prompt" not in mapped:
         raise ConfigError(

@@ -356,8 +356,6 @@ def test_concurrency_and_rate_are_limited(endpoint: Endpoint) -> None:
         ({"extra_body": {"temperature": 0.5}}, "extra_body.temperature"),
         ({"base_url": "localhost:8000"}, "base_url"),
         ({"base_url": "https://me:secret@host/v1"}, "base_url"),
-        ({"base_url": None}, "api_key_env"),
-        ({"base_url": "https://api.example.com/v1"}, "api_key_env"),
     ],
 )
 def test_check_names_the_key(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], key: str) -> None:
@@ -378,10 +376,26 @@ def test_check_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEY not in repr(config) + repr(config.identity())
 
 
+@pytest.mark.parametrize("url", [None, "https://api.example.com/v1"])
+def test_only_who_asks_needs_the_key(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
+    """A report of stored games reads the same config as the judge that played them."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = OpenAIEngineConfig(model="m", base_url=url)
+    config.check("engines.x")
+    with pytest.raises(ConfigError, match=r"^engines\.x\.api_key_env: .*OPENAI_API_KEY is not set"):
+        config.ready("engines.x")
+    OpenAIEngineConfig(model="m", base_url="http://127.0.0.1:1/v1").ready("engines.x")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    config.ready("engines.x")
+
+
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
+    config = OpenAIEngineConfig(model="m", api_key_env=None)
     with pytest.raises(ConfigError, match=r"lemonpress\[openai\]"):
-        run(OpenAIEngineConfig(model="m", api_key_env=None), hello)
+        config.ready("engines.x")
+    with pytest.raises(ConfigError, match=r"lemonpress\[openai\]"):
+        run(config, hello)
 
 
 @pytest.fixture(scope="module")
