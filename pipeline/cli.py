@@ -14,7 +14,7 @@ from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, neares
 from pipeline.safety import redact, visible
 
 JOBS = {
-    "run": "all of the below, from prompts to report; resumes where it was interrupted",
+    "run": "generate, select, judge, winrate and report, from prompts to report; resumes where it was interrupted",
     "generate": "prompts -> candidates",
     "select": "candidates -> scores and selections",
     "label": "given answers -> scores, selections, and labels beside the input's own columns",

@@ -1,9 +1,10 @@
 """Errors a person can act on, each with the exit code the command line ends with.
 
-Exit codes: 0 done; 1 the job failed; 2 the config or the input is wrong (nothing heavy was started);
-3 the job ended, but too many rows carry an error, or a run could not be
-verified; 4 a limit on tokens, money or time stopped it; 5 another process
-works on the run; 130 and 143 stopped by Ctrl-C or SIGTERM. After 1, 4, 130 and 143 the same command resumes.
+Exit codes: 0 done; 1 the job failed; 2 the config or the input is wrong (nothing heavy was started); 3 the job ended,
+but too many rows carry an error, or a run could not be verified; 4 a limit on tokens, money or time stopped it;
+5 another
+process works on the run; 130 and 143 stopped by Ctrl-C or SIGTERM. After 1, 130, 143 and a limit on time the same
+command resumes, after a limit on tokens or money with a higher one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pipeline.safety import redact
+
+if TYPE_CHECKING:
+    from pipeline.engines.base import Tokens
 
 
 class LemonpressError(Exception):
@@ -102,10 +107,14 @@ class EngineRequestError(Exception):
 
     Stages store the message in candidates, games, details and errors, so it holds no secret from the start: an
     endpoint's error body may well echo the request's headers.
+
+    Attributes:
+        cost: what was paid for it all the same (:class:`pipeline.engines.base.Tokens`), where the engine knows.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, cost: Tokens | None = None) -> None:
         super().__init__(redact(message))
+        self.cost = cost
 
 
 class PromptTooLong(EngineRequestError):

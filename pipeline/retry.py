@@ -178,11 +178,17 @@ class Retry:
         for step in self._steps:
             done = np.concatenate([done, self.starts[step.job]])
             if len(done):
-                self._merge(step.writes, done)
+                self._merge(step, done)
         self._run.remove(*FOLDER)
 
-    def _merge(self, table: str, ids: Ids) -> None:
-        """Replace the rows ``ids`` of a table by the retry's first rows, which are the same in this order."""
+    def _merge(self, step: Step, ids: Ids) -> None:
+        """Replace the rows ``ids`` of a job's table by the retry's first rows, which are the same in this order.
+
+        Those that the table does not have yet, because prompts were added since, are left out: they come with them.
+        """
+        from pipeline.execution.summary import recounted
+
+        table = step.writes
         new = self.work.dataset(table)
         found = new.to_table(columns=["row_id"]).column("row_id").to_numpy()
         found = np.sort(found[found < len(ids)])  # behind them are those that only begin behind this table
@@ -197,10 +203,11 @@ class Retry:
 
         def rows() -> Iterator[pa.Table]:
             yield from taken(old, ids, keep=False)
-            for batch in taken(new, found, keep=True):
+            for batch in taken(new, np.flatnonzero(ids < marker.get("rows", np.inf)), keep=True):
                 yield _conform(numbered(batch, ids[batch.column("row_id").to_numpy()]), old.schema)
 
         write_shards(self._run, old.schema, rows(), f"{table}/{folder}")
+        marker = recounted(marker, step.job, self._run, self._run.parquet_files(table, folder))
         self._run.switch(table, {**marker, "version": version, "folder": folder})
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests: set-up, demo model, ruff, mypy, pytest. CI runs this.
 #
-#   scripts/test.sh [pytest's arguments ...]      e.g. scripts/test.sh -m "not engine" -k hedged
+#   scripts/test.sh [pytest's arguments ...]      e.g. scripts/test.sh -m "not engine and not slow" -k hedged
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.adaptive.accounts import Account, _count_candidates, _Failed, account
 from pipeline.adaptive.budget import Lengths, concave, deal_out, lengths
 from pipeline.adaptive.decide import Decision, State, decide
 from pipeline.adaptive.known import SCORER, known_values
 from pipeline.adaptive.rewards import reward_gains
-from pipeline.adaptive.rounds import Account, _count_candidates
 from pipeline.adaptive.settings import Adaptive
 from pipeline.adaptive.stages import ScoreStage
 from pipeline.adaptive.votes import counts_of, vote_gains
@@ -25,8 +28,10 @@ from pipeline.engines.meter import Meter
 from pipeline.errors import ConfigError
 from pipeline.extend import Made, Unit
 from pipeline.records import Candidate, Row, Score
+from pipeline.schema import with_provenance
 from pipeline.selection.stage import SelectStage
 from pipeline.stats.arrays import Floats
+from pipeline.storage import RunFolder
 
 NAN = float("nan")
 
@@ -134,16 +139,50 @@ def test_tokens_of_rows_that_failed_half_way_are_in_the_account() -> None:
     batch = pa.RecordBatch.from_pylist(
         [
             {
+                "row_id": i,
                 "candidates": [{"plan": "x", "num_tokens": n} for n in row["sizes"]],
                 "usage": [{"stage": s, "completion_tokens": n} for s, n in row["used"]],
                 "errors": [{"stage": s} for s in row["failed"]],
             }
-            for row in rows
+            for i, row in enumerate(rows)
         ]
     )
     accounts = [Account(), Account()]
-    assert _count_candidates([batch], "x", "x", accounts) == (11, 6, {1: 2})
+    tokens, lost, sizes, failed = _count_candidates([batch], "x", "x", accounts)
+    assert (tokens, lost, sizes) == (11, 6, {1: 2})
     assert [each.tokens for each in accounts] == [11, 6]
+    assert failed == {1: _Failed(1, {2})}
+
+
+def test_an_account_adds_up_whatever_became_of_a_round(tmp_path: Path) -> None:
+    """Of rows that fail in a round, some have its candidates (all refused), some do not (time was up)."""
+    run = RunFolder(str(tmp_path))
+    made, refused, late = [4, 4], [4, None, None], [4]
+    rows = [
+        {
+            "row_id": i,
+            "candidates": [{"plan": "x", "num_tokens": n} for n in sizes],
+            "usage": [
+                {"stage": "generate:x", "completion_tokens": 4},
+                {"stage": "generate:x:2", "completion_tokens": spent},
+            ],
+            "errors": [{"stage": "generate:x:2"}] if spent != 4 else [],
+        }
+        for i, (sizes, spent) in enumerate(((made, 4), (refused, 0), (late, 6)))
+    ]
+    run.make("candidates")
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.cast(with_provenance(table.schema, {})), run.path("candidates", "part.parquet"))
+    run.write_json({"rows": 3}, "candidates", "_complete.json")
+    meta = {"plan": "x", "round": 2, "budget": 30.0, "expected": 20.0}
+    decision = pa.table({"row_id": [0, 1, 2], "candidates": [1, 1, 1], "tokens": [4, 4, 4], "more": [1, 2, 2]})
+    run.make("adaptive")
+    pq.write_table(
+        decision.replace_schema_metadata({"adaptive": json.dumps(meta)}), run.path("adaptive", "x-2.parquet")
+    )
+    found = account(run, "x", "x", Adaptive("y", 1, 2.0))
+    assert [(each.prompts, each.candidates, each.tokens) for each in found.rounds] == [(3, 3, 12), (2, 3, 10)]
+    assert found.adds_up and found.lost == 6 and found.sizes == {1: 1, 2: 1, 3: 1}
 
 
 def test_a_greedy_answer_above_all_samples_leaves_less_to_gain() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pipeline.commands import generate, judge, select
 from pipeline.config import Config, load_config
 from pipeline.engines.base import PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.errors import UnfinishedTableError
 from pipeline.execution.beside import side_by_side
 from pipeline.placement import NodeGroup, fit_at_once
 from pipeline.storage import RunFolder
@@ -65,6 +67,16 @@ def test_neighbours_that_fit_become_one_pass(tmp_path: Path) -> None:
     between = [specs[0], replace(specs[1], writes="work/select-judge/table"), replace(third, reads="work/s/table")]
     first, last = side_by_side(between, run, lambda some: third not in some and between[2] not in some)
     assert first.is_between and (last.reads, last.earlier) == (first.writes, [first.name])
+
+
+def test_rounds_wait_for_the_table_that_the_joined_passes_write(tmp_path: Path) -> None:
+    adaptive = "sampling.adaptive={by: best_of_n, first: 3, mean_n: 3}"
+    specs = generate.passes(config(tmp_path, REWARD, "sampling.n=5", adaptive))
+    first, second = side_by_side(specs, RunFolder(str(tmp_path)), lambda some: True)
+    assert [each.name for each in first.hosted] == ["generate-generator", "generate-reward-2"]
+    assert second.prepare is not None and second.reads == first.writes
+    with pytest.raises(UnfinishedTableError, match=re.escape(first.writes)):
+        second.prepare(RunFolder(str(tmp_path)), second.reads)
 
 
 def test_a_pass_that_was_begun_in_turn_goes_on_in_turn(tmp_path: Path) -> None:

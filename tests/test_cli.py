@@ -140,6 +140,9 @@ def test_an_installed_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (empty / "here" / "report" / "index.html").exists()
     assert pq.read_table(empty / "here" / "winrates.parquet").num_rows > 0
+    again = run("generate", "dummy", "out=here", "prompts.limit_clusters=1", "execution.progress=false")
+    assert again.returncode == 0, again.stderr  # nothing to do, in a process that has joined no cluster
+    assert "done before" in again.stdout
 
 
 def test_the_doctor_names_what_to_install(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,9 @@ def test_passes_get_their_engines_as_the_cluster_can_hold_them(
     assert judge.pool.max_size == 7  # 16 CPUs, two of them for reading and writing
     assert reward is config.engines["reward"]
     assert capsys.readouterr().out.startswith("placement (run): 1 x m TP=4 PP=2 on 8 GPUs, each over several nodes, ")
+    monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: pytest.fail("there is no cluster"))
+    assert place_passes(job, [specs[2], replace(specs[0], skip=True)]) == [specs[2], replace(specs[0], skip=True)]
+    monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: nodes((2, 4, 8)))
     job.run.remove("t-reward")
     with pytest.raises(ConfigError, match=r"engines\.reward\.pool: 99 x 1 GPU"):
         place_passes(job, specs)

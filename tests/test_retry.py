@@ -13,8 +13,10 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.commands import generate, judge, retry, select
+from pipeline.commands.retry import _is_half_done
 from pipeline.config import load_config
 from pipeline.errors import LemonpressError, ResumeError
+from pipeline.execution.control import LEDGER
 from pipeline.hashing import derive_seed
 from pipeline.retry import FOLDER, Retry, Step, failed_rows
 from pipeline.schema import COLUMNS, with_provenance
@@ -92,7 +94,7 @@ def test_a_retry_gives_the_tables_of_an_undisturbed_run_and_asks_for_the_failed_
 ) -> None:
     whole = make(settings(tmp_path, "whole", broken=False))
     run = make(settings(tmp_path, "run", broken=True))
-    before, requests = tables(run), begun(tmp_path, "run")
+    before, requests, paid = tables(run), begun(tmp_path, "run"), run.read_json(*LEDGER)
     starts = {step.job: set(failed_rows(run, step).tolist()) for step in STEPS}
     assert starts["generate"] == NO_GENERATE | TOO_LONG
     assert starts["select"] == NO_REWARD
@@ -130,6 +132,14 @@ def test_a_retry_gives_the_tables_of_an_undisturbed_run_and_asks_for_the_failed_
     with capsys.disabled():
         print("\nrequests of the retry:", counts)
 
+    for step in STEPS:  # so the run goes on: no pass says any more that too many rows failed
+        marker = run.marker(step.writes) or {}
+        jobs = [{e["job"] for e in r["errors"]} for r in after[step.writes]]
+        assert [s["failed"] for s in marker["passes"].values()] == [sum(step.job in j for j in jobs)] == [0]
+        assert marker["summary"]["failed"] == 0
+    ledger = run.read_json(*LEDGER)
+    spent = {name: ledger[name]["tokens"] - entry["tokens"] for name, entry in paid.items()}
+    assert all(tokens > 0 for tokens in spent.values()), spent
     assert not run.exists(*FOLDER)
     manifest = run.read_json("manifest.json")
     assert [r["rows"] for r in manifest["retries"].values()] == [6]
@@ -196,6 +206,33 @@ def test_a_lost_row_is_noticed_before_anything_changes(run: RunFolder) -> None:
     begun.finish()
     assert len(failed_rows(run, STEPS[0])) == 0 and run.dataset("candidates").count_rows() == 3
     assert run.marker("candidates")["folder"] == "v2"
+
+
+def test_a_table_gets_no_rows_that_it_does_not_have_yet(run: RunFolder) -> None:
+    """Prompts were added and generated, but not selected from; one of the new ones failed."""
+    bad = [{"origin": "sample", "error": "x"}]
+    for table, rows in (("prompts", 6), ("candidates", 6), ("selections", 4)):
+        write(run, table, [row(i, candidates=bad if i in (1, 5) else []) for i in range(rows)])
+    begun = Retry(run, STEPS[:2])
+    assert begun.starts["generate"].tolist() == [1, 5]
+    begun.begin()
+    for table in ("candidates", "selections"):
+        write(begun.work, table, [row(i) for i in range(2)])
+    begun.finish()
+    assert sorted(r["row_id"] for r in rows_of(run, "candidates", "prompt_id")) == list(range(6))
+    assert sorted(r["row_id"] for r in rows_of(run, "selections", "prompt_id")) == list(range(4))
+
+
+def test_an_unfinished_extension_is_no_finished_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it has made durable would go with the version that a retry replaces."""
+    run = RunFolder(str(tmp_path / "run"))
+    run.write_text(settings(tmp_path, "run", broken=False).read_text(), "config.yaml")
+    write(run, "candidates", [row(0)], version=2)
+    for base, code in ((1, 0), (2, 2)):  # towards a version that is there, left by a crash; and towards the next one
+        run.write_json({"fingerprint": {"base": base}}, "work", "generate-generator", "state.json")
+        assert _is_half_done(run, STEPS[0]) == bool(code)
+    assert main(["retry", run.name]) == 2
+    assert "generate is half done" in capsys.readouterr().err
 
 
 def test_no_run_and_half_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

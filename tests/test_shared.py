@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands import generate, judge, select
+from pipeline.commands.context import Job, stored_config
 from pipeline.commands.run import jobs, run_jobs
 from pipeline.config import Config, load_config
-from pipeline.execution.passes import PassSpec
+from pipeline.engines.base import PoolConfig
+from pipeline.errors import ResumeError
+from pipeline.execution.passes import PassSpec, finish
 from pipeline.execution.shared import companions, merge, warn_of_shared_work
 from pipeline.execution.together import Part, SharedWorker, kept_as, parts
 from pipeline.execution.worker import Worker
+from pipeline.records import Row, Score
+from pipeline.stage import Stage
 from pipeline.storage import RunFolder
 from tests.conftest import rows_of, run_with_prompts
 
@@ -49,6 +55,10 @@ def test_only_passes_on_one_engine_run_together(tmp_path: Path) -> None:
     assert names(config(tmp_path, "selectors.best_of_n=null", "engines.judge={kind: dummy, model: x}"), run) == [
         "generate-generator"
     ]
+    first, later, _ = plan(config(tmp_path, "selectors.best_of_n=null"))
+    smaller = replace(first[-1].engine, pool=PoolConfig(max_size=1))  # as a smaller cluster holds it
+    placed = replace(first[-1], engine=smaller, wanted=first[-1].engine)
+    assert len(companions(placed, [lambda: later], run)) == 1 and merge([placed, *later]).engine is smaller
     run.write_json({}, "work", "generate-generator", "state.json")  # begun by itself: nothing to share
     assert names(config(tmp_path, "selectors.best_of_n=null"), run) == ["generate-generator"]
 
@@ -93,6 +103,51 @@ def test_the_worker_keeps_what_a_row_was_between_the_jobs(tmp_path: Path) -> Non
     assert any(first.column("errors").to_pylist()) and first.column("usage") != second.column("usage")
 
 
+def test_a_refused_config_does_not_become_the_folders(tmp_path: Path) -> None:
+    """Whether a joined pass goes on is known only when its own state is read, after the config has been stored."""
+    run = RunFolder(str(tmp_path))
+    run.write_text("seed: 7\n", "config.yaml")
+    current = Job("generate", config(tmp_path), run)
+    with pytest.raises(ResumeError), stored_config(current):
+        assert "seed: 1" in (run.read_text("config.yaml") or "")
+        raise ResumeError("made with another config")
+    assert run.read_text("config.yaml") == "seed: 7\n"
+
+
+class Odd(Stage):
+    """Gives one row a value that no column can hold, which a later job replaces."""
+
+    name: ClassVar[str] = "odd"
+    writes: ClassVar[tuple[str, ...]] = ("scores",)
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    async def __call__(self, row: Row, engine: Any) -> Row:
+        row.scores = [Score("s", "x", self.values if row.row_id == 1 else [1.0])]
+        return row
+
+
+def test_a_value_that_cannot_be_stored_costs_its_row_only(tmp_path: Path) -> None:
+    table = pq.read_table(run_with_prompts(tmp_path / "run", 3).data_files("prompts")[0])
+    specs = [
+        PassSpec(job, job, "prompts", job, [Odd(values)]) for job, values in (("first", ["no number"]), ("then", [2.0]))
+    ]
+    made = SharedWorker(parts(specs), merge(specs).stages, engine=None, job="both")(table)
+    first = made.column(kept_as("errors", "first")).to_pylist()
+    assert [[(e["job"], e["stage"], e["kind"]) for e in errors] for errors in first] == [
+        [],
+        [("first", "odd", "UnstorableValue")],
+        [],
+    ]
+    assert [s[0]["values"] if s else None for s in made.column(kept_as("scores", "first")).to_pylist()] == [
+        [1.0],
+        None,
+        [1.0],
+    ]
+    assert [s[0]["values"] for s in made.column("scores").to_pylist()] == [[1.0], [2.0], [1.0]]
+
+
 def everything(run: RunFolder, table: str) -> list[dict[str, Any]]:
     return rows_of(run, table, *(n for n in run.dataset(table).schema.names if n != "row_id"))
 
@@ -133,3 +188,27 @@ def test_shared_and_separate_passes_give_the_same_tables(tmp_path: Path) -> None
     passes = runs[True].read_json("manifest.json")["passes"]
     assert list(passes) == ["generate-generator", "select-judge", "judge-judge"]
     assert not runs[True].exists("work", "generate-generator+select-judge+judge-judge")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_crash_between_the_markers_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    settings = config(tmp_path / "run", "selectors.best_of_n=null", f"engines.generator.log={log}")
+    run, done = RunFolder(settings.out), []
+
+    def crash(*given: Any) -> None:
+        done.append(given)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        finish(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.execution.shared.finish", crash)
+        run_jobs(settings, jobs(settings))
+    asked = log.read_text()
+    assert [run.marker(table) is not None for table in TABLES] == [True, False, False]
+    run_jobs(settings, jobs(settings))
+    assert log.read_text() == asked
+    assert [(run.marker(table) or {})["rows"] for table in TABLES] == [14, 14, 14]
+    assert run.subfolders("work") == []

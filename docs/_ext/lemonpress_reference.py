@@ -365,7 +365,7 @@ def command_page() -> str:
         "# Command reference\n",
         "From `lemonpress --help`. Configs and settings are merged left to right.\n",
         "```text\nlemonpress JOB [CONFIG.yaml or preset name ...] [key=value ...]\n```\n",
-        "`python -m jobs.JOB` does the same from a checkout.\n",
+        "`python -m jobs.JOB` does the same from a checkout, for the jobs that work on a run.\n",
         "## Jobs\n",
         *(f"`{name}`\n: {_sentence(to_markdown(text))}\n" for name, text in cli.JOBS.items()),
         "## Options\n",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,10 +65,10 @@ def decided(run: RunFolder, source: str, this: Round) -> Ints:
     """
     marker = run.marker(source) or {}
     stored = run.read_table(FOLDER, this.file())
-    if stored is None or _meta(stored)["input"] != marker.get("fingerprint_hash"):
+    if stored is None or meta_of(stored)["input"] != marker.get("fingerprint_hash"):
         ids, state = read_state(run, source, this)
         before = run.read_table(FOLDER, this.file(this.number - 1)) if this.number > 2 else None
-        budget = float(_meta(before)["budget"]) if before is not None else None
+        budget = float(meta_of(before)["budget"]) if before is not None else None
         made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budget, this.highest)
         stored = _table(ids, state, made, this, marker)
         _store(run, this.file(), stored)
@@ -79,7 +77,8 @@ def decided(run: RunFolder, source: str, this: Round) -> Ints:
     return more
 
 
-def _meta(table: pa.Table) -> dict[str, Any]:
+def meta_of(table: pa.Table) -> dict[str, Any]:
+    """What a stored decision says of itself: plan, round, settings, budget ..."""
     found: dict[str, Any] = json.loads((table.schema.metadata or {})[_META])
     return found
 
@@ -143,119 +142,6 @@ def _wanted(top: str, leaf: str) -> bool:
     return top == "row_id" or top == "scores" or (top == "candidates" and leaf in _CANDIDATE)
 
 
-@dataclass
-class Account:
-    """What one round of a plan has drawn and cost, counted from the table and nothing else.
-
-    Attributes:
-        prompts: that were given candidates.
-        candidates: that it drew.
-        tokens: completion tokens that the engine counted in it.
-        expected: tokens that the decision expected; ``None`` for the first round.
-    """
-
-    prompts: int = 0
-    candidates: int = 0
-    tokens: int = 0
-    expected: float | None = None
-
-
-@dataclass
-class PlanAccount:
-    """What an adaptive plan has drawn and cost.
-
-    Attributes:
-        plan: its name.
-        budget: tokens of all rounds together.
-        rounds: one entry a round.
-        candidate_tokens: the sum of what the candidates say of their own lengths.
-        lost: tokens of rows that failed half-way (``execution.row_seconds``): spent, and no candidate to show for them.
-        sizes: candidates per prompt -> prompts.
-    """
-
-    plan: str
-    budget: float
-    rounds: list[Account]
-    candidate_tokens: int
-    lost: int
-    sizes: dict[int, int]
-
-    @property
-    def spent(self) -> int:
-        """Completion tokens of all rounds."""
-        return sum(each.tokens for each in self.rounds)
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether rounds and candidates agree, in tokens and in numbers."""
-        drawn = sum(each.candidates for each in self.rounds)
-        there = sum(size * prompts for size, prompts in self.sizes.items())
-        return drawn == there and self.spent == self.candidate_tokens + self.lost
-
-
-def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive) -> PlanAccount:
-    """Count what a finished plan has drawn and cost: tokens from ``usage``, numbers from the decisions, and both again
-    from the candidates that are there.
-    """
-    rounds = [Account() for _ in range(settings.rounds)]
-    budget = _count_decisions(run, plan, rounds)
-    tokens, lost, sizes = _count_candidates(run.leaves("candidates", _counted), plan, set_name, rounds)
-    return PlanAccount(plan, budget, rounds, tokens, lost, sizes)
-
-
-def _count_decisions(run: RunFolder, plan: str, rounds: list[Account]) -> float:
-    """Add what the stored decisions gave to each round; returns the budget."""
-    budget = 0.0
-    for later in rounds[1:]:
-        later.expected = 0.0
-    for name in sorted(run.parquet_files(FOLDER)):
-        found = run.read_table(FOLDER, name.rpartition("/")[2])
-        if found is None or _meta(found)["plan"] != plan or _meta(found)["round"] > len(rounds):
-            continue
-        meta = _meta(found)
-        this = rounds[meta["round"] - 1]
-        this.expected = (this.expected or 0.0) + meta["expected"]
-        given = [(this, "more")]
-        if meta["round"] == 2:
-            given.append((rounds[0], "candidates"))
-            budget += meta["budget"]
-        for each, column in given:
-            numbers = found.column(column).to_numpy()
-            each.candidates += int(numbers.sum())
-            each.prompts += int((numbers > 0).sum())
-    return budget
-
-
-def _count_candidates(
-    batches: Iterable[pa.RecordBatch], plan: str, set_name: str, rounds: list[Account]
-) -> tuple[int, int, dict[int, int]]:
-    """Add the tokens of ``usage`` to each round; returns the candidates' own tokens, those of failed rows that no
-    candidate has, and the candidates' number -> prompts.
-    """
-    stages = {f"generate:{plan}" + (f":{r}" if r > 1 else ""): each for r, each in enumerate(rounds, 1)}
-    sizes: Counter[int] = Counter()
-    tokens = lost = 0
-    for batch in batches:
-        pools = nested(batch, "candidates", "plan", "num_tokens")
-        usages = nested(batch, "usage", "stage", "completion_tokens")
-        errors = nested(batch, "errors", "stage")
-        for pool, used, failed in zip(pools, usages, errors, strict=True):
-            mine = [count or 0 for name, count in pool if name == set_name]
-            tokens += sum(mine)
-            sizes[len(mine)] += bool(mine)
-            spent = [(stages[stage], completion or 0) for stage, completion in used if stage in stages]
-            for this, completion in spent:
-                this.tokens += completion
-            if any(stage in stages for (stage,) in failed):
-                lost += sum(completion for _, completion in spent) - sum(mine)
-    return tokens, lost, {size: prompts for size, prompts in sorted(sizes.items()) if prompts}
-
-
-def _counted(top: str, leaf: str) -> bool:
-    known = {"candidates": {"plan", "num_tokens"}, "usage": {"stage", "completion_tokens"}, "errors": {"stage"}}
-    return leaf in known.get(top, ())
-
-
 def adopt(run: RunFolder, retried: RunFolder, ids: Ints) -> None:
     """Take over what a retry has decided about some of the run's rows; what had been decided about them before goes.
 
@@ -270,12 +156,12 @@ def adopt(run: RunFolder, retried: RunFolder, ids: Ints) -> None:
         mine = new.column("row_id").to_numpy()
         new = new.filter(pa.array(mine < len(ids)))  # rows that only begin with a later job are not decided about
         new = new.set_column(0, "row_id", pa.array(ids[new.column("row_id").to_numpy()]))
-        meta = _meta(new)
+        meta = meta_of(new)
         name = f"{meta['plan']}-{meta['round']}-retry-{digest(ids.tolist(), size=6)}.parquet"
         for old_path in run.parquet_files(FOLDER):
             old_name = old_path.rpartition("/")[2]
             old = run.read_table(FOLDER, old_name)
-            if old is not None and (_meta(old)["plan"], _meta(old)["round"]) == (meta["plan"], meta["round"]):
+            if old is not None and (meta_of(old)["plan"], meta_of(old)["round"]) == (meta["plan"], meta["round"]):
                 _store(run, old_name, _without(old, ids))
         _store(run, name, new)
 
@@ -283,7 +169,7 @@ def adopt(run: RunFolder, retried: RunFolder, ids: Ints) -> None:
 def _without(table: pa.Table, ids: Ints) -> pa.Table:
     """A decision without some of its rows, and without their parts of what it may spend and expects to."""
     left = table.filter(pa.array(~np.isin(table.column("row_id").to_numpy(), ids)))
-    meta = _meta(table)
+    meta = meta_of(table)
     more, all_more = (int(t.column("more").to_numpy().sum()) for t in (left, table))
     meta["budget"] *= len(left) / max(len(table), 1)
     meta["expected"] *= more / max(all_more, 1)
@@ -296,4 +182,4 @@ def _store(run: RunFolder, name: str, table: pa.Table) -> None:
         pq.write_table(table, path, filesystem=run.fs)
 
 
-__all__ = ["FOLDER", "Account", "PlanAccount", "Round", "account", "adopt", "decided", "read_state"]
+__all__ = ["FOLDER", "Round", "adopt", "decided", "meta_of", "read_state"]

@@ -86,7 +86,7 @@ def report_account(current: Job) -> None:
         return
     from rich.table import Table
 
-    from pipeline.adaptive.rounds import account
+    from pipeline.adaptive.accounts import account
 
     for name, plan in plans.items():
         found = account(current.run, name, plan.candidate_set or name, plan.adaptive)

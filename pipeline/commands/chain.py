@@ -101,7 +101,7 @@ def chain(
                 earlier=names[:i],
                 record=_record(run, source, plan) if is_last else {},
                 counts=[s.stage.name for s in everything if s.engine == engine and s.phase == group[0].phase],
-                prepare=_prepare(group, reads, plan),
+                prepare=_prepare(group, plan),
                 force=force,
             )
         )
@@ -109,12 +109,12 @@ def chain(
     return specs
 
 
-def _prepare(group: Sequence[Step], reads: str, plan: extend.Plan) -> Callable[[RunFolder], list[Stage]] | None:
+def _prepare(group: Sequence[Step], plan: extend.Plan) -> Callable[[RunFolder, str], list[Stage]] | None:
     """What makes the pass's stages when its input is finished, where any of them depends on it."""
     if all(step.decide is None for step in group):
         return None
     start = plan.extension.rows if plan.extension else 0
-    return lambda run: [step.decide(run, reads, start) if step.decide else step.stage for step in group]
+    return lambda run, reads: [step.decide(run, reads, start) if step.decide else step.stage for step in group]
 
 
 def _groups(job: str, steps: Sequence[Step]) -> dict[str, list[Step]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.commands.record import recorded
 from pipeline.config import Config, to_yaml
-from pipeline.errors import TooManyFailedRows
+from pipeline.errors import ResumeError, TooManyFailedRows
 from pipeline.execution.control import Control
 from pipeline.lock import run_lock
 from pipeline.safety import visible
@@ -89,8 +89,11 @@ _sessions: dict[str, Control] = {}
 
 
 @contextmanager
-def session(config: Config, run: RunFolder) -> Iterator[Control]:
+def session(config: Config, run: RunFolder, control: Control | None = None) -> Iterator[Control]:
     """Hold the run's folder and listen to signals and limits; a session within a session of the folder is the same one.
+
+    Args:
+        control: the command's, where another folder is part of its work.
 
     Raises:
         RunBusy: another process works on the folder.
@@ -98,7 +101,7 @@ def session(config: Config, run: RunFolder) -> Iterator[Control]:
     if run.root in _sessions:
         yield _sessions[run.root]
         return
-    control = Control(config.limits)
+    control = control or Control(config.limits)
     with run_lock(run), control.signals():
         _sessions[run.root] = control
         try:
@@ -112,6 +115,10 @@ def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = 
 
     Args:
         later: the jobs after this one, whose first passes may share its last one.
+
+    Raises:
+        ResumeError: a pass was left unfinished by another config, which stays the folder's.
+        LemonpressError: a pass failed.
     """
     from pipeline.commands.place import place_passes
     from pipeline.execution.cluster import cluster, ship_modules
@@ -125,8 +132,7 @@ def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = 
         check_unfinished(spec, current.run)
         if spec.engine is not None and (spec.extends or current.run.marker(spec.writes) is None):
             spec.engine.ready(f"engines (pass {spec.name})")
-    current.run.write_text(to_yaml(current.config), "config.yaml")
-    with cluster(current.config.ray) if busy else nullcontext():
+    with stored_config(current), cluster(current.config.ray) if busy else nullcontext():
         for i, spec in enumerate(place_passes(current, specs)):
             logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
             plans = [partial(plan, current.config) for plan in later] if i == len(specs) - 1 else []
@@ -134,6 +140,18 @@ def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = 
             for summary in run_with_companions(spec, plans, *options):
                 logger.info("pass %s ended", summary.name, extra={"fields": {"pass": summary.name, **asdict(summary)}})
                 current.passes.append(summary)
+
+
+@contextmanager
+def stored_config(current: Job) -> Iterator[None]:
+    """Store the job's config as the folder's; the one before comes back where its work is not to be mixed with."""
+    before = current.run.read_text("config.yaml")
+    current.run.write_text(to_yaml(current.config), "config.yaml")
+    try:
+        yield
+    except ResumeError:
+        current.run.write_text(before or "", "config.yaml")
+        raise
 
 
 def update_manifest(run: RunFolder, values: dict[str, Any]) -> None:

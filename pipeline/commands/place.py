@@ -51,10 +51,12 @@ def place_passes(current: Job, specs: Sequence[PassSpec]) -> list[PassSpec]:
         for s in specs
         if s.engine is not None and not s.skip and (s.extends or current.run.marker(s.writes) is None)
     }
+    if not waiting:  # then there may be no cluster to ask
+        return list(specs)
     nodes = _nodes(current.config)
     places = {p.name: p for p in plan(waiting, nodes)}
     placed = {id(engine): _as_placed(engine, places[name]) for name, engine in waiting.items()}
-    found = [replace(s, engine=placed.get(id(s.engine), s.engine)) for s in specs]
+    found = [replace(s, engine=placed.get(id(s.engine), s.engine), wanted=s.engine) for s in specs]
     if current.config.execution.side_by_side:
         from pipeline.execution.beside import side_by_side
 

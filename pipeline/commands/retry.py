@@ -15,6 +15,7 @@ from pipeline.commands import generate, judge, report, select, winrate
 from pipeline.commands.context import session, update_manifest
 from pipeline.config import Config, load_config, to_dict
 from pipeline.errors import ConfigError, ResumeError, UnfinishedTableError
+from pipeline.execution.control import LEDGER, Control, hand_over
 from pipeline.prompts import RunSource
 from pipeline.retry import Retry, Step, failed_rows
 from pipeline.storage import RunFolder
@@ -41,11 +42,11 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
     run_folder = RunFolder(folder)
     config = own_config(run_folder, words)
     steps = _finished(run_folder, config)
-    with session(config, run_folder):
-        _retry(run_folder, config, steps, words)
+    with session(config, run_folder) as control:
+        _retry(run_folder, config, steps, words, control)
 
 
-def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[str]) -> None:
+def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[str], control: Control) -> None:
     from pipeline.adaptive.rounds import adopt
     from pipeline.execution.cluster import cluster
 
@@ -59,10 +60,15 @@ def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[st
     source = RunSource(path=retry.begin().name, table="prompts", sets=config.prompts.given_sets())
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # rows that fail again are counted below
     again = dataclasses.replace(config, out=retry.work.name, prompts=source, execution=execution)
-    with cluster(config.ray):
-        for step in steps:
-            if retry.join(step):
-                _JOBS[step.job](again)
+    if not retry.work.exists(*LEDGER):
+        hand_over(run, retry.work)  # limits are the run's
+    try:
+        with cluster(config.ray), session(again, retry.work, control):
+            for step in steps:
+                if retry.join(step):
+                    _JOBS[step.job](again)
+    finally:
+        hand_over(retry.work, run)
     adopt(run, retry.work, retry.starts.get("generate", np.empty(0, np.int64)))
     retry.finish()
     left = len(np.unique(np.concatenate([failed_rows(run, step) for step in steps])))
@@ -115,7 +121,18 @@ def _finished(run: RunFolder, config: Config) -> list[Step]:
     if not finished:
         raise UnfinishedTableError(f"{run.name}: no job is finished; run it (again) first, it resumes")
     for step in steps:
-        begun = [name for name in run.subfolders("work") if name.startswith(f"{step.job}-")]
-        if step not in finished and any(run.exists("work", name, "state.json") for name in begun):
+        if _is_half_done(run, step):
             raise ResumeError(f"{run.name}: {step.job} is half done; finish it first, it resumes")
     return finished
+
+
+def _is_half_done(run: RunFolder, step: Step) -> bool:
+    """Whether a pass of the job was begun and not ended: towards its table, or towards the next version of it."""
+    marker = run.marker(step.writes)
+    for name in run.subfolders("work"):
+        state = run.read_json("work", name, "state.json")
+        if state is None or not any(part.startswith(f"{step.job}-") for part in name.split("+")):
+            continue
+        if marker is None or state.get("fingerprint", {}).get("base") == marker.get("version", 1):
+            return True
+    return False

@@ -18,6 +18,7 @@ from pipeline.engines.base import (
     SamplingParams,
     Tokens,
 )
+from pipeline.errors import EngineRequestError
 
 
 class _HasTokens(Protocol):
@@ -57,7 +58,7 @@ class Meter:
         on_call: called before each of them.
 
     Attributes:
-        total: the sum so far; calls that raised count as a request without tokens.
+        total: the sum so far; calls that raised count as a request, without tokens unless the error tells its cost.
     """
 
     def __init__(
@@ -77,14 +78,21 @@ class Meter:
         self._on_call()
         try:
             result = await call
+        except EngineRequestError as error:
+            if error.cost is not None:
+                self._add(error.cost)
+            raise
         finally:
             self._in_flight.asked -= sequences
             self._in_flight.on_end()
-        self.total.requests += result.tokens.requests - 1
-        self.total.prompt += result.tokens.prompt
-        self.total.cached += result.tokens.cached
-        self.total.completion += result.tokens.completion
+        self._add(result.tokens)
         return result
+
+    def _add(self, cost: Tokens) -> None:
+        self.total.requests += cost.requests - 1
+        self.total.prompt += cost.prompt
+        self.total.cached += cost.cached
+        self.total.completion += cost.completion
 
     async def start(self) -> None:
         await self._engine.start()

@@ -278,9 +278,10 @@ class OpenAIEngine(PartialEngine):
                 too_long = getattr(error, "code", None) == "context_length_exceeded"
                 raise (PromptTooLong if too_long else EngineRequestError)(self._scrub(self._explain(error))) from None
         try:
-            return parse(json.loads(raw.http_response.content))
-        except EngineRequestError as error:
-            raise EngineRequestError(self._scrub(str(error))) from None
+            answer = json.loads(raw.http_response.content)
+            return parse(answer)
+        except EngineRequestError as error:  # an answer that is of no use costs the same
+            raise EngineRequestError(self._scrub(str(error)), _cost(answer)) from None
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             message = f"unexpected response ({type(error).__name__}): {raw.http_response.text}"
             raise EngineRequestError(self._scrub(message)) from None
@@ -324,6 +325,13 @@ def _usage(data: Any) -> Tokens:
     if not all(0 <= n < 2**31 for n in counts):
         raise ValueError(f"usage {counts}")  # no table could hold it
     return Tokens(1, *counts)
+
+
+def _cost(data: Any) -> Tokens | None:
+    try:
+        return _usage(data)
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _completion(choice: Any, num_tokens: int) -> Completion:

@@ -325,6 +325,8 @@ class VLLMEngine(PartialEngine):
         values = output.outputs.data.flatten().tolist()
         if len(values) != 1:
             raise EngineRequestError(f"{self.model} gives {len(values)} numbers per text; a reward model gives 1")
+        if not math.isfinite(values[0]):
+            raise EngineRequestError(f"the score is {values[0]}")
         return Reward(float(values[0]), _tokens(output, 0))
 
     async def embed(self, text: str) -> Embedding:

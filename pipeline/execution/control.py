@@ -25,7 +25,9 @@ from pipeline.storage import RunFolder
 
 logger = logging.getLogger(__name__)
 
-_LEDGER = ("work", "spent.json")
+LEDGER = ("work", "spent.json")
+"""Where a run keeps what it has spent."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -127,7 +129,7 @@ class Ledger:
     def __init__(self, run: RunFolder, prices: Mapping[str, tuple[PriceConfig, int]]) -> None:
         self._run = run
         self._prices = prices
-        self._before: dict[str, Any] = run.read_json(*_LEDGER) or {}
+        self._before: dict[str, Any] = run.read_json(*LEDGER) or {}
         self._started = time.monotonic()
         self._now = {name: {"tokens": 0, "money": 0.0} for name in prices}
 
@@ -146,9 +148,9 @@ class Ledger:
     @staticmethod
     def transfer(run: RunFolder, name: str, other: RunFolder) -> None:
         """Enter what another folder's work has cost as ``name``, in place of what that entry said before."""
-        entries = (other.read_json(*_LEDGER) or {}).values()
+        entries = (other.read_json(*LEDGER) or {}).values()
         total = {key: sum(e[key] for e in entries) for key in ("tokens", "money")}
-        run.write_json({**(run.read_json(*_LEDGER) or {}), name: total}, *_LEDGER)
+        run.write_json({**(run.read_json(*LEDGER) or {}), name: total}, *LEDGER)
 
     def save(self) -> None:
         """Store it."""
@@ -157,9 +159,15 @@ class Ledger:
             old = all_.get(name, {"tokens": 0, "money": 0.0})
             all_[name] = {key: old[key] + now[key] for key in old}
         try:
-            self._run.write_json(all_, *_LEDGER)
+            self._run.write_json(all_, *LEDGER)
         except OSError as error:
             logger.warning("cannot store what was spent: %s", error)  # the pass itself will say so, and stop
 
 
-__all__ = ["Control", "Ledger"]
+def hand_over(run: RunFolder, other: RunFolder) -> None:
+    """Let another folder go on with the run's account, in place of its own."""
+    if (spent := run.read_json(*LEDGER)) is not None:
+        other.write_json(spent, *LEDGER)
+
+
+__all__ = ["LEDGER", "Control", "Ledger", "hand_over"]

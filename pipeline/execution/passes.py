@@ -93,7 +93,7 @@ def run_pools(
     outcomes = [Outcome(Counts(), JournalState()) for _ in spec.hosted]
     try:
         if total and (resumed < total or pending):
-            spec = replace(spec, stages=spec.prepare(run)) if spec.prepare else spec
+            spec = replace(spec, stages=spec.prepare(run, spec.reads)) if spec.prepare else spec
             outcomes = _execute(spec, run, config, control, upstream, total, resumed, state["blocks"])
     finally:
         state["seconds"] += time.monotonic() - started

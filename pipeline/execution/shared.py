@@ -8,9 +8,11 @@ nothing differs from jobs that ran one after the other: they can be resumed, ext
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.execution.control import Control
 from pipeline.execution.passes import finish, provenance, run_pass, run_pools
 from pipeline.execution.spec import PassSpec, PassSummary, joined
+from pipeline.execution.spec import summaries as summaries_of
 from pipeline.execution.summary import summarise
 from pipeline.execution.together import Part, kept_as, parts
 from pipeline.execution.unfinished import fingerprint, is_fresh
@@ -47,6 +50,8 @@ def run_with_companions(
     Raises:
         LemonpressError: as :func:`~pipeline.execution.passes.run_pass`.
     """
+    if (name := _left_by(spec, run)) is not None:
+        return [_mark(spec, name, run)]
     found = companions(spec, later, run) if spec.prepare is None else []
     if found:
         return run_shared(spec, found, run, config, control)
@@ -75,7 +80,7 @@ def companions(first: PassSpec, later: Sequence[Planned], run: RunFolder) -> lis
         specs = plan() if is_fresh(last, run) else ()
         if not specs or not is_fresh(specs[0], run) or specs[0].reads != last.writes:
             break
-        if specs[0].engine is None or specs[0].engine != first.engine:
+        if specs[0].engine is None or specs[0].engine != (first.wanted or first.engine):
             break
         found.append(plan)
         last = specs[0]
@@ -95,19 +100,35 @@ def run_shared(
     every = parts(specs)
     for i, spec in enumerate(specs):
         project(whole, spec, every[i], specs[: i + 1], run)
-    attempts = (run.marker(whole.writes) or {})["attempts"]
-    summaries = []
-    for i in range(len(specs)):
-        spec = specs[i] if i == 0 else later[i - 1]()[0]  # planned again: what it reads is finished now
-        files = run.parquet_files(spec.writes, _FOLDER)
-        summary = replace(summarise(spec, run, files, total.rows), shared=whole.name)
-        if i == 0:
-            summary = replace(summary, **{name: getattr(total, name) for name in _TIMES})
-        now = fingerprint(spec, run.marker(spec.reads) or {})
-        finish(spec, run, {"blocks": _FOLDER, "fingerprint": now, "attempts": attempts, "mixed": []}, files, [summary])
-        summaries.append(summary)
-    run.remove("work", whole.name)
+    summaries = [_mark(first, whole.name, run, {name: getattr(total, name) for name in _TIMES})]
+    for plan in later:
+        summaries.append(_mark(plan()[0], whole.name, run))  # planned again: what it reads is finished now
     return summaries
+
+
+def _mark(spec: PassSpec, shared: str, run: RunFolder, times: Mapping[str, Any] | None = None) -> PassSummary:
+    """Finish one part's table, whose files are there; with the last one, the shared pass's own table goes."""
+    whole = run.marker(f"work/{shared}/table") or {}
+    files = run.parquet_files(spec.writes, _FOLDER)
+    summary = replace(summarise(spec, run, files, whole["rows"]), shared=shared, **(times or {}))
+    now = fingerprint(spec, run.marker(spec.reads) or {})
+    state = {"blocks": _FOLDER, "fingerprint": now, "attempts": whole["attempts"], "mixed": []}
+    finish(spec, run, state, files, [summary])
+    if shared.endswith(f"+{spec.name}"):
+        run.remove("work", shared)
+    return summary
+
+
+def _left_by(spec: PassSpec, run: RunFolder) -> str | None:
+    """The finished shared pass that has done this one's work, where a crash came between its jobs' markers."""
+    for name in run.subfolders("work"):
+        if spec.name not in name.split("+")[1:] or not is_fresh(spec, run):
+            continue
+        by = {each.get("shared") for each in summaries_of(run.marker(spec.reads) or {}).values()}
+        made = (run.marker(f"work/{name}/table") or {}).get("fingerprint", {}).get(spec.name)
+        if name in by and made == json.loads(json.dumps(spec.fingerprint)):
+            return name
+    return None
 
 
 def merge(specs: Sequence[PassSpec]) -> PassSpec:

@@ -31,10 +31,11 @@ class PassSpec:
         counts: names of the stages whose usage and errors are this pass's; default: of ``stages``.
         skip: nothing is to be done; there is only a summary of what was done before.
         force: go on with another config's unfinished work, and record it.
+        wanted: ``engine`` as the config has it, where the cluster holds it in another form only.
         parts: the passes that run in this one, on one engine (:mod:`pipeline.execution.shared`).
         pools: the passes that run in this one, each on an engine of its own (:mod:`pipeline.execution.beside`).
-        prepare: makes ``stages`` anew, under the same names, when the input is finished: what was decided over its
-            rows.
+        prepare: makes ``stages`` anew, under the same names, when the input (its name) is finished: what was decided
+            over its rows.
     """
 
     name: str
@@ -51,9 +52,10 @@ class PassSpec:
     counts: Sequence[str] = ()
     skip: bool = False
     force: bool = False
+    wanted: EngineConfig | None = None
     parts: Sequence[PassSpec] = ()
     pools: Sequence[PassSpec] = ()
-    prepare: Callable[[RunFolder], list[Stage]] | None = None
+    prepare: Callable[[RunFolder, str], list[Stage]] | None = None
 
     @property
     def hosted(self) -> Sequence[PassSpec]:
@@ -111,6 +113,7 @@ class PassSummary:
         poisoned: rows set aside because they kill their engine.
         shared: the pass that it ran in together with others; the time is the first one's.
         beside: the pass in which its pool worked side by side with others; the time is that of all of them.
+        stages: names of the stages whose usage and errors it counts.
         skipped: the pass had been finished before and nothing was run (not stored).
     """
 
@@ -134,6 +137,7 @@ class PassSummary:
     poisoned: int = 0
     shared: str = ""
     beside: str = ""
+    stages: list[str] = field(default_factory=list)
     skipped: bool = False
 
 

@@ -18,14 +18,15 @@ from pipeline.storage import RunFolder
 
 _BATCH = 4096
 _FILES = 50
+_SPENT = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> PassSummary:
     """Check that rows out = rows in, each once, and add up what the pass spent; reads three columns only."""
-    summary = PassSummary(spec.name, total)
+    summary = PassSummary(spec.name, total, stages=sorted({stage.name for stage in spec.stages} | set(spec.counts)))
     if not total:
         return summary
-    names = pa.array(sorted({stage.name for stage in spec.stages} | set(spec.counts)), pa.string())
+    names = pa.array(summary.stages, pa.string())
     seen = np.zeros(total, bool)  # a byte a row: row_ids count the prompts from 0
     rows = 0
     per_row = Histogram()
@@ -37,7 +38,7 @@ def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> P
         spent = pc.fill_null(pc.struct_field(usage, "completion_tokens"), 0).to_numpy(zero_copy_only=False)
         for tokens in np.bincount(parents.to_numpy(), weights=spent, minlength=batch.num_rows):
             per_row.add(tokens)
-        for key in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens"):
+        for key in _SPENT:
             setattr(summary, key, getattr(summary, key) + (pc.sum(pc.struct_field(usage, key)).as_py() or 0))
     summary.row_tokens = per_row.quantiles()
     if rows != total or not seen.all():
@@ -46,6 +47,21 @@ def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> P
             f"this, with the folder {run.path('work', spec.name)}"
         )
     return summary
+
+
+def recounted(marker: dict[str, Any], job: str, run: RunFolder, files: list[str]) -> dict[str, Any]:
+    """A finished table's marker with its passes' summaries as its rows are now, in ``files``.
+
+    Raises:
+        LemonpressError: a row is missing in the files, or there twice.
+    """
+    passes = dict(summaries(marker))
+    for name, old in passes.items():
+        if old.get("stages"):  # earlier versions did not tell
+            found = summarise(PassSpec(name, job, "", "", [], counts=old["stages"]), run, files, marker["rows"])
+            passes[name] = old | {key: getattr(found, key) for key in ("failed", "row_tokens", *_SPENT)}
+    last = marker.get("summary", {}).get("name")
+    return {**marker, "passes": passes, **({"summary": passes[last]} if last in passes else {})}
 
 
 def _batches(files: Sequence[str], run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.execution.spec import PassSpec
-from pipeline.execution.worker import Worker, to_array
+from pipeline.execution.worker import UNSTORABLE, Worker, to_array, unstorable
 from pipeline.records import Row
 from pipeline.schema import COLUMNS
 from pipeline.stage import Stage
@@ -75,13 +75,30 @@ class SharedWorker(Worker):
         if part is not None:
             self._kept[row.row_id, part.job] = {name: list(getattr(row, name)) for name in part.changed}
 
+    def _storable(self, row: Row, before: Row) -> Row:
+        for part in self._parts[:-1]:
+            kept = self._kept[row.row_id, part.job]
+            try:
+                for name in part.changed:
+                    to_array([_values(kept, name)], COLUMNS[name])
+            except UNSTORABLE as error:
+                old: dict[str, list[Any]] = {name: list(getattr(before, name)) for name in part.changed}
+                old["errors"] = [*kept["errors"], unstorable(part.job, self._stages[part.last], error)]
+                self._kept[row.row_id, part.job] = old
+        return super()._storable(row, before)
+
     def _append(self, table: pa.Table, rows: list[Row]) -> pa.Table:
         done = super()._append(table, rows)
         for part in self._parts[:-1]:
-            kept = [self._kept.pop((row.row_id, part.job)) for row in rows]
+            kept = [self._kept[row.row_id, part.job] for row in rows]
             for name in part.changed:
-                values = [[vars(item) for item in found[name]] for found in kept]
-                done = done.append_column(
-                    pa.field(kept_as(name, part.job), COLUMNS[name]), to_array(values, COLUMNS[name])
-                )
+                values = to_array([_values(found, name) for found in kept], COLUMNS[name])
+                done = done.append_column(pa.field(kept_as(name, part.job), COLUMNS[name]), values)
+        for part in self._parts[:-1]:  # only now: what cannot be stored is tried again
+            for row in rows:
+                del self._kept[row.row_id, part.job]
         return done
+
+
+def _values(kept: dict[str, list[Any]], name: str) -> list[dict[str, Any]]:
+    return [vars(item) for item in kept[name]]

@@ -58,12 +58,15 @@ class Watch(threading.Thread):
         saved = time.monotonic()
         try:
             while not self._halt.wait(_INTERVAL):
-                self._account()
+                try:
+                    self._account()
+                    if time.monotonic() - saved > _SAVE:
+                        saved = time.monotonic()
+                        self._ledger.save()
+                        self._check_nodes()
+                except ray.exceptions.GetTimeoutError as error:  # a busy cluster; limits hold all the same
+                    logger.info("watch goes on: %s", error)
                 self._control.check_time()
-                if time.monotonic() - saved > _SAVE:
-                    saved = time.monotonic()
-                    self._ledger.save()
-                    self._check_nodes()
                 if self._control.reason is not None:
                     self._stop_pass()
                     return
@@ -115,11 +118,14 @@ class Watch(threading.Thread):
             file=sys.stderr,
         )
         first = self._hosts[0]  # what has left its pool goes through the others', to be stored
-        ray.get(first.journal.drain.remote(), timeout=30)
         deadline = time.monotonic() + self._grace
-        while time.monotonic() < deadline and self._in_flight() and not self._halt.wait(0.2):
-            pass
-        self._wait_for_writes(deadline)
+        try:
+            ray.get(first.journal.drain.remote(), timeout=30)
+            while time.monotonic() < deadline and self._in_flight() and not self._halt.wait(0.2):
+                pass
+            self._wait_for_writes(deadline)
+        except (ray.exceptions.GetTimeoutError, OSError) as error:  # of the cluster, or of the storage
+            logger.warning("cannot see whether the rows in flight are done, and waits no longer for them: %s", error)
         why = str(self._control.reason)
         ray.get([host.journal.refuse.remote(why) for host in self._hosts], timeout=30)
         if not self._halt.wait(_PATIENCE):

@@ -44,7 +44,8 @@ FILL = 1.5
 """Sequences at an engine, as a multiple of what it works on at once, below which further rows begin."""
 _MESSAGE_LIMIT = 2000
 _SLICE = 64  # rows; smaller ones cost more calls to the journal
-_UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
+UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
+"""What Arrow says of values that do not fit a column."""
 
 
 @dataclass
@@ -159,7 +160,7 @@ class Worker:
     def _stored(self, table: pa.Table, rows: list[Row]) -> pa.Table:
         try:
             return self._append(table, rows)
-        except _UNSTORABLE:  # one row's odd value must not take the whole job down: find it
+        except UNSTORABLE:  # one row's odd value must not take the whole job down: find it
             befores = self._rows(table)
             return self._append(table, [self._storable(row, b) for row, b in zip(rows, befores, strict=True)])
 
@@ -168,11 +169,10 @@ class Worker:
         try:
             for name in self._writes:
                 to_array([column_values(row, name)], COLUMNS[name])
-        except _UNSTORABLE as error:
-            kind, message = "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
+        except UNSTORABLE as error:
             before.usage = row.usage
             last = self._stages[-1]
-            before.errors = [*row.errors, RowError(self._job_of(last), last.name, kind, message)]
+            before.errors = [*row.errors, unstorable(self._job_of(last), last, error)]
             return before
         return row
 
@@ -287,6 +287,11 @@ class Worker:
 
 def _load(in_flight: InFlight, capacity: int) -> tuple[int, int]:
     return in_flight.now(), capacity
+
+
+def unstorable(job: str, stage: Stage, error: Exception) -> RowError:
+    """The error of a row whose values do not fit the table's columns; ``stage`` is the last that may have made them."""
+    return RowError(job, stage.name, "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT])
 
 
 def to_array(values: list[Any], dtype: pa.DataType) -> pa.Array:

@@ -1,7 +1,7 @@
 """Adaptive N beside the same N for every prompt, in simulation and on stored real pools.
 
     python scripts/bench/adaptive.py [POOLS.parquet ...] [--uniform 16] [--rounds 4] [--first 4] [--repeats 10]
-        [--known] [--no-simulation] [--votes]
+        [--prompts 200] [--seed 1] [--known] [--no-simulation] [--votes]
 
 POOLS come from ``scripts/bench/adaptive_pools.py``; those of docs/recipes/adaptive.md lie in ``scripts/bench/pools``.
 Everything is replayed with the decisions of a real run

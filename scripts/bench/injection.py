@@ -1,6 +1,7 @@
 """How much a candidate gains by talking to the judge, with and without the delimiting of Lemonpress.
 
-    python scripts/bench/injection.py ARENA_HARD_FOLDER [--prompts 24] [--model cache:SmolLM2-135M-Instruct]
+    python scripts/bench/injection.py ARENA_HARD_FOLDER [--prompts 24] [--chars 400]
+        [--model cache:SmolLM2-135M-Instruct]
 
 Real answers (arena-hard v0.1: ``question.jsonl`` and ``model_answer/``) are judged against another model's, in both
 orders, by label probabilities. Then one of them carries an attack that knows the template and its own place in it: the

@@ -1,6 +1,6 @@
 """Does memory stay flat? Peak private memory of driver and workers, for small and large inputs, fresh and resumed.
 
-    python scripts/bench/memory.py [--rows 100000 300000] [--runs fresh resumed] [key=value ...]
+    python scripts/bench/memory.py [key=value ...] [--rows 100000 300000] [--runs fresh resumed]
 
 Private memory is USS (pages that no other process maps) without the object store's pages. Peak over the run of the
 driver, of the largest worker that hosts an engine, of the process that reads the prompts (in a fresh run), and of the

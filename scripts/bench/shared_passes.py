@@ -3,7 +3,8 @@
     python scripts/bench/shared_passes.py [out=FOLDER] [key=value ...]
 
 Compares ids, numbers of candidates and seeds, which must be equal, and prints the share of equal texts (a real engine's
-texts may change with what else is in its batch) and both times. A last line of JSON holds the numbers.
+texts may change with what else is in its batch) and both times. A last line of JSON holds the numbers. Needs
+new folders: what is finished is not run again.
 """
 
 from __future__ import annotations

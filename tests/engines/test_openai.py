@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 import pytest
 
 from pipeline.cache import model_path
-from pipeline.engines.base import Engine, SamplingParams
+from pipeline.engines.base import Engine, SamplingParams, Tokens
+from pipeline.engines.meter import Meter
 from pipeline.engines.openai import OpenAIEngineConfig, match_label
 from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.records import Message
@@ -179,6 +180,18 @@ def test_greedy_without_logprobs_and_left_out_fields(endpoint: Endpoint) -> None
     assert (completion.seed, completion.logprob, completion.num_tokens) == (None, None, 5)
     assert config.capabilities() == {"generate"}
     assert "n must be 1" in failure(config, lambda e: e.generate(HELLO, SamplingParams(n=2, temperature=0)))
+
+
+def test_an_answer_of_no_use_is_paid_for(endpoint: Endpoint) -> None:
+    endpoint.replies = [(200, chat("A"))]
+
+    async def two(engine: Any) -> Tokens:
+        meter = Meter(engine)
+        with pytest.raises(EngineRequestError, match="1 of 2 choices"):
+            await meter.generate(HELLO, SamplingParams(n=2, max_tokens=5))
+        return meter.total
+
+    assert run(config_of(endpoint), two) == Tokens(requests=1, prompt=7, completion=5)
 
 
 def test_num_tokens_without_logprobs_share_the_usage(endpoint: Endpoint) -> None:

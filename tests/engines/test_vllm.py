@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import psutil
@@ -224,7 +225,7 @@ def test_a_request_longer_than_the_context_is_refused_or_cut(chat: Runner, monke
     assert len(short.completions) == 1
 
 
-def test_reward_equals_transformers(reward_model: str) -> None:
+def test_reward_equals_transformers(reward_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -242,6 +243,13 @@ def test_reward_equals_transformers(reward_model: str) -> None:
             result = runner(runner.engine.reward(QUESTION, text))
             assert result.value == pytest.approx(expected, abs=1e-2)
             assert result.tokens.prompt == len(ids)
+
+        async def overflown(*_: Any) -> Any:
+            return SimpleNamespace(outputs=SimpleNamespace(data=torch.tensor([float("inf")])))
+
+        monkeypatch.setattr(runner.engine, "_encode", overflown)  # it would win against every other
+        with pytest.raises(EngineRequestError, match="the score is inf"):
+            runner(runner.engine.reward(QUESTION, "Take a rain jacket."))
     finally:
         runner.close()
 

@@ -1,0 +1,76 @@
+"""The thread that stops a pass does so, whatever cluster and storage do meanwhile. No Ray: its actors are fakes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.execution import watch
+from pipeline.execution.control import Control, Ledger
+from pipeline.execution.journal import JournalState
+from pipeline.execution.progress import Counts
+from pipeline.settings import ExecutionConfig, LimitsConfig
+from pipeline.storage import RunFolder
+
+
+class FakePass:
+    """One pool's journal and progress; ``ray.get`` gives what their methods return."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[str] = []
+        self.busy = 0  # answers that come too late
+        self.name = "p"
+        self.journal = SimpleNamespace(
+            drain=self.remote(lambda: self.said.append("drain")),
+            refuse=self.remote(lambda why: self.said.append("refuse")),
+            state=self.remote(JournalState),
+        )
+        self.progress = SimpleNamespace(read=self.remote(lambda: Counts(rows=1)))
+        monkeypatch.setattr(watch.ray, "get", self.get)
+        monkeypatch.setattr(watch, "_INTERVAL", 0.01)
+        monkeypatch.setattr(watch, "_PATIENCE", 0.01)
+
+    def remote(self, method: Callable[..., Any]) -> Any:
+        return SimpleNamespace(remote=lambda *given: lambda: method(*given))
+
+    def get(self, refs: Any, timeout: float) -> Any:
+        if self.busy:
+            self.busy -= 1
+            raise ray.exceptions.GetTimeoutError("not in time")
+        return [ref() for ref in refs] if isinstance(refs, list) else refs()
+
+    def start(self, folder: Path, stored: Callable[[], int]) -> tuple[watch.Watch, Control]:
+        control = Control(LimitsConfig(seconds=0.1), draining=True)
+        ledger = Ledger(RunFolder(str(folder)), {"p": (SimpleNamespace(of=lambda *_: 0.0, hour=0.0), 1)})
+        thread = watch.Watch(control, [self], ledger, ExecutionConfig(), stored)
+        thread.start()
+        return thread, control
+
+
+def test_a_storage_that_fails_does_not_keep_a_pass_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> int:
+        raise OSError("slow down")
+
+    fake = FakePass(monkeypatch)
+    thread, control = fake.start(tmp_path, unreadable)
+    thread.join(20)
+    assert fake.said == ["drain", "refuse"] and not control.draining
+    assert "limits.seconds" in str(control.reason)
+
+
+def test_a_late_answer_does_not_end_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakePass(monkeypatch)
+    fake.busy = 3
+    thread, control = fake.start(tmp_path, lambda: 1)
+    started = time.monotonic()
+    thread.join(20)
+    assert fake.said == ["drain", "refuse"] and time.monotonic() - started < 15
+    assert "limits.seconds" in str(control.reason)
