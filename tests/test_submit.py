@@ -114,7 +114,9 @@ QUICK = ["prompts.limit_clusters=2", "execution.progress=false"]
 @pytest.mark.ray
 def test_a_submitted_run_works_on_both_nodes(site: Site) -> None:
     words = ["dummy", *QUICK, "out=run", "modules=[my_words,my_selectors]", "selectors.where={}"]
-    words += ["engines.reward={latency: 0.3, pool: {size: 2, num_cpus: 2}}", "execution.rows_per_checkpoint=2"]
+    # More blocks than one worker holds at a time, and slow ones: some are left when the second worker is up.
+    words += ["engines.reward={latency: 2, pool: {size: 2, num_cpus: 2}}", "execution.rows_per_checkpoint=1"]
+    words += ["prompts.limit_clusters=4"]
     code, out, err = site.run("submit", "--address", site.address, *words, "ray.env=[LP_TEST_SECRET]")
     assert code == 0, out + err
     first, *log = out.splitlines()
@@ -126,7 +128,7 @@ def test_a_submitted_run_works_on_both_nodes(site: Site) -> None:
 
     run = RunFolder(str(site.folder / "run"))
     rows = rows_of(run, "games", "selections", "errors")
-    assert len(rows) == 14
+    assert len(rows) == 28
     assert all(row["errors"] == [] for row in rows)
     details = [json.loads(s["detail"]) for row in rows for s in row["selections"] if s["method"] == "where"]
     assert len({d["node"] for d in details}) == 2

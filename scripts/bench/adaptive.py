@@ -13,8 +13,7 @@ which each is a cluster of its own.
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
 adaptive really used, as a share of what uniform N used. ``uniform``: what three quarters of N for every prompt lose
 themselves. ``known`` (rewards, with ``--known``): as ``-25%``, for who knows every prompt's law; for stored pools that
-is all their candidates', which is more than could ever be known. ``--votes``: simulated votes, too, which takes a
-quarter of an hour.
+is all their candidates', which is more than could ever be known. ``--votes``: simulated votes, too.
 
 All in points of 0 to 100: chrF; where the mean token log-probability decides, its exponential in percent; the share of
 prompts with the right answer, with the model's most frequent answer, or with the law's true mode. The model's most

@@ -1,6 +1,6 @@
 """``lemonpress generate`` beside one plain offline vLLM ``LLM.chat(n=N)`` call: same prompts, model and parameters.
 
-    python scripts/bench/engine.py [pairs=2] [plain=same|bare] [config name, file or key=value ...]
+    python scripts/bench/engine.py [pairs=1] [plain=same|bare] [config name, file or key=value ...]
 
 Every pair is one ``generate`` and one ``chat`` call, each in a new process with a new engine (whose first steps are
 slow); the order alternates. Tokens per second count the completion tokens of all candidates; Lemonpress's time runs
@@ -152,7 +152,7 @@ def main(words: Sequence[str]) -> dict[str, Any]:
     if own.get("plain", "same") not in ("same", "bare"):
         raise SystemExit("plain= must be same or bare")
     with tempfile.TemporaryDirectory() as folder:
-        return measure(int(own.get("pairs", 2)), own.get("plain", "same") == "same", rest, Path(folder))
+        return measure(int(own.get("pairs", 1)), own.get("plain", "same") == "same", rest, Path(folder))
 
 
 if __name__ == "__main__":
