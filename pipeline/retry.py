@@ -203,7 +203,7 @@ class Retry:
 
         def rows() -> Iterator[pa.Table]:
             yield from taken(old, ids, keep=False)
-            for batch in taken(new, np.flatnonzero(ids < marker.get("rows", np.inf)), keep=True):
+            for batch in taken(new, np.flatnonzero(ids < marker["rows"]), keep=True):
                 yield _conform(numbered(batch, ids[batch.column("row_id").to_numpy()]), old.schema)
 
         write_shards(self._run, old.schema, rows(), f"{table}/{folder}")

@@ -21,13 +21,8 @@ from pipeline.errors import ConfigError
 CONFIG = "lemonpress.yaml"
 _PATHS = ("out", "path", "games", "lora", "log", "output")  # always paths, as is what lies under the next ones
 _PATH_MAPS = ("files", "paths")
-_MAYBE_PATHS = (
-    "template",
-    "checklist_template",
-    "crosslingual_template",
-    "chat_template",
-    "model",
-)  # paths, or names of something
+# Paths, or names of something.
+_MAYBE_PATHS = ("template", "checklist_template", "crosslingual_template", "chat_template", "model")
 
 
 def pack(config: Config, folder: Path) -> None:

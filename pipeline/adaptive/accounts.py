@@ -110,19 +110,17 @@ def _count_decisions(run: RunFolder, plan: str, rounds: list[Account], failed: d
         meta = meta_of(found)
         this = rounds[meta["round"] - 1]
         this.expected = (this.expected or 0.0) + meta["expected"]
-        given = [(this, "more")]
+        given = {meta["round"]: "more"}
         if meta["round"] == 2:
-            given.append((rounds[0], "candidates"))
+            given[1] = "candidates"
             budget += meta["budget"]
-        for each, column in given:
-            numbers = found.column(column).to_numpy()
-            each.candidates += int(numbers.sum())
-            each.prompts += int((numbers > 0).sum())
         mine = found.filter(pa.array(np.isin(found.column("row_id").to_numpy(), ids))).to_pylist()
-        for row in mine:
-            failed[row["row_id"]].given[meta["round"]] = row["more"]
-            if meta["round"] == 2:
-                failed[row["row_id"]].given[1] = row["candidates"]
+        for number, column in given.items():
+            numbers = found.column(column).to_numpy()
+            rounds[number - 1].candidates += int(numbers.sum())
+            rounds[number - 1].prompts += int((numbers > 0).sum())
+            for row in mine:
+                failed[row["row_id"]].given[number] = row[column]
     for number, candidates in (loss for row in failed.values() for loss in row.lost()):
         rounds[number - 1].candidates -= candidates
         rounds[number - 1].prompts -= 1
@@ -135,8 +133,7 @@ def _count_candidates(
     """Add the tokens of ``usage`` to each round; returns the candidates' own tokens, those of failed rows that no
     candidate has, the candidates' number -> prompts, and the rows that failed in later rounds.
     """
-    stages = {f"generate:{plan}" + (f":{r}" if r > 1 else ""): each for r, each in enumerate(rounds, 1)}
-    later = {f"generate:{plan}:{r}": r for r in range(2, len(rounds) + 1)}
+    stages = {f"generate:{plan}" + (f":{r}" if r > 1 else ""): r for r in range(1, len(rounds) + 1)}
     failures: dict[int, _Failed] = {}
     sizes: Counter[int] = Counter()
     tokens = lost = 0
@@ -150,12 +147,13 @@ def _count_candidates(
             tokens += sum(mine)
             sizes[len(mine)] += bool(mine)
             spent = [(stages[stage], completion or 0) for stage, completion in used if stage in stages]
-            for this, completion in spent:
-                this.tokens += completion
-            if any(stage in stages for (stage,) in failed):
+            for number, completion in spent:
+                rounds[number - 1].tokens += completion
+            failed_in = {stages[stage] for (stage,) in failed if stage in stages}
+            if failed_in:
                 lost += sum(completion for _, completion in spent) - sum(mine)
-            if failed_in := {later[stage] for (stage,) in failed if stage in later}:
-                failures[row_id] = _Failed(len(mine), failed_in)
+            if failed_in - {1}:
+                failures[row_id] = _Failed(len(mine), failed_in - {1})
     return tokens, lost, {size: prompts for size, prompts in sorted(sizes.items()) if prompts}, failures
 
 

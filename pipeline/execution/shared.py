@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.execution.control import Control
 from pipeline.execution.passes import finish, provenance, run_pass, run_pools
-from pipeline.execution.spec import PassSpec, PassSummary, joined
-from pipeline.execution.spec import summaries as summaries_of
+from pipeline.execution.spec import PassSpec, PassSummary, joined, summaries
 from pipeline.execution.summary import summarise
 from pipeline.execution.together import Part, kept_as, parts
 from pipeline.execution.unfinished import fingerprint, is_fresh
@@ -100,10 +99,10 @@ def run_shared(
     every = parts(specs)
     for i, spec in enumerate(specs):
         project(whole, spec, every[i], specs[: i + 1], run)
-    summaries = [_mark(first, whole.name, run, {name: getattr(total, name) for name in _TIMES})]
+    done = [_mark(first, whole.name, run, {name: getattr(total, name) for name in _TIMES})]
     for plan in later:
-        summaries.append(_mark(plan()[0], whole.name, run))  # planned again: what it reads is finished now
-    return summaries
+        done.append(_mark(plan()[0], whole.name, run))  # planned again: what it reads is finished now
+    return done
 
 
 def _mark(spec: PassSpec, shared: str, run: RunFolder, times: Mapping[str, Any] | None = None) -> PassSummary:
@@ -124,7 +123,7 @@ def _left_by(spec: PassSpec, run: RunFolder) -> str | None:
     for name in run.subfolders("work"):
         if spec.name not in name.split("+")[1:] or not is_fresh(spec, run):
             continue
-        by = {each.get("shared") for each in summaries_of(run.marker(spec.reads) or {}).values()}
+        by = {each.get("shared") for each in summaries(run.marker(spec.reads) or {}).values()}
         made = (run.marker(f"work/{name}/table") or {}).get("fingerprint", {}).get(spec.name)
         if name in by and made == json.loads(json.dumps(spec.fingerprint)):
             return name

@@ -31,7 +31,7 @@ class PassSpec:
         counts: names of the stages whose usage and errors are this pass's; default: of ``stages``.
         skip: nothing is to be done; there is only a summary of what was done before.
         force: go on with another config's unfinished work, and record it.
-        wanted: ``engine`` as the config has it, where the cluster holds it in another form only.
+        wanted: ``engine`` as the config has it, once it has been placed: the cluster may hold it in another form only.
         parts: the passes that run in this one, on one engine (:mod:`pipeline.execution.shared`).
         pools: the passes that run in this one, each on an engine of its own (:mod:`pipeline.execution.beside`).
         prepare: makes ``stages`` anew, under the same names, when the input (its name) is finished: what was decided

@@ -157,7 +157,6 @@ def simulated(rng: np.random.Generator, prompts: int, size: int, votes: bool) ->
     normal = rng.normal(size=(prompts, size))
     laws: dict[str, tuple[Floats, Floats]] = {
         "normal, various spreads": (various, normal),
-        "short and long answers": (various, normal),
         "normal, equal spreads": (np.full((prompts, 1), 5.0), normal),
         "skewed right (exponential)": (various, rng.exponential(size=(prompts, size)) - 1),
         "skewed left (exponential)": (various, 1 - rng.exponential(size=(prompts, size))),
@@ -166,12 +165,10 @@ def simulated(rng: np.random.Generator, prompts: int, size: int, votes: bool) ->
     }
     length, around = rng.normal(size=(prompts, 1)), rng.lognormal(-0.03, 0.25, (prompts, size))
     tokens, mixed = (np.ceil(np.exp(m + sd * length) * around) for m, sd in ((4.0, 0.4), (3.5, 0.8)))
-    found = [
-        Pools(name, mean + spread * z, mixed if name == "short and long answers" else tokens)
-        for name, (spread, z) in laws.items()
-    ]
+    found = [Pools(name, mean + spread * z, tokens) for name, (spread, z) in laws.items()]
     for pools, (spread, z) in zip(found, laws.values(), strict=True):
         pools.law = mean + spread * np.quantile(z, (np.arange(1000) + 0.5) / 1000)  # prompts differ in these two alone
+    found.insert(1, replace(found[0], name="short and long answers", tokens=mixed))
     laws_of_votes = {"votes: easy and hard prompts": (0.3, 30.0), "votes: all alike": (3.0, 3.0)} if votes else {}
     for name, concentrations in laws_of_votes.items():
         strength = np.exp(rng.uniform(*np.log(concentrations), prompts))

@@ -67,8 +67,7 @@ def translation(mgsm: Path, out: Path, first: int, prompts: int, n: int) -> list
     rows = []
     for i in range(prompts):
         at, language = first + i, LANGUAGES[i % len(LANGUAGES)]
-        row = {"prompt_id": f"mgsm-{at}-{language}", "language": language, "prompt": texts[language][at]}
-        rows.append({**row, "task": "translation", "reference": texts["en"][at]})
+        rows.append(_row(f"mgsm-{at}-{language}", language, texts[language][at], texts["en"][at]))
     examples = {
         language: [(texts[language][-1 - k], texts["en"][-1 - k]) for k in range(SHOTS)] for language in LANGUAGES
     }
@@ -78,47 +77,49 @@ def translation(mgsm: Path, out: Path, first: int, prompts: int, n: int) -> list
 def sentences(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
     """Write prompts and examples; returns the run's config."""
     texts = {language: questions(mgsm, language) for language in (*LANGUAGES, "en")}
-    rng, rows = random.Random(20261128), []
-    for at in range(prompts):
-        language = _language(texts, at, at)
-        if language is None:
-            continue
-        source, target = rng.choice(_pairs(texts, at, language))
-        # Left out only now: to split better would draw other sentences than those of the stored pool.
-        if not (_is_whole(source, texts[language][at]) and _is_whole(target, texts["en"][at])):
-            continue
-        row = {"prompt_id": f"sentence-{at}-{language}", "language": language, "prompt": source}
-        rows.append({**row, "task": "translation", "reference": target})
+    # Left out only after they are drawn: to split better would draw other sentences than those of the stored pool.
+    rows = [
+        _row(f"sentence-{at}-{language}", language, *pair)
+        for at, (language, pair) in _drawn(texts, prompts).items()
+        if _are_whole(texts, at, language, *pair)
+    ]
     return translated(out, rows, {each: _last(texts, each, prompts)[:SHOTS] for each in LANGUAGES}, n)
 
 
 def mixed(mgsm: Path, out: Path, prompts: int, n: int) -> list[str]:
     """Write prompts and examples; returns the run's config."""
     texts = {language: questions(mgsm, language) for language in (*LANGUAGES, "en")}
-    rng, stored, rows = random.Random(20261129), random.Random(20261128), []
+    rng, rows = random.Random(20261129), []
+    known = {at: target for at, (_, (_, target)) in _drawn(texts, prompts).items()}
     for at in range(prompts):
-        before, language = _language(texts, at, at), _language(texts, at, at + 3)
-        known = stored.choice(_pairs(texts, at, before))[1] if before else None
         if at % 4 == 0:
             language = LANGUAGES[(at + 5) % len(LANGUAGES)]
             found = [(texts[language][at], texts["en"][at])]
-        elif language is None:
-            continue
         else:
-            whole = _is_whole
-            found = [
-                (source, target)
-                for source, target in _pairs(texts, at, language)
-                if target != known and whole(source, texts[language][at]) and whole(target, texts["en"][at])
-            ]
+            language = _language(texts, at, at + 3) or LANGUAGES[0]  # without sentences that go together none is found
+            pairs = _pairs(texts, at, language)
+            found = [p for p in pairs if p[1] != known.get(at) and _are_whole(texts, at, language, *p)]
         if found:
-            source, target = rng.choice(found)
-            row = {"prompt_id": f"mixed-{at}-{language}", "language": language, "prompt": source}
-            rows.append({**row, "task": "translation", "reference": target})
+            rows.append(_row(f"mixed-{at}-{language}", language, *rng.choice(found)))
     shown = {
         each: [*_last(texts, each, prompts)[: SHOTS - 1], (texts[each][-1], texts["en"][-1])] for each in LANGUAGES
     }
     return translated(out, rows, shown, n)
+
+
+def _row(prompt_id: str, language: str, source: str, target: str) -> dict[str, Any]:
+    row = {"prompt_id": prompt_id, "language": language, "prompt": source}
+    return {**row, "task": "translation", "reference": target}
+
+
+def _drawn(texts: dict[str, list[str]], prompts: int) -> dict[int, tuple[str, tuple[str, str]]]:
+    """Question -> (language, a sentence of it and its translation), as the stored pool of sentences has them."""
+    rng, found = random.Random(20261128), {}
+    for at in range(prompts):
+        language = _language(texts, at, at)
+        if language is not None:
+            found[at] = language, rng.choice(_pairs(texts, at, language))
+    return found
 
 
 def _pairs(texts: dict[str, list[str]], at: int, language: str) -> list[tuple[str, str]]:
@@ -138,6 +139,10 @@ def _language(texts: dict[str, list[str]], at: int, turn: int) -> str | None:
 def _last(texts: dict[str, list[str]], language: str, prompts: int) -> list[tuple[str, str]]:
     """A sentence of each question behind the prompts, from the last one on."""
     return [pair for at in range(len(texts["en"]) - 1, prompts - 1, -1) for pair in _pairs(texts, at, language)[:1]]
+
+
+def _are_whole(texts: dict[str, list[str]], at: int, language: str, source: str, target: str) -> bool:
+    return _is_whole(source, texts[language][at]) and _is_whole(target, texts["en"][at])
 
 
 def _is_whole(sentence: str, text: str) -> bool:
@@ -221,10 +226,11 @@ def main() -> int:
     args = parser.parse_args()
     if args.kind == "sums":
         made = sums(args.out, args.prompts, args.n)
-    elif args.kind in ("sentences", "mixed"):
-        made = (sentences if args.kind == "sentences" else mixed)(args.mgsm, args.out, args.prompts, args.n)
-    else:
+    elif args.kind == "translation":
         made = translation(args.mgsm, args.out, args.first, args.prompts, args.n)
+    else:
+        make = {"sentences": sentences, "mixed": mixed}[args.kind]
+        made = make(args.mgsm, args.out, args.prompts, args.n)
     folder = str((args.out / "run").resolve())
     prompts = ["prompts.kind=file", f"prompts.path={(args.out / 'prompts.jsonl').resolve()}"]
     runner.run(load_config([*made, *prompts, "seed=11", f"out={folder}", *args.words]))
