@@ -18,7 +18,18 @@ echo "[test] ruff check"
 ruff check .
 echo "[test] ruff format --check"
 ruff format --check .
-echo "[test] mypy pipeline"
-mypy pipeline
+
+# mypy beside the tests: it needs one core for a minute, and they leave one free now and then.
+types="$(mktemp)"
+trap 'rm -f "$types"' EXIT
+mypy pipeline >"$types" 2>&1 &
+typing=$!
+
+# One process for the tests on Ray, one for those with an engine, the others where there is room (tests/conftest.py).
 echo "[test] pytest $*"
-exec python -m pytest "$@"
+status=0
+python -m pytest -n 2 --dist loadgroup --durations=10 "$@" || status=$?
+echo "[test] mypy pipeline"
+wait "$typing" || status=1
+cat "$types"
+exit "$status"

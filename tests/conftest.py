@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,42 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_DEFAULT_REGION": "us-east-1"}
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+"""Real prompts, answers and votes, where they lie beside the checkout."""
+
+
+LEFT_OUT: Counter[str] = Counter()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on Ray run one after the other in one process, those with an engine in another: each is started once."""
+    for item in items:
+        for group in ("ray", "engine"):
+            if item.get_closest_marker(group):
+                item.add_marker(pytest.mark.xdist_group(group))
+                break
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    LEFT_OUT.update(item.location[0] for item in items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """With several processes each of them has left out the same tests."""
+    LEFT_OUT.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - LEFT_OUT)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if LEFT_OUT:
+        files = ", ".join(f"{name.removeprefix('tests/')} {n}" for name, n in sorted(LEFT_OUT.items()))
+        terminalreporter.section(f"{LEFT_OUT.total()} tests were left out")
+        terminalreporter.line(f"{files}\nThe slow ones: scripts/test.sh -m slow")
 
 
 def run_with_prompts(
@@ -123,3 +160,12 @@ def jsonl(path: Path, *items: Any) -> str:
     """Write objects as JSON Lines; strings are written as they are."""
     path.write_text("".join((i if isinstance(i, str) else json.dumps(i)) + "\n" for i in items), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture
+def no_ray() -> Iterator[None]:
+    """Passes run in this process (:mod:`tests.inprocess`)."""
+    from tests.inprocess import without_ray
+
+    with without_ray():
+        yield

@@ -44,12 +44,12 @@ MARKS = ("needs GPUs", "needs the network", "needs a cluster", "takes minutes")
 ELSEWHERE = {
     "lemonpress doctor": "tests/test_cli.py::test_an_installed_wheel_works_from_an_empty_folder",
     "lemonpress run dummy out=runs/first prompts.limit_clusters=2 'selectors.longest={}'": (
-        "tests/test_resume.py::test_an_extended_run_equals_a_fresh_one_and_redoes_nothing"
+        "tests/execution/test_resume.py::test_an_extended_run_equals_a_fresh_one_and_redoes_nothing"
     ),
     "lemonpress run dummy 'modules=[my_selectors]' selectors.shortest.minimum=3 prompts.limit_clusters=1 "
-    "out=runs/shortest": "tests/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
+    "out=runs/shortest": "tests/selection/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
     "lemonpress run dummy 'modules=[my_judges]' 'selectors.yes_or_no={engine: judge}' prompts.limit_clusters=1 "
-    "out=runs/yes": "tests/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
+    "out=runs/yes": "tests/selection/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
 }
 """Commands without a mark whose way another test goes in full; here their configs are checked, and selectors tried."""
 OTHER_PROGRAMS = ("pip", "kubectl", "sbatch")

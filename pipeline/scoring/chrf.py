@@ -18,7 +18,7 @@ def chrf_matrix(hypotheses: Sequence[str], references: Sequence[str], language: 
     """Sentence chrF (character order 6, beta 2, no white space) in 0..100; equals sacrebleu's ``CHRF`` bit for bit.
 
     Source: Popovic 2015. Every distinct text's n-grams are counted once, where a loop over pairs counts them per pair:
-    ten times faster and more (``tests/test_scoring.py`` prints the ratio).
+    ten times faster and more (``tests/tasks/test_utilities.py`` prints the ratio).
     """
     place = {text: i for i, text in enumerate(dict.fromkeys((*hypotheses, *references)))}
     stripped = ["".join(text.split()) for text in place]

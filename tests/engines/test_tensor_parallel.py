@@ -12,7 +12,7 @@ from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
 from tests.conftest import rows_of, run_with_prompts
-from tests.test_passes import quiet
+from tests.execution.test_passes import quiet
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.engines.processor import has_fast_bfloat16
 from pipeline.engines.vllm import VLLMEngineConfig
-from tests.faults.harness import wait_for
+from tests.execution.harness import wait_for
 
 SCRIPT = """
 import multiprocessing, os, sys, time

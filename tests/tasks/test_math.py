@@ -18,8 +18,9 @@ from pipeline.records import Row
 from pipeline.tasks import TASKS
 from pipeline.tasks.math import INSTRUCTIONS, Math, answer
 from pipeline.tasks.numbers import same
+from tests.conftest import DATA
 
-MGSM = Path(__file__).parents[3] / "shared" / "data" / "mgsm"
+MGSM = DATA / "mgsm"
 MATH = Math()
 
 CASES = [

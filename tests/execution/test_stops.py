@@ -1,0 +1,206 @@
+"""Stopping a job before its end: signals, limits, read-only storage, engines that do not load; and many poison rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.cli import main
+from pipeline.config import load_config
+from pipeline.engines.base import Engine, PriceConfig
+from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.errors import ConfigError, Interrupted, LemonpressError
+from pipeline.execution.control import Control
+from pipeline.execution.journal import start_journal
+from pipeline.execution.passes import PassSpec, run_pass
+from pipeline.sampling.plans import Hedged
+from pipeline.sampling.stage import GenerateStage
+from pipeline.settings import ExecutionConfig
+from pipeline.storage import RunFolder
+from tests.conftest import rows_of, run_with_prompts
+from tests.execution import harness
+from tests.execution.harness import ROWS, Site, Tmpfs, begun, wait_for
+
+ray_needed = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site("generate", tmp_path / "run", harness.write_prompts(tmp_path / "prompts.jsonl"))
+
+
+def requests(log: Path, event: str) -> Counter[str]:
+    return Counter(line.split()[1] for line in log.read_text().splitlines() if line.endswith(event))
+
+
+def check_nothing_was_done_twice(site: Site, log: Path) -> None:
+    assert requests(log, "begin") == requests(log, "end")
+    assert 0 < len(requests(log, "begin")) < ROWS
+    assert site.start(f"{site.engine}.log={log}") == 0
+    assert [r["row_id"] for r in site.rows()] == list(range(ROWS))
+    assert set(requests(log, "begin").values()) == {2}  # a greedy request and a sampled one a row
+    assert len(requests(log, "begin")) == ROWS
+
+
+@pytest.mark.ray
+@ray_needed
+def test_sigterm_drains_and_the_next_start_repeats_nothing(site: Site, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = site.process(*harness.slowly(site, log))
+    wait_for(lambda: begun(log) >= ROWS // 2 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "stopped by SIGTERM; the same command resumes: finishing the rows in flight" in errors
+    assert "Traceback" not in errors
+    check_nothing_was_done_twice(site, log)
+
+
+@pytest.mark.ray
+@ray_needed
+def test_a_drained_journal_lets_the_rest_of_a_begun_block_begin_and_nothing_else(tmp_path: Path) -> None:
+    journal = start_journal(RunFolder(str(tmp_path)), "pass", ["stage"], attempts=2, max_restarts=3)
+    node = ray.get_runtime_context().get_node_id()
+    ray.get(journal.start.remote("worker", "process", node))
+    ray.get(journal.drain.remote())
+    assert ray.get(journal.begin.remote("worker", [1], [], begun=True), timeout=60) == {}
+    waiting = journal.begin.remote("worker", [2], [])
+    assert ray.wait([waiting], timeout=1)[0] == []
+    assert ray.get(journal.state.remote()).in_flight == 1
+    ray.kill(journal)
+
+
+@pytest.mark.ray
+@ray_needed
+def test_a_second_signal_ends_at_once(site: Site, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = site.process(f"{site.engine}.latency=1000", f"{site.engine}.log={log}")
+    wait_for(lambda: begun(log) > 0 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    while "finishing" not in process.stderr.readline():
+        assert process.poll() is None
+    signalled = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert time.monotonic() - signalled < 10
+    assert process.returncode == 143
+    wait_for(harness.no_worker_left, 60)
+
+
+@pytest.mark.ray
+@ray_needed
+@pytest.mark.parametrize("limit", ["tokens=500", pytest.param("money=0.0005", marks=pytest.mark.slow)])
+def test_a_spent_limit_ends_with_code_4_and_resumes(
+    site: Site, tmp_path: Path, limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    site.words = [f"{site.engine}.price={{prompt: 1, completion: 1}}"]
+    assert site.start(*harness.slowly(site, log), f"limits.{limit}") == 4
+    assert f"limits.{limit} is used up: this run has spent" in capsys.readouterr().err
+    spent = site.run.read_json("work", "spent.json")["generate-generator"]
+    assert spent["tokens"] >= 500
+    assert spent["money"] == pytest.approx(spent["tokens"] / 1e6)
+    assert site.start(f"limits.{limit}") == 4  # still spent: nothing is even started
+    check_nothing_was_done_twice(site, log)
+
+
+@pytest.mark.ray
+@ray_needed
+def test_a_limit_on_time_ends_with_code_4(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"{site.engine}.latency=1000", "limits.seconds=3", "execution.drain_seconds=1"]
+    started = time.monotonic()
+    assert site.start(*words) == 4
+    assert time.monotonic() - started < 40
+    assert "limits.seconds=3: time is up" in capsys.readouterr().err
+    assert site.start() == 0
+    assert len(site.rows()) == ROWS
+
+
+def test_limits_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"limits.money: no engine has a price"):
+        load_config(["dummy", "limits.money=3"])
+    with pytest.raises(ConfigError, match=r"limits.tokens: must be more than 0"):
+        load_config(["dummy", "limits.tokens=0"])
+    assert PriceConfig(prompt=2, completion=10, cached=0.5).of(1_000_000, 400_000, 100_000) == pytest.approx(2.4)
+    assert PriceConfig(prompt=2, completion=10).of(1_000_000, 400_000, 100_000) == pytest.approx(3)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_read_only_storage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Tmpfs(tmp_path / "small", 1024) as mount:
+        subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+        assert main(["generate", "dummy", f"out={mount}/run"]) == 1
+        message = capsys.readouterr().err
+        assert f"{mount}/run" in message
+        assert "Read-only file system; the same command resumes" in message
+
+
+class DiesLoading(DummyEngineConfig):
+    """Its process is gone before its engine has loaded, as with a model that does not fit into memory."""
+
+    def create(self) -> Engine:
+        os._exit(9)
+
+
+def spec(engine: DummyEngineConfig) -> PassSpec:
+    stage = GenerateStage("hedged", Hedged(max_tokens=16), 1)
+    return PassSpec("generate", "generate", "prompts", "candidates", [stage], engine, 5, {})
+
+
+@pytest.mark.ray
+@ray_needed
+def test_an_engine_that_kills_its_worker_while_loading_ends_the_job(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 4)
+    with pytest.raises(LemonpressError, match="the worker died 3 times while its engine was loading"):
+        run_pass(spec(DiesLoading(model="d")), run, ExecutionConfig(progress=False))
+
+
+@pytest.mark.ray
+@ray_needed
+def test_an_engine_that_dies_on_every_row_ends_the_job(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 40)
+    with pytest.raises(LemonpressError, match=r"died 4 times in a row.*told to die"):
+        run_pass(spec(DummyEngineConfig(model="d", dead="question")), run, quiet(max_restarts=4))
+
+
+def quiet(**options: Any) -> ExecutionConfig:
+    return ExecutionConfig(progress=False, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@ray_needed
+def test_five_poison_rows_among_a_thousand(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 1000)
+    engine = DummyEngineConfig(model="d", latency=0.02, crash=r"question (13|14|420|666|999)$")
+    summary = run_pass(spec(engine), run, quiet())
+    rows = rows_of(run, "candidates", "prompt_id", "candidates", "errors")
+    poisoned = {r["prompt_id"]: r["errors"] for r in rows if r["errors"]}
+    print(f"\n1,000 rows, 5 poison rows: {summary.restarts} restarts, {summary.seconds:.0f} s")
+    assert len(rows) == 1000
+    assert set(poisoned) == {"p13", "p14", "p420", "p666", "p999"}
+    assert all([e["kind"] for e in errors] == ["PoisonRow"] for errors in poisoned.values())
+    assert sum(all(c["text"] for c in r["candidates"]) and len(r["candidates"]) == 5 for r in rows) == 995
+    assert (summary.failed, summary.poisoned) == (5, 5)
+    assert summary.restarts <= 5 * (2 + 2)
+
+
+def test_a_signal_outside_a_pass_stops_at_once_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    control = Control()
+    with pytest.raises(Interrupted, match="stopped by SIGTERM") as stopped, control.signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(LemonpressError):
+        control.check()

@@ -1,0 +1,193 @@
+"""Old candidates, new selectors: a run's pools in one table, on which selectors are tried without Ray or a model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from pipeline.commands import replay
+from pipeline.config import load_config
+from pipeline.errors import ConfigError, InputError, UnfinishedTableError
+from pipeline.records import Candidate, Row, Score
+from pipeline.replay.players import Player, choose, first_candidates
+from pipeline.replay.table import Pools, ReplayTable, place_of
+from pipeline.scoring.chrf import chrf_matrix
+from pipeline.selection.mbr import MBR
+from pipeline.storage import RunFolder
+from tests.conftest import ROOT, jsonl, rows_of
+from tests.selection.test_own_selector import SOURCE
+
+SELECTORS = [
+    "vote={kind: majority_vote}",
+    "weighted={kind: weighted_vote, engine: reward}",
+    "bleu={kind: mbr, utility: bleu}",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the dummy engine with every kind of selector: 8 translations with references, 8 open prompts with games
+    of their candidates.
+    """
+    folder = tmp_path_factory.mktemp("replay")
+    items = [
+        {"prompt": f"question {i}", "task": task, "reference": "alpha bravo coral delta ember", "language": "en"}
+        for i in range(8)
+        for task in ("translation", "open")
+    ]
+    path = jsonl(folder / "prompts.jsonl", *({**item, "cluster_id": f"c{i // 2}"} for i, item in enumerate(items)))
+    words = ["dummy", f"out={folder / 'run'}", "prompts={kind: file, path: " + path + "}", "sampling.n=6"]
+    words += [f"selectors.{text}" for text in SELECTORS]
+    words += ["judge={candidates: true, audit: 0}", "execution.progress=false", "selection.bar_truncated=true"]
+    for job in ("generate", "select", "judge"):
+        assert main([job, *words]) == 0
+    return folder / "run"
+
+
+def found(result: Any, **wanted: Any) -> dict[str, Any]:
+    (row,) = [r for r in result.to_pylist() if all(r[k] == v for k, v in wanted.items())]
+    return dict(row)
+
+
+@pytest.mark.ray
+def test_replayed_selectors_choose_as_the_run_did(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = str(tmp_path / "t.parquet")
+    result = replay.run(str(finished), [f"replay.table={table}", "replay.n=[2,4]", "winrate.draws=200"])
+    whole = [r for r in result.to_pylist() if r["n"] == 6]
+    names = {r["selector"] for r in whole}
+    assert names == {
+        "sample",
+        "random",
+        "greedy",
+        "likelihood",
+        "mbr",
+        "best_of_n",
+        "judge",
+        "vote",
+        "weighted",
+        "bleu",
+    }
+    assert {r["agreement"] for r in whole} == {1.0}
+    assert all(r["agreement"] is None for r in result.to_pylist() if r["n"] != 6)
+    scored = {(r["task"], r["metric"]) for r in whole}
+    assert scored == {("open", "win"), ("translation", "win"), ("translation", "chrf")}
+    assert "chops: left out: chops needs the engine 'judge'" in capsys.readouterr().out
+    # the means are those that winrate computes
+    assert main(["winrate", f"out={finished}", "winrate.draws=200"]) == 0
+    scores = pq.read_table(finished / "scores.parquet").to_pylist()
+    for name in sorted(names - {"sample"}):
+        (theirs,) = [
+            r for r in scores if (r["system"], r["metric"], r["language"]) == (f"hedged/{name}", "chrf", "all")
+        ]
+        mine = found(result, selector=name, n=6, metric="chrf")
+        for key in ("mean", "ci_low", "ci_high", "difference", "difference_low", "difference_high"):
+            assert mine[key] == pytest.approx(theirs[key])
+    best = found(result, selector="best_of_n", n=6, metric="chrf")
+    half = found(result, selector="best_of_n", n=2, metric="chrf")
+    assert best["selector_tokens"] > half["selector_tokens"] > 0
+    assert found(result, selector="mbr", n=6, metric="chrf")["selector_tokens"] == 0
+    tokens = [found(result, selector="mbr", n=n, metric="chrf")["sampling_tokens"] for n in (2, 4, 6)]
+    assert tokens == sorted(tokens) and tokens[0] > 0
+
+
+@pytest.mark.ray
+def test_a_new_selector_on_a_table_that_was_moved_without_ray_or_a_model(finished: Path, tmp_path: Path) -> None:
+    replay.run(str(finished), [f"replay.table={tmp_path / 'a.parquet'}", "winrate.draws=50"])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.parquet").rename(tmp_path / "b" / "pools.parquet")
+    (tmp_path / "replay_shortest.py").write_text(SOURCE.replace('"shortest"', '"replay_shortest"'))
+    code = (
+        "import sys; from pipeline.cli import main; "
+        "code = main(['replay', 'b/pools.parquet', 'modules=[replay_shortest]', 'replay.metrics=[chrf]', "
+        "'selectors.mine={kind: replay_shortest}', 'winrate.draws=50']); "
+        "heavy = {'ray', 'vllm', 'torch'} & set(sys.modules); print('heavy:', sorted(heavy)); sys.exit(code)"
+    )
+    root = str(ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hedged/mine" in done.stdout and "heavy: []" in done.stdout
+    result = pq.read_table(tmp_path / "b" / "replay_scores.parquet")
+    table = ReplayTable(*place_of(str(tmp_path / "b" / "pools.parquet")))
+    shortest = [
+        min((c for c in p.row.candidates[:2]), key=lambda c: len(c.text or "")) for p in table if p.row.task != "open"
+    ]
+    values = [chrf_matrix([c.text or ""], ["alpha bravo coral delta ember"])[0][0] / 100 for c in shortest]
+    mine = found(result, selector="mine", n=2)
+    assert mine["mean"] == pytest.approx(np.mean(values), abs=0.02)  # ties between lengths are broken by a hash
+    assert mine["agreement"] is None
+
+
+@pytest.mark.ray
+def test_the_table_holds_pools_utilities_and_candidate_games(finished: Path, tmp_path: Path) -> None:
+    replay.run(str(finished), [f"replay.table={tmp_path / 't.parquet'}", "winrate.draws=50"])
+    rows = {p.row.prompt_id: p for p in ReplayTable(*place_of(str(tmp_path / "t.parquet")))}
+    before = rows_of(RunFolder(str(finished)), "games", "prompt_id", "candidates", "scores", "games", "usage")
+    assert len(rows) == len(before) == 16
+    for row in before:
+        pools = rows[row["prompt_id"]]
+        assert [vars(c) for c in pools.row.candidates] == row["candidates"]
+        assert [vars(s) for s in pools.row.scores] == row["scores"]
+        texts = [c["text"] for c in row["candidates"]]
+        assert pools.matrices["hedged", "chrf"] == chrf_matrix(texts, texts)
+        assert ("hedged", "bleu") in pools.matrices
+        assert {g.system for g in pools.row.games} <= {f"hedged#{i}" for i in range(6)} and pools.row.games
+
+
+@pytest.mark.ray
+def test_what_replay_refuses(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = f"replay.table={tmp_path / 't.parquet'}"
+    with pytest.raises(ConfigError, match=r"selectors\.new: chops needs the engine 'judge'.*use select"):
+        replay.run(str(finished), [table, "selectors.new={kind: chops, engine: judge}"])
+    with pytest.raises(ConfigError, match=r"selectors\.judge: judge needs the engine 'generator'"):
+        replay.run(str(finished), [table, "selectors.judge.engine=generator"])
+    with pytest.raises(InputError, match="no answer can be scored"):
+        replay.run(str(finished), [table, "replay.metrics=[none]"])
+    with pytest.raises(InputError, match="no replay table"):
+        replay.run(str(RunFolder(str(finished)).data_files("selections")[0]))
+    with pytest.raises(ConfigError, match="no such run folder"):
+        replay.run(str(tmp_path / "none"))
+    assert main(["replay", str(finished), "replay.n=[0]"]) == 2
+    assert "replay.n: a candidate set has at least 1" in capsys.readouterr().err
+    RunFolder(str(tmp_path / "new")).write_text((finished / "config.yaml").read_text(), "config.yaml")
+    with pytest.raises(UnfinishedTableError, match="run select"):
+        replay.run(str(tmp_path / "new"))
+
+
+def test_the_first_n_of_one_set() -> None:
+    candidates = [Candidate(text=str(i), plan=plan) for i in range(3) for plan in ("a", "b")]
+    row = Row(
+        0, "p", candidates=candidates, scores=[Score("s", "a", [1.0, 2.0, 3.0]), Score("s", "b", [1.0, 2.0, 3.0])]
+    )
+    cut = first_candidates(row, "a", 2)
+    assert [c.text for c in cut.plan("a")] == ["0", "1"] and len(cut.plan("b")) == 3
+    assert [len(s.values) for s in cut.scores] == [2, 3] and len(row.candidates) == 6
+
+
+def test_utilities_are_looked_up_and_new_texts_computed() -> None:
+    texts: list[str | None] = ["one two", None, "one three", "four"]
+    row = Row(0, "p", candidates=[Candidate(text=t, plan="a") for t in texts])
+    matrix: list[list[float | None]] = [[0.0] * 4 for _ in texts]
+    matrix[3][0] = matrix[3][2] = 99.0  # not the real values: so it is seen that they are used
+    pools = Pools(row, {("a", "chrf"): matrix})
+    config = load_config(["dummy"])
+    player = Player("mbr", MBR(), ("a",))
+    assert asyncio.run(choose(player, pools, "a", 4, config)) == (3, "four")
+    utility = pools.utilities("a")["chrf"]
+    assert utility(["one two"], ["one six"], None) == chrf_matrix(["one two"], ["one six"])
