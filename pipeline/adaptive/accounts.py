@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -33,6 +33,23 @@ class Account:
 
 
 @dataclass
+class LanguageAccount:
+    """What one language's prompts got.
+
+    Attributes:
+        prompts: with candidates.
+        candidates, tokens: theirs.
+        gain: what the candidates of later rounds were expected to gain when they were decided on, summed: in the unit
+            of the deciding score, or in the probability that the leading answer is the most probable one.
+    """
+
+    prompts: int = 0
+    candidates: int = 0
+    tokens: int = 0
+    gain: float = 0.0
+
+
+@dataclass
 class PlanAccount:
     """What an adaptive plan has drawn and cost.
 
@@ -43,6 +60,7 @@ class PlanAccount:
         candidate_tokens: the sum of what the candidates say of their own lengths.
         lost: tokens of rows that failed half-way (``execution.row_seconds``): spent, and no candidate to show for them.
         sizes: candidates per prompt -> prompts.
+        languages: language (empty where a prompt has none) -> what its prompts got.
     """
 
     plan: str
@@ -51,6 +69,7 @@ class PlanAccount:
     candidate_tokens: int
     lost: int
     sizes: dict[int, int]
+    languages: dict[str, LanguageAccount]
 
     @property
     def spent(self) -> int:
@@ -70,9 +89,11 @@ def account(run: RunFolder, plan: str, set_name: str, settings: Adaptive) -> Pla
     from the candidates that are there.
     """
     rounds = [Account() for _ in range(settings.rounds)]
-    tokens, lost, sizes, failed = _count_candidates(run.leaves("candidates", _counted), plan, set_name, rounds)
-    budget = _count_decisions(run, plan, rounds, failed)
-    return PlanAccount(plan, budget, rounds, tokens, lost, sizes)
+    languages: defaultdict[str, LanguageAccount] = defaultdict(LanguageAccount)
+    batches = run.leaves("candidates", _counted)
+    tokens, lost, sizes, failed = _count_candidates(batches, plan, set_name, rounds, languages)
+    budget = _count_decisions(run, plan, rounds, failed, languages)
+    return PlanAccount(plan, budget, rounds, tokens, lost, sizes, dict(sorted(languages.items())))
 
 
 @dataclass
@@ -98,7 +119,13 @@ class _Failed:
                 yield number, self.given[number]
 
 
-def _count_decisions(run: RunFolder, plan: str, rounds: list[Account], failed: dict[int, _Failed]) -> float:
+def _count_decisions(
+    run: RunFolder,
+    plan: str,
+    rounds: list[Account],
+    failed: dict[int, _Failed],
+    languages: dict[str, LanguageAccount],
+) -> float:
     """Add what the stored decisions gave to each round, as far as it was drawn; returns the budget."""
     budget, ids = 0.0, np.array(list(failed), np.int64)
     for later in rounds[1:]:
@@ -113,7 +140,9 @@ def _count_decisions(run: RunFolder, plan: str, rounds: list[Account], failed: d
         given = {meta["round"]: "more"}
         if meta["round"] == 2:
             given[1] = "candidates"
-            budget += meta["budget"]
+            budget += sum(meta["budgets"].values())
+        for language, gain in zip(found.column("language").to_pylist(), found.column("gain").to_pylist(), strict=True):
+            languages[language].gain += gain
         mine = found.filter(pa.array(np.isin(found.column("row_id").to_numpy(), ids))).to_pylist()
         for number, column in given.items():
             numbers = found.column(column).to_numpy()
@@ -128,7 +157,11 @@ def _count_decisions(run: RunFolder, plan: str, rounds: list[Account], failed: d
 
 
 def _count_candidates(
-    batches: Iterable[pa.RecordBatch], plan: str, set_name: str, rounds: list[Account]
+    batches: Iterable[pa.RecordBatch],
+    plan: str,
+    set_name: str,
+    rounds: list[Account],
+    languages: dict[str, LanguageAccount],
 ) -> tuple[int, int, dict[int, int], dict[int, _Failed]]:
     """Add the tokens of ``usage`` to each round; returns the candidates' own tokens, those of failed rows that no
     candidate has, the candidates' number -> prompts, and the rows that failed in later rounds.
@@ -141,11 +174,16 @@ def _count_candidates(
         pools = nested(batch, "candidates", "plan", "num_tokens")
         usages = nested(batch, "usage", "stage", "completion_tokens")
         errors = nested(batch, "errors", "stage")
-        ids = batch.column("row_id").to_pylist()
-        for row_id, pool, used, failed in zip(ids, pools, usages, errors, strict=True):
+        ids, spoken = batch.column("row_id").to_pylist(), batch.column("language").to_pylist()
+        for row_id, language, pool, used, failed in zip(ids, spoken, pools, usages, errors, strict=True):
             mine = [count or 0 for name, count in pool if name == set_name]
             tokens += sum(mine)
             sizes[len(mine)] += bool(mine)
+            if mine:
+                its = languages[language or ""]
+                its.prompts += 1
+                its.candidates += len(mine)
+                its.tokens += sum(mine)
             spent = [(stages[stage], completion or 0) for stage, completion in used if stage in stages]
             for number, completion in spent:
                 rounds[number - 1].tokens += completion
@@ -159,4 +197,4 @@ def _count_candidates(
 
 def _counted(top: str, leaf: str) -> bool:
     known = {"candidates": {"plan", "num_tokens"}, "usage": {"stage", "completion_tokens"}, "errors": {"stage"}}
-    return top == "row_id" or leaf in known.get(top, ())
+    return top in ("row_id", "language") or leaf in known.get(top, ())

@@ -27,6 +27,10 @@ class Lengths:
     doubt: Floats
     spread: float
 
+    def take(self, rows: Ints) -> Lengths:
+        """Those of some of the prompts."""
+        return Lengths(self.mean[rows], self.doubt[rows], self.spread)
+
 
 def lengths(tokens: Floats) -> Lengths:
     """Mean length of every prompt's candidates, drawn towards the batch's mean where it is estimated from few.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.adaptive.budget import deal_out, lengths
+from pipeline.adaptive.budget import Lengths, deal_out, lengths
 from pipeline.adaptive.rewards import reward_gains
 from pipeline.adaptive.settings import Adaptive
 from pipeline.adaptive.votes import counts_of, vote_gains
@@ -22,12 +23,14 @@ class State:
         tokens: of every candidate; NaN = the request failed.
         drawn: the candidates that further ones are like: not the greedy one.
         count: candidates so far, failed ones included [P].
+        language: of every prompt [P]; ``None`` where nobody asks for it.
     """
 
     scores: Floats
     tokens: Floats
     drawn: Bools
     count: Ints
+    language: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,27 @@ class Decision:
 
     Attributes:
         more: further candidates [P].
-        budget: tokens of all rounds together.
+        gains: what they are expected to gain [P].
+        budgets: language -> tokens of all rounds together; one entry, the empty string, where languages share.
         spent: tokens of the rounds before.
         expected: tokens that ``more`` is expected to cost.
-        gain: what it is expected to gain, summed over prompts.
     """
 
     more: Ints
-    budget: float
+    gains: Floats
+    budgets: dict[str, float]
     spent: float
     expected: float
-    gain: float
+
+    @property
+    def budget(self) -> float:
+        """Tokens of all rounds together."""
+        return sum(self.budgets.values())
+
+    @property
+    def gain(self) -> float:
+        """What the round is expected to gain, summed over prompts."""
+        return float(self.gains.sum())
 
 
 def decide(
@@ -55,7 +68,7 @@ def decide(
     votes: bool,
     state: State,
     done: int,
-    budget: float | None = None,
+    budgets: Mapping[str, float] | None = None,
     highest: float = np.inf,
 ) -> Decision:
     """Decide about the next round.
@@ -69,32 +82,50 @@ def decide(
         votes: whether ``state.scores`` are votes.
         state: the prompts after the rounds so far.
         done: rounds so far.
-        budget: what the first decision said; ``None`` = this is the first one.
+        budgets: what the first decision said; ``None`` = this is the first one.
         highest: the largest score that a candidate can have.
     """
-    tokens = np.where(state.drawn, state.tokens, np.nan)
-    expected = lengths(tokens)
-    spent = float(np.nansum(state.tokens))
+    expected = lengths(np.where(state.drawn, state.tokens, np.nan))
+    spent = np.nansum(state.tokens, axis=1)
     asked = state.count > 0
-    if budget is None:
-        budget = _budget(settings, float(expected.mean[asked].sum()), int(asked.sum()))
     room = np.where(asked, np.maximum(n - state.count, 0), 0)
     most = int(room.max(initial=0))
+    gains = _gains(votes, state, n, most, expected, highest)
+    shared = settings.fair is None or state.language is None
+    groups = np.full(len(room), "") if shared else np.array(state.language, dtype=object)
+    if budgets is None:
+        budgets = _budgets(settings, np.where(asked, expected.mean, 0.0), groups)
+    more = np.zeros(len(room), np.int64)
+    for group, budget in budgets.items():
+        rows = np.flatnonzero(groups == group)
+        now = (budget - float(spent[rows].sum())) / max(settings.rounds - done, 1)
+        more[rows] = deal_out(gains[rows], room[rows], expected.take(rows), now, settings.min_gain)
+    some = np.flatnonzero(more)
+    gained = np.zeros(len(room))
+    gained[some] = gains[some, more[some] - 1]
+    return Decision(more, gained, dict(budgets), float(spent.sum()), float((more * expected.mean).sum()))
+
+
+def _gains(votes: bool, state: State, n: int, most: int, expected: Lengths, highest: float) -> Floats:
+    """Expected gain of 1 to ``most`` further candidates [P, most]."""
     if votes:
-        gains = vote_gains([counts_of(row) for row in state.scores.tolist()], most)[1]
-    else:
-        sampled = state.drawn.sum(axis=1)
-        first = int(sampled[sampled > 0].min(initial=most + n))
-        sampled_scores = np.where(state.drawn, state.scores, np.nan)
-        gains = reward_gains(state.scores, sampled_scores, most, first, expected.mean, highest)
-    now = (budget - spent) / max(settings.rounds - done, 1)
-    more = deal_out(gains, room, expected, now, settings.min_gain)
-    gain = gains[np.flatnonzero(more), more[more > 0] - 1].sum() if most else 0.0
-    return Decision(more, budget, spent, float((more * expected.mean).sum()), float(gain))
+        return vote_gains([counts_of(row) for row in state.scores.tolist()], most)[1]
+    sampled = state.drawn.sum(axis=1)
+    first = int(sampled[sampled > 0].min(initial=most + n))
+    sampled_scores = np.where(state.drawn, state.scores, np.nan)
+    return reward_gains(state.scores, sampled_scores, most, first, expected.mean, highest)
 
 
-def _budget(settings: Adaptive, per_candidate: float, prompts: int) -> float:
-    """Tokens of all rounds together; ``per_candidate``: what one of every prompt costs."""
+def _budgets(settings: Adaptive, candidate: Floats, groups: np.ndarray) -> dict[str, float]:
+    """Group -> tokens of all rounds together, so that every group's pay for as many candidates a prompt.
+
+    Args:
+        candidate: tokens that one more candidate of each prompt costs, 0 of those that have none [P].
+        groups: of every prompt [P].
+    """
     if settings.tokens is not None:
-        return settings.tokens * prompts
-    return (settings.mean_n or 0.0) * per_candidate
+        factor = settings.tokens * float((candidate > 0).sum()) / max(float(candidate.sum()), 1e-12)
+    else:
+        factor = settings.mean_n or 0.0
+    names = sorted(set(groups.tolist()))
+    return {name: factor * float(candidate[groups == name].sum()) for name in names}

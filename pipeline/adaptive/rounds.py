@@ -68,8 +68,8 @@ def decided(run: RunFolder, source: str, this: Round) -> Ints:
     if stored is None or meta_of(stored)["input"] != marker.get("fingerprint_hash"):
         ids, state = read_state(run, source, this)
         before = run.read_table(FOLDER, this.file(this.number - 1)) if this.number > 2 else None
-        budget = float(meta_of(before)["budget"]) if before is not None else None
-        made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budget, this.highest)
+        budgets = meta_of(before)["budgets"] if before is not None else None
+        made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budgets, this.highest)
         stored = _table(ids, state, made, this, marker)
         _store(run, this.file(), stored)
     more = np.zeros(marker["rows"], np.int64)
@@ -92,16 +92,18 @@ def _table(ids: Ints, state: State, made: Decision, this: Round, marker: dict[st
         "prompts": int((state.count > 0).sum()),
         "candidates": int(state.count.sum()),
         "drawn": int(made.more.sum()),
-        **{key: getattr(made, key) for key in ("budget", "spent", "expected", "gain")},
+        **{key: getattr(made, key) for key in ("budgets", "spent", "expected", "gain")},
     }
     tokens = np.nansum(state.tokens, axis=1).astype(np.int64)
-    columns = {"row_id": ids, "candidates": state.count, "tokens": tokens, "more": made.more}
+    columns = {"row_id": ids, "language": state.language, "candidates": state.count, "tokens": tokens}
+    columns |= {"more": made.more, "gain": made.gains}
     return pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
 
 
 def read_state(run: RunFolder, source: str, this: Round) -> tuple[Ints, State]:
     """(row ids, the numbers of their candidates) of a finished table, by ``row_id``; texts are not read."""
     parts = [_numbers(batch, this) for batch in run.leaves(source, _wanted)]
+    language = [name for part in parts for name in part[1].language or ()]
     width = max((part[1].tokens.shape[1] for part in parts), default=0)
     ids = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
     order = np.argsort(ids, kind="stable")
@@ -112,24 +114,27 @@ def read_state(run: RunFolder, source: str, this: Round) -> tuple[Ints, State]:
         return np.concatenate([np.full((0, width), empty), *wide])[order]
 
     count = np.concatenate([np.empty(0, np.int64), *(part[1].count for part in parts)])[order]
-    return ids[order], State(whole("scores", np.nan), whole("tokens", np.nan), whole("drawn", False), count)
+    numbers = (whole("scores", np.nan), whole("tokens", np.nan), whole("drawn", False), count)
+    return ids[order], State(*numbers, [language[i] for i in order])
 
 
 def _numbers(batch: pa.RecordBatch, this: Round) -> tuple[Ints, State]:
     """(row ids, numbers) of one batch's rows that the decision is about, in their order."""
     scorer = SCORER + str(this.settings.by)
-    ids, pools, values = [], [], []
+    ids, pools, values, languages = [], [], [], []
+    spoken = batch.column("language").to_pylist()
     every = nested(batch, "candidates", *_CANDIDATE)
     numbers = nested(batch, "scores", "scorer", "plan", "values")
-    for row_id, pool, scores in zip(batch.column("row_id").to_pylist(), every, numbers, strict=True):
+    for row_id, language, pool, scores in zip(batch.column("row_id").to_pylist(), spoken, every, numbers, strict=True):
         if row_id >= this.start:
             ids.append(row_id)
+            languages.append(language or "")
             pools.append([(origin, tokens) for plan, origin, tokens in pool if plan == this.set_name])
             found = [known for name, plan, known in scores if (name, plan) == (scorer, this.set_name)]
             values.append(found[0] if found else [])
     count = np.array([len(pool) for pool in pools], np.int64)
     shape = (len(ids), int(count.max(initial=0)))
-    state = State(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool), count)
+    state = State(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool), count, languages)
     for i, (pool, known) in enumerate(zip(pools, values, strict=True)):
         state.tokens[i, : len(pool)] = [np.nan if tokens is None else tokens for _, tokens in pool]
         state.drawn[i, : len(pool)] = [origin == "sample" for origin, _ in pool]
@@ -139,7 +144,7 @@ def _numbers(batch: pa.RecordBatch, this: Round) -> tuple[Ints, State]:
 
 
 def _wanted(top: str, leaf: str) -> bool:
-    return top == "row_id" or top == "scores" or (top == "candidates" and leaf in _CANDIDATE)
+    return top in ("row_id", "language", "scores") or (top == "candidates" and leaf in _CANDIDATE)
 
 
 def adopt(run: RunFolder, retried: RunFolder, ids: Ints) -> None:
@@ -171,7 +176,7 @@ def _without(table: pa.Table, ids: Ints) -> pa.Table:
     left = table.filter(pa.array(~np.isin(table.column("row_id").to_numpy(), ids)))
     meta = meta_of(table)
     more, all_more = (int(t.column("more").to_numpy().sum()) for t in (left, table))
-    meta["budget"] *= len(left) / max(len(table), 1)
+    meta["budgets"] = {name: tokens * len(left) / max(len(table), 1) for name, tokens in meta["budgets"].items()}
     meta["expected"] *= more / max(all_more, 1)
     return left.replace_schema_metadata({_META: json.dumps(meta).encode()})
 

@@ -11,6 +11,9 @@ SCORING = ("best_of_n", "judge", "likelihood", "self_certainty", "oracle")
 
 VOTING = ("majority_vote",)
 
+FAIR = ("language",)
+"""What a budget can be dealt out within."""
+
 
 @dataclass
 class Adaptive:
@@ -24,6 +27,9 @@ class Adaptive:
             lengths show.
         tokens: the budget in completion tokens per prompt on average, instead of ``mean_n``.
         rounds: all rounds, the first one included. Each further one loads the model again.
+        fair: ``language`` = every language gets the tokens that ``mean_n`` candidates of each of its prompts cost, and
+            deals them out among its own prompts; ``null`` = the largest gain per token comes first, whatever its
+            language, which leaves little to languages whose answers take many tokens.
         min_gain: another candidate is drawn only where its expected gain is larger: in the score's unit, or, by votes,
             in the probability that the leading answer is the most probable one.
     """
@@ -33,6 +39,7 @@ class Adaptive:
     mean_n: float | None = None
     tokens: float | None = None
     rounds: int = 2
+    fair: str | None = None
     min_gain: float = 0.0
 
     def check(self, key: str, n: int) -> None:
@@ -49,5 +56,7 @@ class Adaptive:
             raise ConfigError(f"{key}.tokens: must be more than 0, not {self.tokens:g}")
         if self.rounds < 2:
             raise ConfigError(f"{key}.rounds: at least 2, not {self.rounds}; {key}.by=null turns rounds off")
+        if self.fair is not None and self.fair not in FAIR:
+            raise ConfigError(f"{key}.fair: null or {', '.join(FAIR)}, not {self.fair!r}")
         if self.min_gain < 0:
             raise ConfigError(f"{key}.min_gain: must be >= 0, not {self.min_gain:g}")

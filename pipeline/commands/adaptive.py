@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.chain import Step
 from pipeline.commands.context import Job, console, update_manifest
@@ -14,6 +15,18 @@ from pipeline.extend import Made
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Selector
+
+logger = logging.getLogger("lemonpress")
+
+if TYPE_CHECKING:
+    from pipeline.adaptive.accounts import LanguageAccount
+    from pipeline.adaptive.settings import Adaptive
+
+
+BY_REFERENCE = (
+    "its number of candidates was decided by the oracle, which knows the references: every number of this set depends "
+    "on what nobody knows when a system is used"
+)
 
 
 def plan_settings(plan: PlanConfig) -> dict[str, Any]:
@@ -79,6 +92,20 @@ def _decide(base: GenerateStage, number: int, by: Selector, stage: Any) -> Any:
     return decide
 
 
+def _by_language(name: str, languages: Mapping[str, LanguageAccount], settings: Adaptive) -> Any:
+    from rich.table import Table
+
+    dealt = "within each language" if settings.fair else "by gain per token, whatever the language"
+    table = Table(title=f"{name}: dealt out {dealt}", title_justify="left")
+    for column in ("language", "prompts", "candidates", "a prompt", "tokens", "expected gain a prompt"):
+        table.add_column(column, justify="left" if column == "language" else "right")
+    for language, its in languages.items():
+        means = (its.candidates / max(its.prompts, 1), its.gain / max(its.prompts, 1))
+        numbers = (f"{its.prompts:,}", f"{its.candidates:,}", f"{means[0]:.1f}", f"{its.tokens:,}", f"{means[1]:.3g}")
+        table.add_row(language or "-", *numbers)
+    return table
+
+
 def report_account(current: Job) -> None:
     """Print what every adaptive plan has drawn and spent, and keep it in the manifest."""
     plans = {name: plan for name, plan in current.config.all_plans().items() if plan.adaptive.by is not None}
@@ -97,6 +124,8 @@ def report_account(current: Job) -> None:
             expected = "-" if one.expected is None else f"{one.expected:,.0f}"
             table.add_row(str(number), f"{one.prompts:,}", f"{one.candidates:,}", f"{one.tokens:,}", expected)
         console(table)
+        if len(found.languages) > 1:
+            console(_by_language(name, found.languages, plan.adaptive))
         sizes = found.sizes
         prompts, candidates = sum(sizes.values()), sum(size * number for size, number in sizes.items())
         print(
@@ -105,5 +134,7 @@ def report_account(current: Job) -> None:
             + (f"; {found.lost:,} tokens went into rows that failed half-way" if found.lost else "")
             + ("" if found.adds_up else "; the rounds and the candidates DO NOT ADD UP: please report this")
         )
+        if current.config.selectors[str(plan.adaptive.by)].kind == "oracle":
+            logger.warning("%s: %s", name, BY_REFERENCE)
         kept = {**asdict(found), "spent": found.spent, "adds_up": found.adds_up}
         update_manifest(current.run, {"adaptive": {name: kept}})

@@ -52,6 +52,16 @@ def warnings(report: Report) -> list[Banner]:
         )
     if config.report.note:
         found.append(Banner("note", "Read this first", config.report.note))
+    found += [
+        Banner(
+            "note",
+            f"How many candidates {name} has was decided by the references",
+            f"Adaptive N of {name} was led by the oracle: every number of this set, its win-rates and curves included, "
+            "depends on what nobody knows when a system is used.",
+        )
+        for name, plan in config.all_plans().items()
+        if plan.adaptive.by is not None and config.selectors[plan.adaptive.by].kind == "oracle"
+    ]
     if report.contests:
         found += _data_warnings(report, report.contests[0])
     for task in report.tasks:

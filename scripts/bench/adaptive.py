@@ -2,6 +2,7 @@
 
     python scripts/bench/adaptive.py [POOLS.parquet ...] [--uniform 16] [--rounds 4] [--first 4] [--repeats 10]
         [--prompts 200] [--seed 1] [--known] [--no-simulation] [--votes]
+    python scripts/bench/adaptive.py --languages [--prompts 1000]
 
 POOLS come from ``scripts/bench/adaptive_pools.py``; those of docs/recipes/adaptive.md lie in ``scripts/bench/pools``.
 Everything is replayed with the decisions of a real run
@@ -13,7 +14,9 @@ which each is a cluster of its own.
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
 adaptive really used, as a share of what uniform N used. ``uniform``: what three quarters of N for every prompt lose
 themselves. ``known`` (rewards, with ``--known``): as ``-25%``, for who knows every prompt's law; for stored pools that
-is all their candidates', which is more than could ever be known. ``--votes``: simulated votes, too.
+is all their candidates', which is more than could ever be known. ``--votes``: simulated votes, too. ``--languages``:
+instead of all this, three languages of one law whose answers take 1, 1.5 and 3 times as many tokens, dealt to by gain
+per token and within languages (``adaptive.fair``).
 
 All in points of 0 to 100: chrF; where the mean token log-probability decides, its exponential in percent; the share of
 prompts with the right answer, with the model's most frequent answer, or with the law's true mode. The model's most
@@ -51,6 +54,7 @@ class Pools:
         worth: [P, M] what a candidate is worth in points; ``None`` = its reward.
         highest: the largest reward that there can be.
         law: [P, K] rewards that stand for each prompt's law; ``None`` = the pool's own.
+        language: of every prompt.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Pools:
     worth: Floats | None = None
     highest: float = np.inf
     law: Floats | None = None
+    language: list[str] | None = None
 
     def shuffled(self, rng: np.random.Generator) -> Pools:
         order = np.argsort(rng.random(self.tokens.shape), axis=1)
@@ -99,12 +104,12 @@ class Pools:
 def play(pools: Pools, settings: Adaptive) -> Bools:
     """The candidates that adaptive N draws of pools in their order [P, M]."""
     size = pools.tokens.shape[1]
-    count, budget = np.full(len(pools.tokens), settings.first), None
+    count, budgets = np.full(len(pools.tokens), settings.first), None
     mask = np.arange(size) < count[:, None]
     for done in range(1, settings.rounds):
-        state = State(pools.scores(mask), np.where(mask, pools.tokens, np.nan), mask, count)
-        made = decide(settings, size, pools.rewards is None, state, done, budget, pools.highest)
-        budget, count = made.budget, count + made.more
+        state = State(pools.scores(mask), np.where(mask, pools.tokens, np.nan), mask, count, pools.language)
+        made = decide(settings, size, pools.rewards is None, state, done, budgets, pools.highest)
+        budgets, count = made.budgets, count + made.more
         mask = np.arange(size) < count[:, None]
     return mask
 
@@ -213,6 +218,42 @@ def stored(path: str) -> list[Pools]:
     ]
 
 
+COSTS = {"cheap": 1.0, "middling": 1.5, "dear": 3.0}
+"""Language -> tokens of its answers, as a multiple."""
+
+
+def languages(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Candidates a prompt and points against uniform N by language, without and with ``adaptive.fair``."""
+    rng = np.random.default_rng(args.seed)
+    found: dict[str, dict[str, list[float]]] = {}
+    print(f"{'dealt out':22}{'language':>10}{'tokens a candidate':>20}{'candidates':>12}{'points':>9}{'interval':>18}")
+    for fair in (None, "language"):
+        rng = np.random.default_rng(args.seed)
+        pools = simulated(rng, args.prompts, 2 * args.uniform, votes=False)[0]
+        spoken = np.array(list(COSTS))[np.arange(args.prompts) % len(COSTS)]
+        dear = np.array([COSTS[name] for name in spoken])[:, None]
+        pools = replace(pools, tokens=np.ceil(pools.tokens * dear), language=spoken.tolist(), law=None)
+        settings = Adaptive("x", args.first, args.uniform, None, args.rounds, fair)
+        differences, counts = np.zeros(args.prompts), np.zeros(args.prompts)
+        for _ in range(args.repeats):
+            one = pools.shuffled(rng)
+            ours = play(one, settings)
+            theirs = np.tile(np.arange(2 * args.uniform) < args.uniform, (args.prompts, 1))
+            differences += (one.chosen(ours) - one.chosen(theirs)) / args.repeats
+            counts += ours.sum(axis=1) / args.repeats
+        name = fair or "gain per token"
+        found[name] = {}
+        for language in (*COSTS, "all"):
+            mine = np.full(args.prompts, True) if language == "all" else spoken == language
+            mean, n = float(differences[mine].mean()), int(mine.sum())
+            half = float(student.ppf(0.975, n - 1) * differences[mine].std(ddof=1) / np.sqrt(n))
+            cost, drawn = float(pools.tokens[mine].mean()), float(counts[mine].mean())
+            found[name][language] = [round(v, 3) for v in (cost, drawn, mean, mean - half, mean + half)]
+            interval = f"{mean - half:+.2f} to {mean + half:+.2f}"
+            print(f"{name:22}{language:>10}{cost:20.0f}{drawn:12.1f}{mean:+9.2f}{interval:>18}", flush=True)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Adaptive N beside uniform N.")
     parser.add_argument("pools", nargs="*")
@@ -225,7 +266,11 @@ def main() -> int:
     parser.add_argument("--votes", action="store_true")
     parser.add_argument("--prompts", type=int, default=200, help="of each simulated pool")
     parser.add_argument("--no-simulation", action="store_true")
+    parser.add_argument("--languages", action="store_true", help="adaptive.fair, and nothing else")
     args = parser.parse_args()
+    if args.languages:
+        print(json.dumps({**vars(args), "results": languages(args)}))
+        return 0
     every: list[tuple[Pools, int]] = [(p, args.repeats) for path in args.pools for p in stored(path)]
     if not args.no_simulation:
         laws = simulated(np.random.default_rng(args.seed), args.prompts, 2 * args.uniform, args.votes)

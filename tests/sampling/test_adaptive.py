@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.adaptive.accounts import Account, _count_candidates, _Failed, account
+from pipeline.adaptive.accounts import Account, LanguageAccount, _count_candidates, _Failed, account
 from pipeline.adaptive.budget import Lengths, concave, deal_out, lengths
 from pipeline.adaptive.decide import Decision, State, decide
 from pipeline.adaptive.known import SCORER, known_values
@@ -140,6 +141,7 @@ def test_tokens_of_rows_that_failed_half_way_are_in_the_account() -> None:
         [
             {
                 "row_id": i,
+                "language": "de" if i else None,
                 "candidates": [{"plan": "x", "num_tokens": n} for n in row["sizes"]],
                 "usage": [{"stage": s, "completion_tokens": n} for s, n in row["used"]],
                 "errors": [{"stage": s} for s in row["failed"]],
@@ -148,7 +150,9 @@ def test_tokens_of_rows_that_failed_half_way_are_in_the_account() -> None:
         ]
     )
     accounts = [Account(), Account()]
-    tokens, lost, sizes, failed = _count_candidates([batch], "x", "x", accounts)
+    languages: defaultdict[str, LanguageAccount] = defaultdict(LanguageAccount)
+    tokens, lost, sizes, failed = _count_candidates([batch], "x", "x", accounts, languages)
+    assert languages == {"": LanguageAccount(1, 1, 7), "de": LanguageAccount(1, 1, 4)}
     assert (tokens, lost, sizes) == (11, 6, {1: 2})
     assert [each.tokens for each in accounts] == [11, 6]
     assert failed == {1: _Failed(1, {2})}
@@ -161,6 +165,7 @@ def test_an_account_adds_up_whatever_became_of_a_round(tmp_path: Path) -> None:
     rows = [
         {
             "row_id": i,
+            "language": ("de", "ja", "de")[i],
             "candidates": [{"plan": "x", "num_tokens": n} for n in sizes],
             "usage": [
                 {"stage": "generate:x", "completion_tokens": 4},
@@ -174,15 +179,17 @@ def test_an_account_adds_up_whatever_became_of_a_round(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(rows)
     pq.write_table(table.cast(with_provenance(table.schema, {})), run.path("candidates", "part.parquet"))
     run.write_json({"rows": 3}, "candidates", "_complete.json")
-    meta = {"plan": "x", "round": 2, "budget": 30.0, "expected": 20.0}
+    meta = {"plan": "x", "round": 2, "budgets": {"de": 20.0, "ja": 10.0}, "expected": 20.0}
     decision = pa.table({"row_id": [0, 1, 2], "candidates": [1, 1, 1], "tokens": [4, 4, 4], "more": [1, 2, 2]})
+    decision = decision.append_column("language", [["de", "ja", "de"]]).append_column("gain", [[0.5, 0.25, 1.0]])
     run.make("adaptive")
     pq.write_table(
         decision.replace_schema_metadata({"adaptive": json.dumps(meta)}), run.path("adaptive", "x-2.parquet")
     )
     found = account(run, "x", "x", Adaptive("y", 1, 2.0))
     assert [(each.prompts, each.candidates, each.tokens) for each in found.rounds] == [(3, 3, 12), (2, 3, 10)]
-    assert found.adds_up and found.lost == 6 and found.sizes == {1: 1, 2: 1, 3: 1}
+    assert found.adds_up and found.lost == 6 and found.sizes == {1: 1, 2: 1, 3: 1} and found.budget == 30
+    assert found.languages == {"de": LanguageAccount(2, 3, 12, 1.5), "ja": LanguageAccount(1, 3, 4, 0.25)}
 
 
 def test_a_greedy_answer_above_all_samples_leaves_less_to_gain() -> None:
@@ -297,18 +304,44 @@ def test_decisions_keep_to_the_cap_and_to_prompts_that_were_asked() -> None:
     assert empty.more.size == 0 and empty.spent == 0
 
 
+def test_within_languages_the_dear_ones_get_as_many_candidates_at_the_same_law() -> None:
+    """By gain per token a language whose answers are three times as long is starved, though it gains as much."""
+    rng = np.random.default_rng(8)
+    scores = rng.normal(size=(400, 16))
+    language = ["ta" if i % 2 else "en" for i in range(400)]
+    tokens = np.where(np.array(language)[:, None] == "ta", 30.0, 10.0) * np.ones((400, 16))
+
+    def played(fair: str | None) -> dict[str, float]:
+        settings = Adaptive("x", 4, 8.0, None, 3, fair)
+        count, budgets = np.full(400, 4), None
+        for done in (1, 2):
+            seen = np.arange(16) < count[:, None]
+            now = State(np.where(seen, scores, NAN), np.where(seen, tokens, NAN), seen, count, language)
+            made = decide(settings, 16, False, now, done, budgets)
+            budgets, count = made.budgets, count + made.more
+        assert made.budget == pytest.approx(400 * 8 * 20)
+        assert (count @ tokens[:, 0]) <= made.budget
+        return {name: float(count[np.array(language) == name].mean()) for name in ("en", "ta")}
+
+    starved, fair = played(None), played("language")
+    assert starved["en"] > 1.5 * starved["ta"]
+    assert fair["en"] == pytest.approx(8.0, abs=0.3) and fair["ta"] == pytest.approx(8.0, abs=0.3)
+    with_tokens = deal(scores[:, :4], tokens[:, :4], mean_n=None, tokens=160.0, fair="language")  # without languages
+    assert with_tokens.budgets == {"": pytest.approx(400 * 160)}
+
+
 def test_later_rounds_go_on_with_the_first_ones_budget() -> None:
     rng = np.random.default_rng(7)
     scores, tokens = rng.normal(size=(60, 12)), np.full((60, 12), 10.0)
     settings = Adaptive("x", 4, 8.0, None, 4)
-    count, budget, drawn = np.full(60, 4), None, []
+    count, budgets, drawn = np.full(60, 4), None, []
     for done in (1, 2, 3):
         seen = np.arange(12) < count[:, None]
         now = State(np.where(seen, scores, NAN), np.where(seen, tokens, NAN), seen, count)
-        made = decide(settings, 12, False, now, done, budget)
-        budget, count = made.budget, count + made.more
+        made = decide(settings, 12, False, now, done, budgets)
+        budgets, count = made.budgets, count + made.more
         drawn.append(int(made.more.sum()))
-    assert budget == 60 * 8 * 10 and 60 * 8 - 5 <= count.sum() <= 60 * 8
+    assert made.budget == 60 * 8 * 10 and 60 * 8 - 5 <= count.sum() <= 60 * 8
     assert all(70 <= n <= 90 for n in drawn)  # a third of the rest each
 
 
@@ -357,6 +390,7 @@ def test_off_by_default_nothing_of_it_is_in_a_runs_passes() -> None:
         ("{by: mbr, mean_n: 8}", "adaptive.by: mbr does not say what further candidates are worth"),
         ("{by: best_of_n}", "set one of sampling.adaptive.mean_n and sampling.adaptive.tokens"),
         ("{by: best_of_n, mean_n: 8, tokens: 9}", "set one of"),
+        ("{by: best_of_n, mean_n: 8, fair: task}", "sampling.adaptive.fair: null or language, not 'task'"),
         ("{by: best_of_n, mean_n: 3}", r"mean_n: from sampling.adaptive.first to n \(4 to 16\), not 3"),
         ("{by: best_of_n, mean_n: 8, first: 16}", r"first: from 2 to less than the plan's n \(16\), not 16"),
         ("{by: best_of_n, mean_n: 8, first: 2}", "first: at least 3 with a hedged plan"),
