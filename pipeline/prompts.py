@@ -325,15 +325,13 @@ def _extend(
     Raises:
         ResumeError: a prompt of the table is missing now, or differs.
     """
-    import pyarrow.dataset as pads
-
-    from pipeline import reading
+    from pipeline import reading, tables
     from pipeline.storage import VERSION, RunFolder
 
     work = RunFolder(f"{run.name.rstrip('/')}/work/read")
     work.remove("prompts")
     report = reading.write_table(source, pieces, answers, work, provenance)
-    read = pads.dataset(work.data_files("prompts"), filesystem=work.fs, format="parquet")
+    read = tables.open_dataset(work.data_files("prompts"), work.fs, work.path("prompts"))
     ids = reading.new_row_ids(run.dataset("prompts"), read)
     if ids is None:
         run.remove("work", "read")
