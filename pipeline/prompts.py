@@ -260,7 +260,6 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
             the same any more.
     """
     from pipeline import __version__, reading
-    from pipeline.storage import MARKER
 
     base = base or Path()
     files, answers = reading.local_files(source, base), reading.given_files(source, base)
@@ -292,7 +291,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     else:
         report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
     give_back()
-    run.write_json(_marker(report, fingerprint), "prompts", MARKER)
+    run.complete("prompts", _marker(report, fingerprint))
     return report
 
 

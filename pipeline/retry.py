@@ -26,7 +26,7 @@ from pipeline.errors import LemonpressError
 from pipeline.judging.names import JUDGE_FAILED
 from pipeline.reading.write import write_shards
 from pipeline.stats.choices import nested
-from pipeline.storage import MARKER, VERSION, RunFolder
+from pipeline.storage import VERSION, RunFolder
 
 Ids = npt.NDArray[np.int64]
 
@@ -166,7 +166,7 @@ class Retry:
                 yield _conform(numbered(table, start + np.searchsorted(ids, old)), schema)
 
         write_shards(target, schema, rows(), folder, _JOINED)
-        target.write_json({**marker, "rows": marker["rows"] + len(ids)}, name, MARKER)
+        target.complete(name, {**marker, "rows": marker["rows"] + len(ids)})
 
     def finish(self) -> None:
         """Put the retried rows in their places, table by table; an interrupted one can be repeated.

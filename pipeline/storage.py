@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline import tables
+from pipeline import digests, tables
 from pipeline.errors import InputError, StorageError, UnfinishedTableError
 from pipeline.remote import is_uri, open_uri
 from pipeline.schema import read_provenance
@@ -50,10 +50,15 @@ class RunFolder:
 
     Raises:
         ConfigError: a URI that cannot be opened, or that carries credentials.
+
+    Attributes:
+        checks: whether a table is refused whose files are not those that the job wrote; ``verify`` looks at it all the
+            same, and says what it finds.
     """
 
     def __init__(self, path: str, key: str = "out") -> None:
         self.name = path
+        self.checks = True
         if is_uri(path):
             self.fs, self.root = open_uri(path, key)
         else:
@@ -192,9 +197,29 @@ class RunFolder:
         infos = self.fs.get_file_info(pafs.FileSelector(self.path(*parts), allow_not_found=True))
         return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
 
+    def complete(self, table: str, marker: dict[str, Any]) -> None:
+        """Write a table's completion marker, with what its files are (:mod:`pipeline.digests`)."""
+        files = self.parquet_files(table, marker.get("folder", ""))
+        self.write_json({**marker, "files": digests.record(files, self.fs)}, table, MARKER)
+
+    def changes(self, table: str, thorough: bool = False) -> list[str]:
+        """What of a finished table's files is not as the job left it; nothing where its marker does not tell.
+
+        Args:
+            thorough: compare every byte, not only names, sizes and ends.
+        """
+        marker = self.marker(table) or {}
+        if "files" not in marker:
+            return []
+        try:
+            folder = self.path(*filter(None, (table, marker.get("folder", ""))))
+            return list(digests.differences(marker["files"], folder, self.fs, thorough))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.path(table, MARKER)}: what it says of the table's files is damaged") from error
+
     def switch(self, table: str, marker: dict[str, Any]) -> None:
         """Make ``marker["folder"]`` the table's current version, then remove the versions before it."""
-        self.write_json(marker, table, MARKER)
+        self.complete(table, marker)
         self.tidy(table)
 
     def tidy(self, table: str) -> None:
@@ -214,11 +239,18 @@ class RunFolder:
 
         Raises:
             UnfinishedTableError: its pass has not finished (or never ran).
-            InputError: it was written by a newer major version of the schema.
+            InputError: it was written by a newer major version of the schema; or its files are not those that the job
+                wrote.
         """
         if self.marker(table) is None:
             state = "is not finished" if self.exists(table) else "does not exist"
             raise UnfinishedTableError(f"{self.path(table)} {state}: run the job that writes it (again), it resumes")
+        if self.checks and (changes := self.changes(table)):
+            more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+            raise InputError(
+                f"{self.path(table)}: {changes[0]}{more}; put the table's files back, or remove the folder and run the "
+                "job that writes it again"
+            )
         files = self.data_files(table)
         if not files:
             raise InputError(f"{self.path(table)}: marked complete, but holds no Parquet file")
