@@ -45,6 +45,20 @@ DEEPEST = 64
 _EXTENSION = b"ARROW:extension:name"
 
 
+def extensions(schema: pa.Schema) -> set[str]:
+    """Names of the extension types in a schema, at any depth."""
+    return {name for field, _, _ in _fields(schema) if (name := _extension(field)) is not None}
+
+
+def _fields(schema: pa.Schema) -> Iterator[tuple[pa.Field, str, int]]:
+    """Every field at any depth, with its dotted name and its level."""
+    todo = [(field, field.name, 1) for field in schema]
+    while todo:
+        field, name, depth = todo.pop()
+        yield field, name, depth
+        todo += [(child, f"{name}.{child.name}", depth + 1) for child in _children(field.type)]
+
+
 def check_schema(schema: pa.Schema, where: str) -> None:
     """Refuse a schema whose values are not safe to read.
 
@@ -57,11 +71,7 @@ def check_schema(schema: pa.Schema, where: str) -> None:
     """
     if len(schema) > MOST_COLUMNS:
         raise InputError(f"{where}: has {len(schema):,} columns; at most {MOST_COLUMNS:,} are read")
-    count = 0
-    todo = [(field, field.name, 1) for field in schema]
-    while todo:
-        field, name, depth = todo.pop()
-        count += 1
+    for count, (field, name, depth) in enumerate(_fields(schema), 1):
         if count > MOST_FIELDS or depth > DEEPEST:
             what = f"more than {MOST_FIELDS:,} fields" if count > MOST_FIELDS else f"more than {DEEPEST} levels"
             raise InputError(f"{where}: column {name[:80]!r}: {what}")
@@ -71,7 +81,6 @@ def check_schema(schema: pa.Schema, where: str) -> None:
                 f"{where}: column {name[:80]!r} is of the extension type {found[:80]!r}, which is not read: such a "
                 "type may run code; store the column's values as plain text, numbers, lists or structs"
             )
-        todo += [(child, f"{name}.{child.name}", depth + 1) for child in _children(field.type)]
 
 
 def _extension(field: pa.Field) -> str | None:
@@ -95,7 +104,10 @@ def _children(type_: pa.DataType) -> list[pa.Field]:
 
 
 def storage_type(type_: pa.DataType) -> pa.DataType:
-    """``type_`` without extension types, which other Parquet readers do not know, at any depth."""
+    """``type_`` without extension types, which other Parquet readers do not know, at any depth.
+
+    What is stored in a fixed number of bytes, as a UUID is, becomes plain ``binary``.
+    """
     if isinstance(type_, pa.BaseExtensionType):
         return storage_type(type_.storage_type)
     if pa.types.is_struct(type_):
@@ -108,7 +120,12 @@ def storage_type(type_: pa.DataType) -> pa.DataType:
         return pa.map_(storage_type(type_.key_type), storage_type(type_.item_type))
     if pa.types.is_list(type_):
         return pa.list_(storage_type(type_.value_type))
-    return type_
+    return pa.binary() if pa.types.is_fixed_size_binary(type_) else type_
+
+
+def storage_schema(schema: pa.Schema) -> pa.Schema:
+    """``schema`` without extension types and metadata."""
+    return pa.schema([(f.name, storage_type(f.type)) for f in schema])
 
 
 def own_schema(schema: pa.Schema, where: str, exactly: bool = False) -> pa.Schema:

@@ -38,6 +38,7 @@ _ENDINGS = {
     ".tsv": "tsv",
 }
 
+_UNKNOWN = {"arrow.uuid", "arrow.bool8", "arrow.fixed_shape_tensor"}  # to datasets, which reads their storage types
 _PARQUET = b"PAR1"  # how such files begin
 
 Record = dict[str, Any]
@@ -259,9 +260,8 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
     try:
         if _is_empty(path, format_):
             return None
-        if format_ == "parquet":
-            tables.read_schema(str(path), where=origin(path))
-        data = _load(path, format_, source.header)
+        schema = tables.read_schema(str(path), where=origin(path)) if format_ == "parquet" else None
+        data = _load(path, format_, source.header, schema)
     except LemonpressError:
         raise
     except Exception as error:  # the library wraps what the Parquet, CSV and text readers raise
@@ -323,7 +323,7 @@ def _hint(path: Path, format_: str) -> str:
 _CHUNK = 2**20  # bytes of text at once, and the rest of the line; the library's own 10 MiB take 10 times as much memory
 
 
-def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
+def _load(path: Path, format_: str, header: list[str] | None, schema: pa.Schema | None) -> Dataset | None:
     import datasets
 
     builder = {"parquet": "parquet", "jsonl": "text"}.get(format_, "csv")
@@ -333,6 +333,8 @@ def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
         if found is None:
             return None
         options = {**found, "features": datasets.Features({c: datasets.Value("string") for c in found["column_names"]})}
+    if schema is not None and tables.extensions(schema) & _UNKNOWN:
+        options["features"] = datasets.Features.from_arrow_schema(tables.storage_schema(schema))
     # The library's cache goes by path and time of change; the size is our addition.
     name = digest(path.stat().st_size, path.stat().st_mtime_ns, size=6)
     data: Dataset = datasets.load_dataset(

@@ -8,13 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.reading.opening import Piece
-from pipeline.tables import storage_type
 
 _MAX_DEPTH = 16  # Parquet's readers refuse deeply nested schemas
-
-
-def storage_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(f.name, storage_type(f.type)) for f in schema])
 
 
 def json_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType | None]:

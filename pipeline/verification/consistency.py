@@ -159,9 +159,8 @@ def _check_games(row: Row, table: str) -> Iterator[Problem]:
     keys = Counter((g.system, g.opponent, g.judge, g.template, g.order) for g in row.games)
     for (system, opponent, _, _, order), times in keys.items():
         if times > 1:
-            yield Problem(
-                "games", f"{system} against {opponent} ({order}) is there {times} times", row.prompt_id, table
-            )
+            message = f"{system} against {opponent} ({order}) is there {times} times"
+            yield Problem("games", message, row.prompt_id, table)
     for game in row.games:
         bounds = _SCORES.get(game.verdict or "", (0.0, 1.0))
         fits = game.score is None if bounds is None else game.score is not None and bounds[0] <= game.score <= bounds[1]
