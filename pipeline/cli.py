@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
         return error.exit_code
     except OSError as error:
+        if _is_damage(error):
+            print(_damaged(args.job, error), file=sys.stderr)
+            return 2
         if error.errno not in STORAGE_ERRORS:
             raise
         print(f"lemonpress {args.job}: storage: {error}; the same command resumes", file=sys.stderr)
@@ -92,7 +95,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _is_damage(error):
+            raise
+        print(_damaged(args.job, error), file=sys.stderr)
+        return 2
     return 0
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether Arrow says that a file's bytes are not what they should be (where Arrow has been in use at all)."""
+    tables = sys.modules.get("pipeline.tables")
+    return tables is not None and bool(tables.is_damage(error))
+
+
+def _damaged(job: str, error: Exception) -> str:
+    what = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return visible(redact(f"lemonpress {job}: a file is damaged: {what}; lemonpress verify RUN says which of a run's"))
 
 
 def _command(job: str) -> ModuleType:

@@ -260,7 +260,6 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
             the same any more.
     """
     from pipeline import __version__, reading
-    from pipeline.storage import MARKER
 
     base = base or Path()
     files, answers = reading.local_files(source, base), reading.given_files(source, base)
@@ -292,7 +291,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     else:
         report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
     give_back()
-    run.write_json(_marker(report, fingerprint), "prompts", MARKER)
+    run.complete("prompts", _marker(report, fingerprint))
     return report
 
 
@@ -325,15 +324,13 @@ def _extend(
     Raises:
         ResumeError: a prompt of the table is missing now, or differs.
     """
-    import pyarrow.dataset as pads
-
-    from pipeline import reading
+    from pipeline import reading, tables
     from pipeline.storage import VERSION, RunFolder
 
     work = RunFolder(f"{run.name.rstrip('/')}/work/read")
     work.remove("prompts")
     report = reading.write_table(source, pieces, answers, work, provenance)
-    read = pads.dataset(work.data_files("prompts"), filesystem=work.fs, format="parquet")
+    read = tables.open_dataset(work.data_files("prompts"), work.fs, work.path("prompts"))
     ids = reading.new_row_ids(run.dataset("prompts"), read)
     if ids is None:
         run.remove("work", "read")

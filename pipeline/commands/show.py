@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.errors import InputError, nearest
 from pipeline.records import Row, Score, row_from_dict
 from pipeline.safety import visible
@@ -120,19 +121,27 @@ def _row(run: RunFolder, table: str, prompt_id: str, seen: set[str]) -> dict[str
     """The prompt's row of one table. Ids are looked through first, file by file, so that memory stays flat."""
     for path in run.data_files(table):
         try:
-            file = pq.ParquetFile(path, filesystem=run.fs)
-            for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["prompt_id"])["prompt_id"]
-                if len(seen) < _FEW:
-                    seen.update(ids.to_pylist())
-                place = pc.index(ids, pa.scalar(prompt_id, ids.type)).as_py()
-                if place >= 0:
-                    names = [n for n in file.schema_arrow.names if n in COLUMNS]
-                    row: dict[str, Any] = file.read_row_group(group, columns=names).slice(place, 1).to_pylist()[0]
-                    return row
-        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            with tables.open_file(path, run.fs) as file:
+                found = _in_file(file, prompt_id, seen)
+        except (InputError, FileNotFoundError):
             if run.marker(table) is not None:  # else it is being written, or taken away, at this very moment
-                raise InputError(f"{path}: cannot be read: {error}") from error
+                raise
+        else:
+            if found is not None:
+                return found
+    return None
+
+
+def _in_file(file: pq.ParquetFile, prompt_id: str, seen: set[str]) -> dict[str, Any] | None:
+    for group in range(file.num_row_groups):
+        ids = file.read_row_group(group, columns=["prompt_id"])["prompt_id"]
+        if len(seen) < _FEW:
+            seen.update(ids.to_pylist())
+        place = pc.index(ids, pa.scalar(prompt_id, ids.type)).as_py()
+        if place >= 0:
+            names = [n for n in file.schema_arrow.names if n in COLUMNS]
+            row: dict[str, Any] = file.read_row_group(group, columns=names).slice(place, 1).to_pylist()[0]
+            return row
     return None
 
 

@@ -14,8 +14,9 @@ from pipeline.config import Config
 from pipeline.errors import NotVerified
 from pipeline.lock import run_lock
 from pipeline.storage import RunFolder
-from pipeline.verification.consistency import Problem, check_tables
+from pipeline.verification.consistency import Problem, check_files, check_tables
 from pipeline.verification.provenance import check_provenance
+from pipeline.verification.results import check_results
 from pipeline.verification.sampling import Comparison, Match, compare, sample_again, sampled_rows
 
 _SHOWN = 20
@@ -35,7 +36,9 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
     """
     run_folder = RunFolder(folder)
     config = own_config(run_folder, words, "answers would differ from those of the run")
-    problems = [*check_provenance(run_folder, config), *check_tables(run_folder)]
+    problems = list(check_files(run_folder))
+    run_folder.checks = False  # what is wrong with the files is known now; the rest is looked at all the same
+    problems += [*check_provenance(run_folder, config), *check_tables(run_folder), *check_results(run_folder)]
     for problem in problems[:_SHOWN]:
         place = " ".join(filter(None, (problem.table, problem.prompt_id and f"prompt {problem.prompt_id}")))
         print(f"{problem.check}: {place}: {problem.message}" if place else f"{problem.check}: {problem.message}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from pipeline.commands import judge
@@ -14,7 +13,7 @@ from pipeline.settings import WinrateConfig
 from pipeline.stats.audit import ALTERED
 from pipeline.stats.games import Games
 from pipeline.stats.prompt_scores import judge_rates
-from pipeline.stats.results import Results, outside_results, run_results
+from pipeline.stats.results import Results, csv_text, outside_results, run_results, with_settings
 from pipeline.storage import RunFolder
 
 
@@ -41,7 +40,7 @@ def run(config: Config) -> None:
             f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
         )
     for name, table in results.tables.items():
-        store_table(folder, name, table)
+        store_table(folder, name, with_settings(table, settings, config.judge.opponent))
     print_results(results, settings)
     if results.games is not None and not settings.games:
         for line in judge.independence(config):
@@ -53,8 +52,7 @@ def store_table(folder: RunFolder, name: str, table: pa.Table) -> None:
     folder.make()
     with folder.fs.open_output_stream(folder.path(f"{name}.parquet")) as stream:
         pq.write_table(table, stream)
-    with folder.fs.open_output_stream(folder.path(f"{name}.csv")) as stream:
-        pacsv.write_csv(table, stream)
+    folder.write_text(csv_text(table), f"{name}.csv")
 
 
 def print_results(results: Results, settings: WinrateConfig) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.prompts import ReadReport, RunSource, SourceConfig
 from pipeline.reading.layout import NOTHING
@@ -71,7 +71,7 @@ class Upstream:
         """Names of the table's candidate sets, evidence apart; reads two small columns."""
         names: dict[str, None] = {}
         for path in self._run.data_files(self._source.table):
-            with pq.ParquetFile(path, filesystem=self._run.fs) as file:
+            with tables.open_file(path, self._run.fs) as file:
                 paths = [file.schema.column(i).path for i in range(len(file.schema))]
                 wanted = [p for p in paths if re.fullmatch(r"candidates\..*\.(plan|origin)", p)]
                 for batch in file.iter_batches(columns=wanted) if wanted else ():

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 
+from pipeline import tables
 from pipeline.errors import InputError, nearest
 from pipeline.remote import is_uri, open_uri
 from pipeline.stats.arrays import Bools, Floats, Ints
@@ -116,11 +116,12 @@ def load_table_games(path: str) -> Games:
             with fs.open_input_stream(inner) as stream:
                 table = pajson.read_json(stream)
         else:
-            data = pads.dataset(inner, filesystem=fs, format="parquet")
+            data = tables.open_outside(inner, fs, path)
             table = data.to_table(columns=[c for c in data.schema.names if c in known])
             _require_columns(data.schema.names, path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as a table of games: {error}") from error
+        raise InputError(f"{path}: cannot be read as a table of games: {tables.first_line(error)}") from error
+    tables.check_schema(table.schema, path)
     return games_from_table(table, path)
 
 

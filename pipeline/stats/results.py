@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 
 from pipeline.errors import InputError
 from pipeline.stats.audit import audit_table
@@ -23,6 +25,22 @@ from pipeline.storage import RunFolder
 if TYPE_CHECKING:  # statistics read settings, and import no config
     from pipeline.settings import WinrateConfig
 
+
+NAMES = (
+    "winrates",
+    "judge_rates",
+    "differences",
+    "bradley_terry",
+    "length_controlled",
+    "audit",
+    "scores",
+    "curves",
+    "hope_risk",
+)
+"""The tables that there may be."""
+
+_MADE = b"lemonpress results"
+"""Key in the metadata of a stored table: what it was computed with."""
 
 MOST_SYSTEMS = 40
 """Systems against one opponent up to which all pairs are compared: 780 pairs at 40, and each keeps its draws."""
@@ -56,6 +74,28 @@ class Results:
             return
         if table.num_rows:
             self.tables[name] = table
+
+
+def with_settings(table: pa.Table, settings: WinrateConfig, opponent: str | None) -> pa.Table:
+    """A table of results that says what it was computed with, so that it can be computed again."""
+    made = {"settings": asdict(settings), "opponent": opponent}
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE: json.dumps(made).encode()})
+
+
+def settings_of(table: pa.Table) -> dict[str, Any] | None:
+    """What :func:`with_settings` wrote: ``settings`` and ``opponent``; ``None`` where it is missing or damaged."""
+    try:
+        made = json.loads((table.schema.metadata or {}).get(_MADE, b"null"))
+    except (ValueError, RecursionError):
+        return None
+    return made if isinstance(made, dict) and isinstance(made.get("settings"), dict) else None
+
+
+def csv_text(table: pa.Table) -> str:
+    """A table as it is stored as CSV."""
+    sink = pa.BufferOutputStream()
+    pacsv.write_csv(table, sink)
+    return sink.getvalue().to_pybytes().decode("utf-8")
 
 
 def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = None) -> Results:
