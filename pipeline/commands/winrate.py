@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -10,6 +13,7 @@ from pipeline.commands import judge
 from pipeline.commands.context import console
 from pipeline.config import Config
 from pipeline.errors import NothingToCompare
+from pipeline.safety import line, say
 from pipeline.settings import WinrateConfig
 from pipeline.stats.audit import ALTERED
 from pipeline.stats.games import Games
@@ -45,16 +49,30 @@ def run(config: Config) -> None:
     print_results(results, settings)
     if results.games is not None and not settings.games:
         for line in judge.independence(config):
-            print(f"WARNING: {line}")
+            say(f"WARNING: {line}")
 
 
 def store_table(folder: RunFolder, name: str, table: pa.Table) -> None:
-    """Write a table of results into the run's folder, as ``.parquet`` and ``.csv``."""
+    """Write a table of results into the run's folder, as ``.parquet`` and ``.csv``.
+
+    A spreadsheet takes a cell for a formula that begins with ``= + - @`` (or a tab or line break before them): in the
+    CSV a text that does, and is no number, gets a ``'`` before it. Columns of numbers stay as they are.
+    """
     folder.make()
-    with folder.fs.open_output_stream(folder.path(f"{name}.parquet")) as stream:
+    with folder.whole(f"{name}.parquet") as path, folder.fs.open_output_stream(path) as stream:
         pq.write_table(table, stream)
-    with folder.fs.open_output_stream(folder.path(f"{name}.csv")) as stream:
+    texts = [i for i, field in enumerate(table.schema) if pa.types.is_string(field.type)]
+    for i in texts:
+        table = table.set_column(i, table.schema.field(i), no_formula(table.column(i)))
+    with folder.whole(f"{name}.csv") as path, folder.fs.open_output_stream(path) as stream:
         pacsv.write_csv(table, stream)
+
+
+def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts that no spreadsheet takes for formulas."""
+    acts = pc.match_substring_regex(texts, r"^[\s\x00-\x1f]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|^[\t\r\n]")
+    number = pc.match_substring_regex(texts, r"^[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$")
+    return pc.if_else(pc.and_not(acts, number), pc.binary_join_element_wise("'", texts, ""), texts)
 
 
 def print_results(results: Results, settings: WinrateConfig) -> None:
@@ -66,7 +84,7 @@ def print_results(results: Results, settings: WinrateConfig) -> None:
     if "scores" in results.tables:
         print_scores(results.tables["scores"], settings)
     for name, why in results.left_out.items():
-        print(f"{name}: not computed: {why}")
+        say(f"{name}: not computed: {why}")
 
 
 def print_audit(table: pa.Table, confidence: float) -> None:
@@ -94,12 +112,10 @@ def print_audit(table: pa.Table, confidence: float) -> None:
             )
     console(shown)
     grades = [
-        f"{r['language']} {r['grade']}"
-        for r in rows
-        if r["version"] == ALTERED and r["language"] not in ("all", "macro")
+        (r["language"], r["grade"]) for r in rows if r["version"] == ALTERED and r["language"] not in ("all", "macro")
     ]
     if len(grades) > 1:
-        print(f"by language: {', '.join(grades)}")
+        say(line("by language: " + ", ".join(["{} {}"] * len(grades)), *chain(*grades)))
 
 
 def print_scores(table: pa.Table, settings: WinrateConfig) -> None:
