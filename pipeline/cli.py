@@ -11,7 +11,7 @@ from types import ModuleType
 
 from pipeline import __version__
 from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
-from pipeline.safety import redact, visible
+from pipeline.safety import indented, redact, say_error
 
 JOBS = {
     "run": "generate, select, judge, winrate and report, from prompts to report; resumes where it was interrupted",
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _config(args.job, args.words)  # before the job's own, slower imports: a typo is answered at once
         _command(args.job).run(config)
     except LemonpressError as error:
-        print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
+        say_error(redact(f"lemonpress {args.job}: {error}"))
         return error.exit_code
     except OSError as error:
         if _is_damage(error):
@@ -90,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if error.errno not in STORAGE_ERRORS:
             raise
-        print(f"lemonpress {args.job}: storage: {error}; the same command resumes", file=sys.stderr)
+        say_error(redact(f"lemonpress {args.job}: storage: {error}; the same command resumes"))
         return 1
     except KeyboardInterrupt:
-        print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
+        say_error(f"lemonpress {args.job}: interrupted; the same command resumes")
         return 130
     except Exception as error:
         if not _is_damage(error):
@@ -130,7 +130,7 @@ class _ForPeople(logging.Formatter):
     """Log lines on a terminal: no secrets, and no control characters of models' or endpoints' texts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(redact(super().format(record)))
+        return indented(redact(super().format(record)))
 
 
 def _stderr() -> logging.Handler:

@@ -24,6 +24,9 @@ _CODES = (
     "zu"
 )
 _ISO_639_1 = frozenset(_CODES.split())
+RESERVED = ("all", "macro")
+"""What results call the rows over all languages: no prompt's language can be called so."""
+
 _TAG = re.compile(r"([A-Za-z]{2,3})([-_][A-Za-z0-9]{1,8})*")
 
 

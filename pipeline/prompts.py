@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +13,7 @@ from pipeline.hashing import digest
 from pipeline.languages import is_language_tag
 from pipeline.memory import give_back
 from pipeline.registry import Registry
+from pipeline.safety import line
 
 if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
     from pipeline.reading.opening import Piece
@@ -208,11 +210,11 @@ class ReadReport:
     skipped: bool = False
 
     def lines(self) -> list[str]:
-        """The report as lines of text to print."""
+        """The report as lines of text for :func:`~pipeline.safety.say`."""
         source = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         before = " (had been read before)" if self.skipped else ""
         lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
-        lines.append("languages: " + ", ".join(f"{k} {n}" for k, n in self.languages.items()))
+        lines.append(line("languages: " + ", ".join(["{} {}"] * len(self.languages)), *chain(*self.languages.items())))
         odd = [k for k in self.languages if not is_language_tag(k)]
         if odd:
             lines.append(

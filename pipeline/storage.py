@@ -13,9 +13,11 @@ table at any moment, and a reader that has a version open while it is replaced m
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ import pyarrow.fs as pafs
 from pipeline import digests, tables
 from pipeline.errors import InputError, StorageError, UnfinishedTableError
 from pipeline.remote import is_uri, open_uri
+from pipeline.safety import json_text
 from pipeline.schema import read_provenance
 
 if TYPE_CHECKING:  # it loads pandas, and the config imports this module
@@ -142,12 +145,24 @@ class RunFolder:
 
     @contextmanager
     def whole(self, *parts: str) -> Iterator[str]:
-        """Where to write a file that is to be there whole, or not at all; its folder must exist."""
+        """Where to write a file that is to be there whole, or not at all; its folder must exist.
+
+        Nobody can have put a link where it is written: the name is drawn anew each time. One in the place of the file
+        itself is replaced, not followed.
+        """
         target = self.path(*parts)
-        temporary = target + ".tmp" if self.is_local else target  # object stores replace objects atomically
-        yield temporary
-        if temporary != target:
-            self.fs.move(temporary, target)
+        if not self.is_local:  # object stores replace objects atomically
+            yield target
+            return
+        folder, _, name = target.rpartition("/")
+        temporary = f"{folder}/.{name[:200]}.{secrets.token_hex(8)}.tmp"
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                os.remove(temporary)
+            raise
 
     def read_json(self, *parts: str) -> Any:
         """A small JSON file's content, or ``None`` when there is none.
@@ -163,7 +178,7 @@ class RunFolder:
 
     def write_json(self, value: Any, *parts: str) -> str:
         """Write a small JSON file atomically; returns its path."""
-        return self.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", *parts)
+        return self.write_text(json_text(value) + "\n", *parts)
 
     def marker(self, table: str) -> dict[str, Any] | None:
         """A table's completion marker (rows, fingerprint, summary ...), or ``None`` while it is unfinished."""

@@ -12,6 +12,7 @@ from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
+from pipeline.safety import say
 from pipeline.sampling.stage import GenerateStage
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def run(config: Config, later: Sequence[Plan] = ()) -> None:
         config.engine(plan.engine, config.plan_key(name, "engine"), frozenset({"generate"}))
     with job("generate", config) as current:
         report = read_prompts(config.prompts, current.run)
-        for line in report.lines():
-            print(line)
+        say(*report.lines())
         run_passes(current, passes(config), later)
         adaptive.report_account(current)
 

@@ -28,7 +28,7 @@ from pipeline.engines.base import (
 from pipeline.engines.chat import chat_messages
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
-from pipeline.safety import HIDDEN, redact
+from pipeline.safety import HIDDEN, holds_secret, redact
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -140,6 +140,7 @@ class OpenAIEngine(PartialEngine):
         self.capabilities = config.capabilities()
         self._client: AsyncOpenAI | None = None
         self._key = os.environ.get(config.api_key_env or "")
+        holds_secret(config.api_key_env)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._pace: AsyncLimiter | None = None
 
@@ -305,7 +306,7 @@ class OpenAIEngine(PartialEngine):
         return f"the endpoint cannot be reached: {error.__cause__ or error}"
 
     def _scrub(self, message: str) -> str:
-        return redact(message.replace(self._key, HIDDEN) if self._key else message)[:400]
+        return redact(message.replace(self._key, HIDDEN) if self._key else message, 400)
 
 
 def match_label(token: str, labels: Sequence[str]) -> str | None:

@@ -238,6 +238,8 @@ def _open_hub(source: HubSource, name: str) -> Piece:
 
     if not source.dataset:
         raise ConfigError("prompts.dataset: missing; name a data set on the hub, such as CohereLabs/m-ArenaHard-v2.0")
+    if ".." in source.dataset.split("/"):
+        raise ConfigError(f"prompts.dataset: {source.dataset!r} leads out of a folder; name a data set on the hub")
     label = f"{source.dataset}/{name}" if name else source.dataset
     try:
         data = datasets.load_dataset(source.dataset, name or None, split=source.split, revision=source.revision)

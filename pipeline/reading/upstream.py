@@ -17,10 +17,11 @@ import pyarrow.dataset as pads
 
 from pipeline import tables
 from pipeline.errors import ConfigError, InputError, nearest
+from pipeline.languages import RESERVED
 from pipeline.prompts import ReadReport, RunSource, SourceConfig
 from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices
-from pipeline.reading.scan import hash64
+from pipeline.reading.scan import hash64, reserved
 from pipeline.reading.write import write_shards
 from pipeline.remote import is_uri
 from pipeline.schema import read_provenance, with_provenance
@@ -120,6 +121,8 @@ def _keep(source: RunSource, data: pads.Dataset) -> tuple[Indices, ReadReport]:
     names = list(codes)
     counts = Counter({names[code] or "und": int(n) for code, n in enumerate(np.bincount(language[rows])) if n})
     n_bad = int(np.frombuffer(bad, np.uint8)[rows].sum())
+    for name in set(counts) & set(RESERVED):
+        raise InputError(reserved(name, f"prompts.path: {source.path}"))
     report = ReadReport(len(rows), len(np.unique(cluster[rows])), dict(sorted(counts.items())), n_bad)
     return row_id[rows], report
 

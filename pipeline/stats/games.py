@@ -19,6 +19,7 @@ import pyarrow.json as pajson
 
 from pipeline import tables
 from pipeline.errors import InputError, nearest
+from pipeline.languages import RESERVED
 from pipeline.remote import is_uri, open_uri
 from pipeline.stats.arrays import Bools, Floats, Ints
 
@@ -39,7 +40,6 @@ _OPTIONAL_TEXT = ("cluster_id", "judge", "template", "verdict")
 _OPTIONAL_NUMBERS = ("mass", "length", "opponent_length")
 _NUMBERS = ("score", *_OPTIONAL_NUMBERS)
 _NULLS = ["", "null", "none", "na"]
-_RESERVED = ("all", "macro")
 _SEPARATOR = "\x1f"
 _PROMPT = ["prompt_id", "cluster_id", "language"]
 
@@ -287,7 +287,7 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     ids, id_code = _codes(keys.column("prompt_id"))
     clusters, cluster = _codes(keys.column("cluster_id"))
     languages, language = _codes(keys.column("language"))
-    for name in _RESERVED:
+    for name in RESERVED:
         if name in languages.to_pylist():
             refuse(language[:n_games] == languages.index(name).as_py(), f"a language cannot be called {name!r}")
     _, first, prompt = np.unique(id_code * len(languages) + language, return_index=True, return_inverse=True)

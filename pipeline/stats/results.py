@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from pipeline.errors import InputError
@@ -92,10 +93,23 @@ def settings_of(table: pa.Table) -> dict[str, Any] | None:
 
 
 def csv_text(table: pa.Table) -> str:
-    """A table as it is stored as CSV."""
+    """A table as it is stored as CSV.
+
+    A spreadsheet takes a cell for a formula that begins with ``= + - @`` (or a tab or line break before them): a text
+    that does, and is no number, gets a ``'`` before it. Columns of numbers stay as they are.
+    """
+    for i in (i for i, field in enumerate(table.schema) if pa.types.is_string(field.type)):
+        table = table.set_column(i, table.schema.field(i), no_formula(table.column(i)))
     sink = pa.BufferOutputStream()
     pacsv.write_csv(table, sink)
     return sink.getvalue().to_pybytes().decode("utf-8")
+
+
+def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts that no spreadsheet takes for formulas."""
+    acts = pc.match_substring_regex(texts, r"^[\s\x00-\x1f]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|^[\t\r\n]")
+    number = pc.match_substring_regex(texts, r"^[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$")
+    return pc.if_else(pc.and_not(acts, number), pc.binary_join_element_wise("'", texts, ""), texts)
 
 
 def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = None) -> Results:
