@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, InputError, LemonpressError, nearest
 from pipeline.hashing import digest
+from pipeline.languages import is_known
 from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
 from pipeline.reading.lines import GZIP, parse_lines, undecodable_line
 from pipeline.reading.separated import pandas_options
@@ -41,7 +42,6 @@ _PARQUET = b"PAR1"  # how such files begin
 Record = dict[str, Any]
 
 _BATCH = 1000
-_LANGUAGE_TAG = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 
 
 @dataclass
@@ -240,7 +240,7 @@ def _open_hub(source: HubSource, name: str) -> Piece:
         data = datasets.load_dataset(source.dataset, name or None, split=source.split, revision=source.revision)
     except Exception as error:  # the library raises whatever the network, the files or the names brought up
         raise ConfigError(f"prompts.dataset: cannot load {label} (split {source.split!r}): {cause(error)}") from error
-    language = source.language or (name if _LANGUAGE_TAG.fullmatch(name) else None)
+    language = source.language or (name if name and is_known(name) else None)
     return Piece(label, data, data.features, data.num_rows, language)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.languages import is_among
 from pipeline.memory import give_back
 from pipeline.prompts import SourceConfig
 from pipeline.reading.layout import NOTHING
@@ -138,7 +139,7 @@ def _collect(source: SourceConfig, rows: Rows) -> tuple[_Kept, set[str]]:
         if source.limit is not None and len(kept.positions) >= source.limit:
             break
         language = rows.language(batch, offset)
-        if source.languages is not None and language not in source.languages:
+        if not is_among(language, source.languages):
             others.add(language or "und")
             continue
         if limit.admits(rows.cluster(batch, offset) or rows.text(batch, offset, "id")):
