@@ -116,11 +116,12 @@ _RELATIVES = {"bs": "sr", "hr": "sr", "sh": "sr", "ms": "id", "da": "no"}
 """Languages that the identifier cannot part in short texts (statistics.md); macrolanguages are folded before."""
 _CLEARLY = 4
 """How many times as probable another language must be. ``scripts/bench/wrong_language.py`` measures it."""
-_FEWEST = 20
+_FEWEST = 15
 """Letters from which a language can be told; one of a script of syllables or words counts three."""
 _LONGEST = 1000  # characters: half from the start, half from the end
 _CODE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|\\[A-Za-z]+|https?://\S+|<[^<>\n]{1,200}>", re.DOTALL
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|\\[A-Za-z]+|https?://\S+|<[^<>\n]{1,200}>",
+    re.DOTALL,
 )
 
 
@@ -138,7 +139,9 @@ def is_language(text: str, tag: str | None) -> bool | None:
     found = _probabilities(text)
     if found is None:
         return None
-    return max((p for language, p in found if language != wanted), default=0.0) <= _CLEARLY * dict(found).get(wanted, 0.0)
+    return max((p for language, p in found if language != wanted), default=0.0) <= _CLEARLY * dict(found).get(
+        wanted, 0.0
+    )
 
 
 def identify(text: str) -> str | None:

@@ -218,8 +218,9 @@ class ReadReport:
         if odd:
             lines.append(
                 f"unknown languages: {', '.join(f'{k[:20]!r} ({self.languages[k]})' for k in odd[:5])}"
-                f"{', ...' if len(odd) > 5 else ''}: no codes that are known here (ISO 639, BCP 47); those prompts are kept and used as they are, but models "
-                "read the code instead of a name, and whether an answer is in the right language cannot be told"
+                f"{', ...' if len(odd) > 5 else ''}: no codes that are known here (ISO 639, BCP 47); those prompts are "
+                "kept and used as they are, but models read the code instead of a name, and whether an answer is in "
+                "the right language cannot be told"
             )
         if self.bad_rows:
             lines.append(f"bad prompts: {self.bad_rows} rows carry an error of kind BadPrompt and are kept")

@@ -87,7 +87,7 @@ def load_template(name: str, language: str | None = None, key: str = "template")
 
     Args:
         name: of a built-in template, or the path of a file.
-        language: a tag; ``NAME.LANGUAGE.txt``, by its base language, is preferred where it exists, English is the default.
+        language: a tag; ``NAME.LANGUAGE.txt`` is preferred where it exists (by base language), English is the default.
         key: config key named in errors.
 
     Raises:

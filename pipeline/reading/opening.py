@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import glob
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
