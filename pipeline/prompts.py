@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import ResumeError
 from pipeline.hashing import digest
-from pipeline.languages import is_language_tag
+from pipeline.languages import is_known
 from pipeline.memory import give_back
 from pipeline.registry import Registry
 from pipeline.safety import line
@@ -33,7 +33,8 @@ class Columns:
         id: explicit prompt ids (repeats are refused); default ``prompt_id``, else derived from the content.
         cluster: prompts that are not independent share it; ``@row`` = the row's position in its file, so that
             parallel files of translations cluster by position; default ``cluster_id``, else the prompt's id.
-        language: BCP 47 tag; anything else is kept as it is, and the report of the reading warns.
+        language: BCP 47 or ISO 639-3 tag (``ja``, ``zh_CN``, ``deu_Latn``); anything else is kept as it is, and the
+            report of the reading warns.
         task: ``open``, ``math``, ``translation`` ...
         reference: the reference answer.
     """
@@ -92,7 +93,7 @@ class SourceConfig:
         system: a system message to put before every prompt that has none.
         task: task of rows without a task column.
         language: language of rows without a language column.
-        languages: keep only prompts in these languages; ``null`` keeps all.
+        languages: keep only prompts in these languages (whatever their script or region); ``null`` keeps all.
         limit: keep the first so many prompts (after ``languages``).
         limit_clusters: keep the first so many clusters (after ``languages``).
     """
@@ -215,12 +216,13 @@ class ReadReport:
         before = " (had been read before)" if self.skipped else ""
         lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
         lines.append(line("languages: " + ", ".join(["{} {}"] * len(self.languages)), *chain(*self.languages.items())))
-        odd = [k for k in self.languages if not is_language_tag(k)]
+        odd = [k for k in self.languages if not is_known(k)]
         if odd:
             lines.append(
                 f"unknown languages: {', '.join(f'{k[:20]!r} ({self.languages[k]})' for k in odd[:5])}"
-                f"{', ...' if len(odd) > 5 else ''}: no BCP 47 codes; those prompts are kept and used as they are, but "
-                "whether an answer is in the right language cannot be told"
+                f"{', ...' if len(odd) > 5 else ''}: no codes that are known here (ISO 639, BCP 47); those prompts are "
+                "kept and used as they are, but models read the code instead of a name, and whether an answer is in "
+                "the right language cannot be told"
             )
         if self.bad_rows:
             lines.append(f"bad prompts: {self.bad_rows} rows carry an error of kind BadPrompt and are kept")

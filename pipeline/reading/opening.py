@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import glob
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import tables
 from pipeline.errors import ConfigError, InputError, LemonpressError, nearest
 from pipeline.hashing import digest
+from pipeline.languages import is_known
 from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
 from pipeline.reading.lines import GZIP, parse_lines, undecodable_line
 from pipeline.reading.separated import pandas_options
@@ -44,7 +44,6 @@ _PARQUET = b"PAR1"  # how such files begin
 Record = dict[str, Any]
 
 _BATCH = 1000
-_LANGUAGE_TAG = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 
 
 @dataclass
@@ -248,7 +247,7 @@ def _open_hub(source: HubSource, name: str) -> Piece:
         raise
     except Exception as error:  # the library raises whatever the network, the files or the names brought up
         raise ConfigError(f"prompts.dataset: cannot load {label} (split {source.split!r}): {cause(error)}") from error
-    language = source.language or (name if _LANGUAGE_TAG.fullmatch(name) else None)
+    language = source.language or (name if name and is_known(name) else None)
     return Piece(label, data, plain(data.features), data.num_rows, language)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.languages import RESERVED
+from pipeline.languages import RESERVED, is_among
 from pipeline.memory import give_back
 from pipeline.prompts import SourceConfig
 from pipeline.reading.layout import NOTHING
@@ -141,7 +141,7 @@ def _collect(source: SourceConfig, rows: Rows) -> tuple[_Kept, set[str]]:
         language = rows.language(batch, offset)
         if language in RESERVED:
             raise InputError(reserved(language, f"{batch.piece.name}, row {batch.start + offset} (from 0)"))
-        if source.languages is not None and language not in source.languages:
+        if not is_among(language, source.languages):
             others.add(language or "und")
             continue
         if limit.admits(rows.cluster(batch, offset) or rows.text(batch, offset, "id")):

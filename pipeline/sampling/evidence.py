@@ -12,7 +12,7 @@ from typing import ClassVar
 from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
 from pipeline.hashing import derive_seed
-from pipeline.languages import base_language, is_language, language_name
+from pipeline.languages import base_language, by_language, is_language, language_name
 from pipeline.records import Candidate
 from pipeline.sampling.plans import PLANS, PlannedRequest, SingleTemperature
 
@@ -50,9 +50,9 @@ class Evidence(SingleTemperature):
                 raise ConfigError(f"{key}.languages.{prompt}: evidence must be in another language, not {evidence}")
 
     def answer_language(self, language: str | None) -> str | None:
-        chosen = self.languages.get(base_language(language) or "", self.languages["default"])
+        chosen = by_language(self.languages, language) or self.languages["default"]
         if base_language(chosen) == base_language(language):
-            return self.languages.get(base_language(chosen) or "", "zh")
+            return by_language(self.languages, chosen) or "zh"
         return chosen
 
     def redraw_limit(self) -> int:
