@@ -29,7 +29,7 @@ LABELS = [f"lemonpress_{name}" for name in ("index", "method", "scores", "answer
 LONG_LABELS = [f"lemonpress_{name}" for name in ("score", "selected", "rank", "error")]
 
 needs_arena = pytest.mark.skipif(not ARENA.is_dir(), reason="the arena-hard-v0.1 answers are not beside the checkout")
-on_ray = pytest.mark.usefixtures("ray_cluster")
+here = pytest.mark.usefixtures("no_ray", "own_datasets_cache")
 
 
 def arena() -> list[dict[str, Any]]:
@@ -58,10 +58,9 @@ def keeps(result: pa.Table, before: pa.Table, new: list[str]) -> bool:
     )
 
 
-@pytest.mark.ray
-@on_ray
+@here
 @needs_arena
-def test_five_hundred_prompts_with_a_list_of_answers(tmp_path: Path, own_datasets_cache: None) -> None:
+def test_five_hundred_prompts_with_a_list_of_answers(tmp_path: Path) -> None:
     before = pa.Table.from_pylist(arena())
     pq.write_table(before, tmp_path / "q.parquet")
     words = [f"out={tmp_path / 'run'}", f"prompts.path={tmp_path / 'q.parquet'}", "prompts.given.column=answers"]
@@ -80,10 +79,9 @@ def test_five_hundred_prompts_with_a_list_of_answers(tmp_path: Path, own_dataset
     assert labelled(tmp_path / "run").column_names[-1] == "again_error"
 
 
-@pytest.mark.ray
-@on_ray
+@here
 @needs_arena
-def test_fifteen_hundred_rows_with_one_answer_each(tmp_path: Path, own_datasets_cache: None) -> None:
+def test_fifteen_hundred_rows_with_one_answer_each(tmp_path: Path) -> None:
     questions = arena()
     rows = [  # model by model, as such files come
         {"question": q["uid"], "prompt": q["prompt"], "cluster": q["cluster"], "model": m, "answer": q["answers"][i]}
@@ -113,8 +111,7 @@ def test_fifteen_hundred_rows_with_one_answer_each(tmp_path: Path, own_datasets_
         assert [c["model"] for c in chosen[name]["candidates"]] == list(MODELS)
 
 
-@pytest.mark.ray
-@on_ray
+@here
 @needs_arena
 def test_a_file_of_answers_for_each_model(tmp_path: Path) -> None:
     files = ", ".join(f"{m}: {ARENA / 'model_answer' / f'{m}.jsonl'}" for m in MODELS)
@@ -158,9 +155,8 @@ def odd_table() -> pa.Table:
     )
 
 
-@pytest.mark.ray
-@on_ray
-def test_types_and_failed_rows(tmp_path: Path, own_datasets_cache: None) -> None:
+@here
+def test_types_and_failed_rows(tmp_path: Path) -> None:
     before = odd_table()
     pq.write_table(before, tmp_path / "q.parquet")
     before = pq.read_table(tmp_path / "q.parquet")
@@ -180,9 +176,8 @@ def test_types_and_failed_rows(tmp_path: Path, own_datasets_cache: None) -> None
     assert not (tmp_path / "run" / "labels").exists()
 
 
-@pytest.mark.ray
-@on_ray
-def test_structs_several_files_blank_lines_and_prompts_added_later(tmp_path: Path, own_datasets_cache: None) -> None:
+@here
+def test_structs_several_files_blank_lines_and_prompts_added_later(tmp_path: Path) -> None:
     def item(i: int) -> dict[str, Any]:
         texts = [f"answer {i}", f"an answer {i}", "other"]
         return {"prompt": f"q{i}", "pool": [{"message": {"content": t}} for t in texts], "n": i}
@@ -209,9 +204,8 @@ def test_structs_several_files_blank_lines_and_prompts_added_later(tmp_path: Pat
     assert all(answer in (f"answer {n}", f"an answer {n}") for part in found for n, answer in part)
 
 
-@pytest.mark.ray
-@on_ray
-def test_a_limit_labels_the_first_prompts_and_keeps_every_row(tmp_path: Path, own_datasets_cache: None) -> None:
+@here
+def test_a_limit_labels_the_first_prompts_and_keeps_every_row(tmp_path: Path) -> None:
     rows = [{"q": f"q{i % 3}", "prompt": f"Q{i % 3}?", "text": f"t{i}"} for i in range(7)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "long.parquet")
     given = "prompts.given={column: text, group: q}"
