@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -160,6 +161,20 @@ def jsonl(path: Path, *items: Any) -> str:
     """Write objects as JSON Lines; strings are written as they are."""
     path.write_text("".join((i if isinstance(i, str) else json.dumps(i)) + "\n" for i in items), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run (:mod:`tests.runs`), which no test may change."""
+    from tests.runs import make_run
+
+    return make_run(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def finished_run(finished: Path, tmp_path: Path) -> RunFolder:
+    """A copy of the finished run."""
+    return RunFolder(str(shutil.copytree(finished, tmp_path / "run")))
 
 
 @pytest.fixture

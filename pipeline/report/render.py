@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,9 @@ def render_markdown(report: Report) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
+@cache
 def _environment(folder: str, autoescape: bool) -> Environment:
+    """The folder's templates; compiling them takes longer than filling them in."""
     env = Environment(
         loader=FileSystemLoader(_FOLDER / folder),
         autoescape=autoescape,
