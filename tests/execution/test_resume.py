@@ -1,4 +1,4 @@
-"""Extending a finished run, refusing to mix, and compaction, on a real local Ray with the dummy engine."""
+"""Extending a finished run, refusing to mix, and compaction: without Ray, with the dummy engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.settings import ExecutionConfig
 from pipeline.storage import MARKER, RunFolder
 from tests.conftest import jsonl, rows_of, run_with_prompts
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 QUIET = ExecutionConfig(progress=False, rows_per_checkpoint=2)
 

@@ -19,7 +19,7 @@ from pipeline.storage import RunFolder
 from tests.conftest import jsonl, rows_of
 from tests.execution.test_resume import Killed, Requests, kill
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 HIGHEST = 1.0  # of rewards that are normal: four prompts in ten reach it with three candidates
 ROUNDS = "adaptive: {by: best_of_n, first: 3, mean_n: 6}"
