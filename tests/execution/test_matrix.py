@@ -31,12 +31,6 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file 
 QUICK = {("worker SIGKILL", "select"), ("engine death", "judge"), ("poison row", "judge")}
 
 
-@pytest.fixture(params=["here", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
-def anywhere(request: pytest.FixtureRequest) -> None:
-    """The same without Ray and, slow, on it."""
-    request.getfixturevalue("ray_cluster" if request.param == "ray" else "no_ray")
-
-
 @dataclass
 class Cell:
     """A line of the table that is printed at the end."""

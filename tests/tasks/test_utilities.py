@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import time
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -21,8 +20,8 @@ from pipeline.scoring.chrf import chrf_matrix
 from pipeline.scoring.utility import bleu_matrix, cosine_matrix
 from pipeline.selection.base import SELECTORS, Pool
 from pipeline.selection.mbr import mean_of_others
-from tests.selection.test_selectors import choose, pool
 from tests.conftest import DATA
+from tests.selection.test_selectors import choose, pool
 
 ARENA = DATA / "arena-hard-v0.1" / "model_answer"
 
