@@ -23,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For the S3-compatible server (s3_server), in Ray's workers too; and no test reaches a real account.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_DEFAULT_REGION": "us-east-1"}
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of ten seconds: test_observe.py waits for them
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 """Real prompts, answers and votes, where they lie beside the checkout."""
