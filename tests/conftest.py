@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cache import model_path
+from pipeline.cli import main
 from pipeline.schema import prompts_schema, with_provenance
 from pipeline.storage import MARKER, RunFolder
 
@@ -143,6 +145,25 @@ def _model(name: str) -> str:
     if not Path(path, "config.json").exists():
         pytest.fail(f"the real model {name} is missing: run scripts/demo_model.py (scripts/test.sh does)")
     return path
+
+
+@dataclass(frozen=True)
+class RealRun:
+    """A finished run on real engines; to be read, or to be copied by who changes it."""
+
+    folder: RunFolder
+    words: list[str]
+
+
+@pytest.fixture(scope="session")
+def real_run(ray_cluster: str, chat_model: str, reward_model: str, tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """The demo made small, on vLLM and Ray: three engine starts (generator, reward model, judge)."""
+    out = tmp_path_factory.mktemp("real") / "run"
+    words = ["run", "demo", f"out={out}", "sampling.n=3", "sampling.max_tokens=10", "prompts.languages=[en,ja]"]
+    words += [f"selectors.{name}=null" for name in ("random", "judge", "chops")]  # they would be a pass of their own
+    words += ["engines.generator.max_model_len=1024", "engines.reward.max_model_len=1024", "execution.progress=false"]
+    assert main(words) == 0
+    return RealRun(RunFolder(str(out)), words)
 
 
 @pytest.fixture

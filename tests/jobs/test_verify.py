@@ -14,6 +14,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.storage import RunFolder
 from pipeline.verification.sampling import common_prefix
+from tests.conftest import RealRun
 
 Rows = list[dict[str, Any]]
 
@@ -126,15 +127,12 @@ def test_common_prefix() -> None:
     assert common_prefix("abc", "abcdef") == 1.0
 
 
-@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.ray
-def test_a_real_engine_gives_its_answers_again(ray_cluster: str, chat_model: str, tmp_path: Path) -> None:
-    run = RunFolder(str(tmp_path / "run"))
-    engine = f"engines.generator={{kind: vllm, model: {chat_model}, max_model_len: 512}}"
-    words = ["dummy", engine, "prompts.limit_clusters=1", "sampling={kind: hedged, n: 2, max_tokens: 12}"]
-    assert main(["generate", *words, f"out={run.name}", "execution.progress=false"]) == 0
-    code, found = verify(run, "verify.rows=3", "verify.min_match=0.5")
+@pytest.mark.timeout(900)
+def test_a_real_engine_gives_its_answers_again(real_run: RealRun, tmp_path: Path) -> None:
+    shutil.copytree(real_run.folder.name, tmp_path / "run")
+    code, found = verify(RunFolder(str(tmp_path / "run")), "verify.rows=2", "verify.min_match=0.5")
     (match,) = found["matches"]
     assert (code, found["problems"], match["n"]) == (0, [], 6)
     assert match["prefix"] > 0.5
