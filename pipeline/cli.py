@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         if _is_damage(error):
-            print(_damaged(args.job, error), file=sys.stderr)
+            say_error(_damaged(args.job, error))
             return 2
         if error.errno not in STORAGE_ERRORS:
             raise
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_damage(error):
             raise
-        print(_damaged(args.job, error), file=sys.stderr)
+        say_error(_damaged(args.job, error))
         return 2
     return 0
 
@@ -111,7 +111,7 @@ def _is_damage(error: Exception) -> bool:
 
 def _damaged(job: str, error: Exception) -> str:
     what = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    return visible(redact(f"lemonpress {job}: a file is damaged: {what}; lemonpress verify RUN says which of a run's"))
+    return redact(f"lemonpress {job}: a file is damaged: {what}; lemonpress verify RUN says which of a run's")
 
 
 def _command(job: str) -> ModuleType:

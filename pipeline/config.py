@@ -432,7 +432,7 @@ def _build(cls: type[T], data: Any, key: str) -> T:
         raise ConfigError(f"{key}: must be a map, not {data!r}")
     _check_nested_keys(cls, data, key)
     try:
-        node = OmegaConf.merge(_structured(cls), data)
+        node = OmegaConf.merge(_structured(typing.cast(Any, cls)), data)
         return typing.cast(T, OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
         full = ".".join(part for part in (key, error.full_key or "") if part)

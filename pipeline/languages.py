@@ -24,6 +24,45 @@ RESERVED = ("all", "macro")
 _NO_LANGUAGE = frozenset({"und", "mul", "mis", "zxx"})
 
 
+class Tag(NamedTuple):
+    """A tag's parts: ``language`` is the shortest code of that language, ``script`` and ``region`` may be empty."""
+
+    language: str
+    script: str = ""
+    region: str = ""
+
+
+class _Codes(NamedTuple):
+    aliases: Mapping[str, str]  # any code -> the shortest one
+    macro: Mapping[str, str]  # nb -> no, yue -> zh
+    scripts: Mapping[str, str]  # language -> the script that goes without saying
+    names: Mapping[str, str]  # of languages (zh), scripts (Hans) and regions (CN)
+
+
+@functools.cache
+def _codes() -> _Codes:
+    table = (files("pipeline") / "data" / "languages.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t") for line in table.splitlines()[1:]]
+    return _Codes(
+        {alias: code for code, aliases, *_ in rows for alias in (code, *aliases.split(",")) if alias},
+        {code: macro for code, _, macro, *_ in rows if macro},
+        {code: script for code, _, _, script, _ in rows if script},
+        {code: name for code, *_, name in rows},
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(tag: str) -> Tag | None:
+    """The parts of a tag; ``None`` for a text that is none. An unknown code of three letters is kept as it is."""
+    match = _TAG.fullmatch(tag.strip().replace("_", "-"))
+    if match is None:
+        return None
+    code, known = match["language"].lower(), _codes().aliases
+    if code not in known and len(code) < 3:
+        return None
+    return Tag(known.get(code, code), (match["script"] or "").title(), (match["region"] or "").upper())
+
+
 def is_language_tag(tag: str) -> bool:
     """Whether a text can be a tag: a code of ISO 639-1, or any three letters, and subtags behind it."""
     return parse(tag) is not None
@@ -97,7 +136,7 @@ def is_language(text: str, tag: str | None) -> bool | None:
     that the identifier does not know.
     """
     wanted = _folded(base_language(tag))
-    if wanted not in _labels():
+    if wanted is None or wanted not in _labels():
         return None
     found = _probabilities(text)
     if found is None:

@@ -98,11 +98,11 @@ def csv_text(table: pa.Table) -> str:
     A spreadsheet takes a cell for a formula that begins with ``= + - @`` (or a tab or line break before them): a text
     that does, and is no number, gets a ``'`` before it. Columns of numbers stay as they are.
     """
-    for i in (i for i, field in enumerate(table.schema) if pa.types.is_string(field.type)):
+    for i in [i for i, column in enumerate(table.schema) if pa.types.is_string(column.type)]:
         table = table.set_column(i, table.schema.field(i), no_formula(table.column(i)))
     sink = pa.BufferOutputStream()
     pacsv.write_csv(table, sink)
-    return sink.getvalue().to_pybytes().decode("utf-8")
+    return str(sink.getvalue().to_pybytes(), "utf-8")
 
 
 def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:
