@@ -41,6 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(group):
                 item.add_marker(pytest.mark.xdist_group(group))
                 break
+        else:
+            if "finished" in getattr(item, "fixturenames", ()):  # a run that is made once
+                item.add_marker(pytest.mark.xdist_group("finished"))
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
