@@ -58,7 +58,7 @@ class Where(Selector):
 
 ENGINE = '''
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -72,6 +72,8 @@ from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 class Large(DummyEngineConfig):
     """A dummy engine that asks for as many GPUs as a large model, and notes what it got."""
 
+    wide: bool = False
+
     def gpus(self):
         return 8.0
 
@@ -81,8 +83,11 @@ class Large(DummyEngineConfig):
     def can_spread(self):
         return True
 
+    def spread(self):
+        return replace(self, wide=True)
+
     def is_spread(self):
-        return True
+        return self.wide
 
     def create(self):
         group = ray.util.placement_group_table(ray.util.get_current_placement_group())
