@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import os
-import sys
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from pipeline.contradictions import check
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
 from pipeline.export.config import ExportConfig
+from pipeline.imports import allow
 from pipeline.judging.answers import ANSWERS, AnswerSource
 from pipeline.labelling.settings import LabelConfig
 from pipeline.policy import NAME as POLICY
@@ -243,16 +242,23 @@ def build_config(data: dict[str, Any]) -> Config:
         ConfigError: as :func:`load_config`.
     """
     _check_keys(data, [f.name for f in dataclasses.fields(Config)], "")
-    modules = data.get("modules") or []
-    if modules and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script's path lacks the folder that the user stands in
+    _import(data.get("modules") or [])
+    with _no_environment():
+        return _build_config(data)
+
+
+def _import(modules: Any) -> None:
+    """Import the user's own modules; from the folder that the user stands in, those and no others."""
+    if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
+        raise ConfigError(f"modules: must be a list of names, not {modules!r}")
+    allow(modules)
     for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError(f"modules: cannot import {module!r}: {error}") from error
-    with _no_environment():
-        return _build_config(data)
+            other = getattr(error, "name", None)
+            hint = f"; if {other}.py is yours, name it under modules, too" if other and other not in modules else ""
+            raise ConfigError(f"modules: cannot import {module!r}: {error}{hint}") from error
 
 
 def _build_config(data: dict[str, Any]) -> Config:

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 import ray
 import ray.cloudpickle
 import ray.data
+from ray.job_config import JobConfig
 
+from pipeline import imports
 from pipeline.settings import RayConfig
 
 _MIN_CPUS = 8
@@ -22,6 +24,18 @@ def ship_modules(names: Sequence[str]) -> None:
     """Send the user's own modules (selectors, tasks) to the workers by value: they are not installed there."""
     for name in names:
         ray.cloudpickle.register_pickle_by_value(importlib.import_module(name))
+
+
+class _Workers(JobConfig):
+    """The job's workers look for modules where this process does, and not in the folder that it was started in.
+
+    Ray adds that folder, and the script's, right before it sends this off.
+    """
+
+    def _serialize(self) -> str:
+        self._py_driver_sys_path = imports.search_path()
+        self._cached_pb = None
+        return super()._serialize()  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -39,7 +53,9 @@ def cluster(config: RayConfig) -> Iterator[None]:
     # Our own progress and errors are what a person should read; Ray's and the workers' full logs lie in its session
     # folder (/tmp/ray/session_latest/logs).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ["PYTHONSAFEPATH"] = "1"  # for Ray's processes and theirs: python -c would look in its folder first
     options = {"logging_level": logging.ERROR, "log_to_driver": config.worker_logs, "namespace": "lemonpress"}
+    options["job_config"] = _Workers()
     if address and address != "local":
         ray.init(address=address, **options)
     else:

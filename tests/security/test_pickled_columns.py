@@ -28,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("canary") / "run"
     with without_ray():
         words = ["dummy", "prompts.limit_clusters=1", "prompts.languages=[en,de]", QUIET, f"out={folder}"]
-        assert main(["run", *words, "selectors.chops=null", "judge.audit=null"]) == 0
+        assert main(["run", *words, "judge.candidates=true"]) == 0
         assert main(["replay", str(folder)]) == 0
     return folder
 
