@@ -227,12 +227,22 @@ def load_config(words: Sequence[str]) -> Config:
     Raises:
         ConfigError: missing file, unknown key, wrong type or contradictory choice; the message names the key.
     """
+    return build_config(merge_words([], words))
+
+
+def merge_words(layers: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
+    """Plain nested dicts of some layers, then presets, files and ``key=value`` words, merged in this order.
+
+    Raises:
+        ConfigError: a file or word cannot be read.
+    """
     merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge(merged, layer, ())
     for word in words:
         is_setting = "=" in word and not is_uri(word) and not Path(word).exists()
-        layer = _read_word(word) if is_setting else _read_file(word)
-        _merge(merged, layer, ())
-    return build_config(merged)
+        _merge(merged, _read_word(word) if is_setting else read_layer(word), ())
+    return merged
 
 
 def build_config(data: dict[str, Any]) -> Config:
@@ -337,7 +347,8 @@ def _read_word(word: str) -> dict[str, Any]:
     return typing.cast(dict[str, Any], layer)
 
 
-def _read_file(name: str) -> dict[str, Any]:
+def read_layer(name: str) -> dict[str, Any]:
+    """A preset or config file as plain nested dicts. Raises ConfigError."""
     path = Path(name).expanduser()
     if not is_uri(name) and not path.is_file():
         known = presets()

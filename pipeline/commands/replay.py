@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.commands.context import console
 from pipeline.commands.winrate import interval, percent, points, store_table
-from pipeline.config import Config, load_config
+from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError
 from pipeline.replay.compare import BASE, replay, scores
 from pipeline.replay.players import players
@@ -21,6 +21,7 @@ from pipeline.replay.table import ReplayTable, last_table, place_of, write_repla
 from pipeline.safety import say
 from pipeline.stats.intervals import Bootstrap
 from pipeline.storage import RunFolder
+from pipeline.theirs import load_theirs
 
 _NAME = "replay.parquet"
 
@@ -43,7 +44,7 @@ def run(source: str, words: Sequence[str] = ()) -> pa.Table:
     """
     folder, name = _prepared(source, words)
     table = ReplayTable(folder, name)
-    now, stored = _config(table.config, words), _config(table.config, ())
+    now, stored = _config(table.config, words, words), _config(table.config, (), words)
     chosen, left_out = players(now, stored)
     started = time.monotonic()
     found = asyncio.run(replay(table, chosen, now.replay.n, now))
@@ -71,19 +72,19 @@ def _prepared(source: str, words: Sequence[str]) -> tuple[RunFolder, str]:
     if not run_folder.exists("config.yaml"):
         raise ConfigError(f"no such run folder: {source} (there is no config.yaml in it), nor a .parquet file")
     path = run_folder.uri("config.yaml")
-    table = load_config([path, *words]).replay.table
+    table = load_theirs(path, words).replay.table
     folder, name = (run_folder, _NAME) if table is None else place_of(table)
     _, state = last_table(run_folder)
     if not folder.exists(name) or ReplayTable(folder, name).source != state:
-        write_replay(run_folder, load_config([path]), folder, name)
+        write_replay(run_folder, load_theirs(path, (), words), folder, name)
     return folder, name
 
 
-def _config(text: str, words: Sequence[str]) -> Config:
+def _config(text: str, words: Sequence[str], allowed: Sequence[str]) -> Config:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
         path.write_text(text, encoding="utf-8")
-        return load_config([str(path), *words])
+        return load_theirs(str(path), words, allowed)
 
 
 def _print(result: pa.Table, confidence: float) -> None:
