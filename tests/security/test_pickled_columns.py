@@ -200,7 +200,7 @@ def test_what_is_to_be_labelled(tmp_path: Path, flag: Path, capsys: pytest.Captu
     rows = pa.table({"prompt": ["q", "r"], "answers": [["x", "y"], ["z"]]})
     pq.write_table(poisoned(rows, "extra", flag, "struct"), tmp_path / "in.parquet")
     words = ["dummy", "prompts.kind=file", f"prompts.path={tmp_path / 'in.parquet'}", "prompts.given.column=answers"]
-    words += ["sampling=null"]
+    words += ["sampling=null", "label.method=longest", "selectors.longest={}"]
     assert "extra" in refused(capsys, "label", *words, f"out={tmp_path / 'o'}")
 
 
