@@ -11,11 +11,13 @@ from contextlib import contextmanager
 import ray
 import ray.cloudpickle
 import ray.data
+from ray._private import ray_constants
 from ray.job_config import JobConfig
 
 from pipeline import imports
 from pipeline.settings import RayConfig
 
+_ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _MIN_CPUS = 8
 """A resume needs CPUs for the checkpoint filter beside the actor pool: with 2 logical CPUs it hangs for ever."""
 
@@ -36,6 +38,17 @@ class _Workers(JobConfig):
         self._py_driver_sys_path = imports.search_path()
         self._cached_pb = None
         return super()._serialize()  # type: ignore[no-any-return]
+
+
+def _stay_on_loopback() -> None:
+    """Have a cluster of this machine alone listen on loopback, where no other machine reaches it.
+
+    By default Ray takes the machine's outer address, and its servers listen on all of them. Only where it thinks that
+    it cannot be a cluster of several machines (on macOS and Windows, or as this variable says) it takes 127.0.0.1, at
+    which its servers listen on loopback alone. The variable is for Ray's own processes; here it has been read already.
+    """
+    os.environ[_ONE_MACHINE] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 @contextmanager
@@ -63,6 +76,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
         # Ray gives its workers a low priority (15), so that its own processes stay responsive. An engine on the CPU
         # then waits for Ray and the driver whenever they have something to do: some 7% of its speed on two cores.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        _stay_on_loopback()
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:
         yield

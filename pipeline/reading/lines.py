@@ -25,14 +25,8 @@ MOST_TIMES = 100
 """How much larger than itself a compressed file may be; texts are 3 to 20 times, the same line again and again 1000."""
 _CHUNK = 2**20
 _MAGIC = 10
-_PACKED = (
-    b"\xfd7zXZ\0",
-    b"\x28\xb5\x2f\xfd",
-    b"\x04\x22\x4d\x18",
-    b"PK\x03\x04",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!\x1a\x07",
-)
+_PACKED: tuple[bytes, ...] = (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK\x03\x04", b"7z\xbc\xaf")
+"""How files begin that xz, Zstandard, LZ4, zip, 7z and bzip2 have packed; they would be unpacked by what they are."""
 _PACKED += tuple(b"BZh%d1AY&S" % level for level in range(1, 10))
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -113,8 +107,7 @@ def check_text(path: Path, where: str) -> None:
                         raise InputError(f"{where}: a line is longer than {LONGEST_LINE >> 20} MiB")
                     if compressed and unpacked > max(LONGEST_LINE, MOST_TIMES * packed.tell()):
                         raise InputError(
-                            f"{where}: holds more than {MOST_TIMES} times its size when it is unpacked; if it is sound, "
-                            "unpack it yourself"
+                            f"{where}: grows more than {MOST_TIMES} times when unpacked; if it is sound, unpack it"
                         )
             except (OSError, EOFError, zlib.error):
                 return  # cut off or broken: its reader says so

@@ -26,6 +26,12 @@ from pipeline.stats.arrays import Bools, Floats, Ints
 REQUIRED = ("prompt_id", "language", "system", "opponent", "order", "score")
 """Columns that an outside table must have."""
 
+MOST_COMPARISONS = 1_000
+"""Pairs of a system and an opponent (by one judge and template): each is bootstrapped, and has a row per language."""
+
+MOST_LANGUAGES = 1_000
+"""Languages of a table; there are some 8,000 living ones, and a code that is wrong in every row makes as many."""
+
 UNKNOWN = "unspecified"
 """Judge or template of an outside table that does not name one."""
 
@@ -277,6 +283,10 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     refuse(same_name[fields[0][1]] == fields[1][1], "a system cannot play itself")
     sizes = [len(n) for n in names]
     kinds, comparison = np.unique(np.ravel_multi_index([codes for _, codes in fields], sizes), return_inverse=True)
+    if len(kinds) > MOST_COMPARISONS:
+        raise InputError(
+            f"{where}: compares {len(kinds):,} pairs of systems; at most {MOST_COMPARISONS:,} are computed"
+        )
     parts = zip(*np.unravel_index(kinds, sizes), strict=True)
     comparisons = [Comparison(*(names[i][code] for i, code in enumerate(codes))) for codes in parts]
 
@@ -287,6 +297,8 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     ids, id_code = _codes(keys.column("prompt_id"))
     clusters, cluster = _codes(keys.column("cluster_id"))
     languages, language = _codes(keys.column("language"))
+    if len(languages) > MOST_LANGUAGES:
+        raise InputError(f"{where}: names {len(languages):,} languages; at most {MOST_LANGUAGES:,} are computed")
     for name in RESERVED:
         if name in languages.to_pylist():
             refuse(language[:n_games] == languages.index(name).as_py(), f"a language cannot be called {name!r}")
