@@ -15,44 +15,14 @@ import pytest
 from pipeline.cli import main
 from pipeline.storage import RunFolder
 from pipeline.verification.sampling import common_prefix
-from tests.inprocess import without_ray
+from tests.conftest import RealRun
 
 Rows = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 28 prompts with a hedged set, and a second plan that was extended in a second step."""
-    folder = tmp_path_factory.mktemp("verify") / "run"
-    words = [f"out={folder}", "prompts.limit_clusters=4", "plans.warm={kind: mixed, n: 3}", "selectors.judge=null"]
-    words += ["selectors.chops=null", "execution.progress=false"]
-    with without_ray():
-        for more in ([], ["plans.warm.n=5"]):
-            for job in ("generate", "select"):
-                assert main([job, "dummy", *words, *more]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with games and results."""
-    folder = tmp_path_factory.mktemp("judged") / "run"
-    words = ["dummy", f"out={folder}", "prompts.limit_clusters=2", "selectors.chops=null", "execution.progress=false"]
-    with without_ray():
-        assert main(["run", *words]) == 0
-    return folder
-
-
 @pytest.fixture
-def whole(judged: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(judged, tmp_path / "judged")
-    return RunFolder(str(tmp_path / "judged"))
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(finished, tmp_path / "run")
-    return RunFolder(str(tmp_path / "run"))
+def run(finished_run: RunFolder, no_ray: None) -> RunFolder:
+    return finished_run
 
 
 def tamper(run: RunFolder, table: str, change: Callable[[Rows], None]) -> None:
@@ -72,12 +42,11 @@ def verify(run: RunFolder, *words: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(Path(run.name, "verify.json").read_text())
 
 
-@pytest.mark.usefixtures("no_ray")
 def test_every_text_of_the_dummy_engine_is_the_same_again(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = verify(run, "verify.rows=10")
     assert (code, found["rows"], found["problems"], found["mismatches"]) == (0, 10, [], [])
     assert [(m["plan"], m["n"], m["same"], m["min_match"]) for m in found["matches"]] == [
-        ("hedged", 50, 50, 1.0),
+        ("hedged", 60, 60, 1.0),
         ("warm", 50, 50, 1.0),
     ]
     assert "0 checks failed" in capsys.readouterr().out
@@ -98,12 +67,11 @@ def change_text(prompt_id: str, index: int, everywhere: bool) -> Callable[[Rows]
     return change
 
 
-@pytest.mark.usefixtures("no_ray")
 def test_a_text_that_was_changed_everywhere_is_found_by_sampling_again(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompt_id = run.table("candidates", ["row_id", "prompt_id"])["prompt_id"][3].as_py()
-    for table in ("candidates", "selections"):
+    for table in ("candidates", "selections", "games"):
         tamper(run, table, change_text(prompt_id, 4, everywhere=True))
     code, found = verify(run, "verify.rows=null")
     assert (code, found["problems"]) == (3, [])
@@ -113,7 +81,6 @@ def test_a_text_that_was_changed_everywhere_is_found_by_sampling_again(
     assert verify(run, "verify.rows=null", "verify.min_match=0.9")[0] == 0
 
 
-@pytest.mark.usefixtures("no_ray")
 def test_tables_that_do_not_fit_together_are_found_without_sampling(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,11 +98,10 @@ def test_tables_that_do_not_fit_together_are_found_without_sampling(
     assert code == 3
     problems = {(p["check"], p["prompt_id"]): p["message"] for p in found["problems"]}
     assert set(problems) == {("candidates", ids[0]), ("index", ids[1]), ("prompt", ids[2]), ("scores", ids[3])}
-    assert "99 of 5" in problems["index", ids[1]]
+    assert "99 of 6" in problems["index", ids[1]]
     assert f"prompt {ids[0]}" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("no_ray")
 def test_provenance_that_is_not_the_tables(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     text = Path(run.name, "config.yaml").read_text()
     Path(run.name, "config.yaml").write_text(text.replace("temperature: 0.7", "temperature: 0.8", 1))
@@ -193,51 +159,45 @@ EDITS = {
 }
 
 
-@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("edit", EDITS)
-def test_what_was_edited_is_found(edit: str, whole: RunFolder) -> None:
+def test_what_was_edited_is_found(edit: str, run: RunFolder) -> None:
     """By the files' digests; and by what contradicts it, where the marker was made to fit."""
     table, change, checks = EDITS[edit]
-    marker = whole.read_json(table, "_complete.json")
-    tamper(whole, table, change)
-    resealed = whole.marker(table)
-    whole.write_json(marker, table, "_complete.json")
-    code, found = verify(whole, "verify.rows=1")
+    marker = run.read_json(table, "_complete.json")
+    tamper(run, table, change)
+    resealed = run.marker(table)
+    run.write_json(marker, table, "_complete.json")
+    code, found = verify(run, "verify.rows=1")
     assert code == 3 and ("files", table) in {(p["check"], p["table"]) for p in found["problems"]}
-    whole.write_json(resealed, table, "_complete.json")
-    code, found = verify(whole, "verify.rows=1")
+    run.write_json(resealed, table, "_complete.json")
+    code, found = verify(run, "verify.rows=1")
     assert code == 3 and {p["check"] for p in found["problems"]} >= checks, found["problems"]
 
 
-@pytest.mark.usefixtures("no_ray")
-def test_a_sound_run_passes_and_a_removed_marker_is_found(whole: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verify(whole, "verify.rows=1")[1]["problems"] == []
-    whole.remove_file("candidates", "_complete.json")
-    code, found = verify(whole, "verify.rows=1")
+def test_a_sound_run_passes_and_a_removed_marker_is_found(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(run, "verify.rows=1")[1]["problems"] == []
+    run.remove_file("candidates", "_complete.json")
+    code, found = verify(run, "verify.rows=1")
     assert code == 3 and ("marker", "candidates") in {(p["check"], p["table"]) for p in found["problems"]}
 
 
-@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("name", ["winrates", "judge_rates", "differences"])
-def test_edited_results_are_found(name: str, whole: RunFolder) -> None:
-    path = whole.path(f"{name}.parquet")
+def test_edited_results_are_found(name: str, run: RunFolder) -> None:
+    path = run.path(f"{name}.parquet")
     table = pq.read_table(path)
     at = next(i for i, field in enumerate(table.schema) if pa.types.is_floating(field.type))
     column = pa.array(
         [0.9 if v is not None else None for v in table.column(at).to_pylist()], table.schema.field(at).type
     )
     pq.write_table(table.set_column(at, table.schema.field(at), column), path)
-    code, found = verify(whole, "verify.rows=1")
+    code, found = verify(run, "verify.rows=1")
     places = {p["table"] for p in found["problems"] if p["check"] == "results"}
     assert code == 3 and places == {f"{name}.parquet", f"{name}.csv"}
 
 
-@pytest.mark.usefixtures("no_ray")
-def test_a_file_that_cannot_be_read_is_one_of_the_problems(
-    whole: RunFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path(whole.data_files("selections")[0]).write_bytes(b"PAR1 is how it begins")
-    code, found = verify(whole, "verify.rows=1")
+def test_a_file_that_cannot_be_read_is_one_of_the_problems(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(run.data_files("selections")[0]).write_bytes(b"PAR1 is how it begins")
+    code, found = verify(run, "verify.rows=1")
     assert code == 3 and ("files", "selections") in {(p["check"], p["table"]) for p in found["problems"]}
     assert "Traceback" not in capsys.readouterr().err
 
@@ -256,15 +216,12 @@ def test_common_prefix() -> None:
     assert common_prefix("abc", "abcdef") == 1.0
 
 
-@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.ray
-def test_a_real_engine_gives_its_answers_again(ray_cluster: str, chat_model: str, tmp_path: Path) -> None:
-    run = RunFolder(str(tmp_path / "run"))
-    engine = f"engines.generator={{kind: vllm, model: {chat_model}, max_model_len: 512}}"
-    words = ["dummy", engine, "prompts.limit_clusters=1", "sampling={kind: hedged, n: 2, max_tokens: 12}"]
-    assert main(["generate", *words, f"out={run.name}", "execution.progress=false"]) == 0
-    code, found = verify(run, "verify.rows=3", "verify.min_match=0.5")
+@pytest.mark.timeout(900)
+def test_a_real_engine_gives_its_answers_again(real_run: RealRun, tmp_path: Path) -> None:
+    shutil.copytree(real_run.folder.name, tmp_path / "run")
+    code, found = verify(RunFolder(str(tmp_path / "run")), "verify.rows=2", "verify.min_match=0.5")
     (match,) = found["matches"]
     assert (code, found["problems"], match["n"]) == (0, [], 6)
     assert match["prefix"] > 0.5
