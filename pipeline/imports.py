@@ -69,8 +69,9 @@ def allow(modules: list[str], folder: str | None = None) -> None:
     """
     for module in modules:
         _named[module.partition(".")[0]] = folder or os.getcwd()
-    if modules and _Named not in sys.meta_path:
-        sys.meta_path.insert(0, _Named)  # type: ignore[arg-type]
+    finders: list[object] = sys.meta_path  # type: ignore[assignment]
+    if modules and _Named not in finders:
+        finders.insert(0, _Named)
 
 
 def allowed() -> dict[str, str]:

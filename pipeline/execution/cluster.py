@@ -28,7 +28,7 @@ def ship_modules(names: Sequence[str]) -> None:
         ray.cloudpickle.register_pickle_by_value(importlib.import_module(name))
 
 
-class _Workers(JobConfig):
+class _Workers(JobConfig):  # type: ignore[misc]
     """The job's workers look for modules where this process does, and not in the folder that it was started in.
 
     Ray adds that folder, and the script's, right before it sends this off.
