@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from pipeline.config import Config, build_config, merge_words, read_layer
 from pipeline.engines.base import EngineConfig
 from pipeline.errors import ConfigError
+from pipeline.remote import is_uri, read_text
 
 _OURS = ("ray", "verify", "replay")
 """Sections that say where the work is done and where its result goes: never the stored config's."""
@@ -36,6 +40,7 @@ def load_theirs(path: str, words: Sequence[str], allowed: Sequence[str] | None =
         ConfigError: the config names modules that the command line does not; otherwise as
             :func:`~pipeline.config.load_config`.
     """
+    _refuse_growth(path)
     stored = read_layer(path)
     named = merge_words([], allowed if allowed is not None else words)
     modules = stored.get("modules") or []
@@ -49,6 +54,19 @@ def load_theirs(path: str, words: Sequence[str], allowed: Sequence[str] | None =
     for section in _OURS:
         stored.pop(section, None)
     return build_config(merge_words([deepcopy(stored)], words))
+
+
+def _refuse_growth(path: str) -> None:
+    """A stored config is written out; a few lines of references to references would fill the memory."""
+    text = read_text(path) if is_uri(path) else Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        grows = "${" in text or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError):
+        return  # no YAML, which its reader says
+    if grows:
+        raise ConfigError(
+            f"{path}: holds references (${{...}} or *name), which no config has that was stored with a run"
+        )
 
 
 def check_engines(config: Config, engines: Sequence[str], words: Sequence[str]) -> None:
