@@ -17,7 +17,7 @@ from ray.job_config import JobConfig
 from pipeline import imports
 from pipeline.settings import RayConfig
 
-_ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONSAFEPATH": "1"}
 _MIN_CPUS = 8
 """A resume needs CPUs for the checkpoint filter beside the actor pool: with 2 logical CPUs it hangs for ever."""
 
@@ -40,15 +40,27 @@ class _Workers(JobConfig):  # type: ignore[misc]
         return super()._serialize()  # type: ignore[no-any-return]
 
 
-def _stay_on_loopback() -> None:
-    """Have a cluster of this machine alone listen on loopback, where no other machine reaches it.
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Have a cluster of this machine alone listen on loopback, and its processes look for modules nowhere unasked.
 
     By default Ray takes the machine's outer address, and its servers listen on all of them. Only where it thinks that
-    it cannot be a cluster of several machines (on macOS and Windows, or as this variable says) it takes 127.0.0.1, at
-    which its servers listen on loopback alone. The variable is for Ray's own processes; here it has been read already.
+    it cannot be a cluster of several machines (on macOS and Windows, or as a variable says) it takes 127.0.0.1, at
+    which its servers listen on loopback alone. Its processes get the variables when they start, and whatever these
+    start gets them from there; in this process the first has been read already.
     """
-    os.environ[_ONE_MACHINE] = "0"
+    saved, cluster = {name: os.environ.get(name) for name in _ALONE}, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ |= _ALONE
     ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = cluster
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -66,7 +78,6 @@ def cluster(config: RayConfig) -> Iterator[None]:
     # Our own progress and errors are what a person should read; Ray's and the workers' full logs lie in its session
     # folder (/tmp/ray/session_latest/logs).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ["PYTHONSAFEPATH"] = "1"  # for Ray's processes and theirs: python -c would look in its folder first
     options = {"logging_level": logging.ERROR, "log_to_driver": config.worker_logs, "namespace": "lemonpress"}
     options["job_config"] = _Workers()
     if address and address != "local":
@@ -76,8 +87,8 @@ def cluster(config: RayConfig) -> Iterator[None]:
         # Ray gives its workers a low priority (15), so that its own processes stay responsive. An engine on the CPU
         # then waits for Ray and the driver whenever they have something to do: some 7% of its speed on two cores.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        _stay_on_loopback()
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        with _apart():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:
         yield
     finally:
