@@ -85,7 +85,7 @@ def test_a_comet_checkpoint_is_a_pickle() -> None:
     with pytest.raises(ConfigError, match=r"engines\.x\.allow_pickle_weights=true"):
         CometEngineConfig(model="Unbabel/XCOMET-XL").check("engines.x")
     CometEngineConfig(model="Unbabel/XCOMET-XL", allow_pickle_weights=True).check("engines.x")
-    assert load_config(["translation", "xcomet"]).engines["xcomet"].allow_pickle_weights  # type: ignore[attr-defined]
+    assert load_config(["translation", "xcomet", "prompts.path=p.jsonl"]).engines["xcomet"].allow_pickle_weights  # type: ignore[attr-defined]
 
 
 def test_trust_is_not_part_of_what_an_answer_depends_on() -> None:
