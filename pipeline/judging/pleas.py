@@ -45,7 +45,7 @@ _PLEAS = re.compile(
     ),
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"[^\n.!?。！？؟]*(?:[.!?。！？؟]+[\"'”’)\]]*[ \t]*|\n+|$)")
+_SENTENCE = re.compile(r"[^\n.!?。！？؟]*(?:[.!?。！？؟]+[\"'”’)\]]*[ \t]*\n?|\n+|$)")
 
 
 @functools.lru_cache(maxsize=4096)
