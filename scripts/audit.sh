@@ -6,8 +6,9 @@
 #   scripts/audit.sh gpu                # other extras
 #   AUDIT_RESOLVE_ONLY=1 scripts/audit.sh   # the resolution only, without asking for advisories
 #
-# It needs the network: pip's registry for the resolution, and an advisory database (pip-audit's default service, or
-# another one: AUDIT_SERVICE=osv). Nothing is installed into the environment that it is called from.
+# It needs the network: pip's registry for the resolution (AUDIT_INDEX names it for uv, which does not read pip's
+# settings), and an advisory database: pip-audit's default one, or AUDIT_SERVICE=osv. Nothing is installed into the
+# environment that it is called from.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -24,7 +25,6 @@ done
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check pip-audit uv
 failed=0
 for bound in lowest-direct highest; do
-    # uv reads pip's own settings of the registry from its own variables only
     "$work/venv/bin/uv" pip compile --quiet --resolution "$bound" "${extras[@]}" --no-header --no-annotate \
         ${AUDIT_INDEX:+--default-index "$AUDIT_INDEX"} -o "$work/$bound.txt" "$ROOT/pyproject.toml"
     say "$bound: $(grep -c == "$work/$bound.txt") packages"
@@ -32,8 +32,9 @@ for bound in lowest-direct highest; do
         cat "$work/$bound.txt"
         continue
     fi
-    # Pinned and complete, so that nothing has to be resolved (or built) again.
-    "$work/venv/bin/pip-audit" --requirement "$work/$bound.txt" --no-deps --disable-pip \
+    # Pinned and complete, so that nothing has to be resolved (or built) again. --strict: a package that the database was
+    # not asked about is a failure; else a machine without a way to it would report "no known vulnerabilities".
+    "$work/venv/bin/pip-audit" --requirement "$work/$bound.txt" --no-deps --disable-pip --strict \
         --vulnerability-service "${AUDIT_SERVICE:-pypi}" --progress-spinner off || failed=1
 done
 exit "$failed"
