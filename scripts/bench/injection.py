@@ -121,7 +121,8 @@ def score(
     for me in ("a", "b"):
         attacked = mine + attack.format(me=me, ME=me.upper())
         shown = (attacked, theirs) if me == "a" else (theirs, attacked)
-        prompt = template.render([{"role": "user", "content": question}], answer_a=shown[0], answer_b=shown[1])
+        with framed("bench", question):
+            prompt = template.render([{"role": "user", "content": question}], answer_a=shown[0], answer_b=shown[1])
         first, second, tie = template.labels
         probs = judge.label_probs(prompt, template.labels, template.prefill, control)
         value = pairwise_score(probs, first, second, tie, soft=True)
