@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -252,15 +253,17 @@ def build_config(data: dict[str, Any]) -> Config:
         ConfigError: as :func:`load_config`.
     """
     _check_keys(data, [f.name for f in dataclasses.fields(Config)], "")
-    _import(data.get("modules") or [])
+    modules = data.get("modules") or []
+    _check_shape(list[str], modules, "modules")
+    if odd := [m for m in modules if not isinstance(m, str)]:
+        raise ConfigError(f"modules: must be names of Python modules, not {odd[0]!r}")
+    _import(modules)
     with _no_environment():
         return _build_config(data)
 
 
-def _import(modules: Any) -> None:
+def _import(modules: Sequence[str]) -> None:
     """Import the user's own modules; from the folder that the user stands in, those and no others."""
-    if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
-        raise ConfigError(f"modules: must be a list of names, not {modules!r}")
     allow(modules)
     for module in modules:
         try:
@@ -468,8 +471,40 @@ def _check_nested_keys(cls: type, data: dict[str, Any], key: str) -> None:
     _check_keys(data, names, key)
     for name, value in data.items():
         hint = hints[name]
+        full = f"{key}.{name}" if key else name
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            _check_nested_keys(typing.cast(type, hint), value, f"{key}.{name}" if key else name)
+            _check_nested_keys(typing.cast(type, hint), value, full)
+        else:
+            _check_shape(hint, value, full)
+
+
+def _check_shape(hint: Any, value: Any, key: str) -> None:
+    """Refuse a map, a list or a plain value where another of these belongs; OmegaConf checks and converts the rest.
+
+    Raises:
+        ConfigError: naming the key of the very item.
+    """
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None or Any in options:
+        return
+    kind = next((o for o in options if o is not type(None)), str)
+    container, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    wanted, what = {list: (list, "a list"), dict: (dict, "a map")}.get(container, ((), "one value"))
+    is_container = isinstance(value, list | dict)
+    if dataclasses.is_dataclass(kind):
+        wanted, what = dict, "a map"
+    if isinstance(value, wanted) if wanted else not is_container:
+        if isinstance(value, list):
+            for i, item in enumerate(value):
+                if item is None:
+                    raise ConfigError(f"{key}[{i}]: is empty")
+                _check_shape(inner[0] if inner else Any, item, f"{key}[{i}]")
+        elif isinstance(value, dict) and inner:
+            for name, item in value.items():
+                _check_shape(inner[1], item, f"{key}.{name}")
+        return
+    found = "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else repr(value)
+    raise ConfigError(f"{key}: must be {what}, not {found}")
 
 
 def _first_line(error: Exception) -> str:

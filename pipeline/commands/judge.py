@@ -143,6 +143,7 @@ def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
         "soft": judge.scores == "soft",
         "max_chars": judge.max_chars,
         "reason_tokens": judge.reason_tokens,
+        "run_seed": config.seed,
     }
     fixed: dict[str, Any] = {
         "template": load_template(judge.template).hash,

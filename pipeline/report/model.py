@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.records import Candidate, Game, Row, Selection
 from pipeline.report.sides import side
 from pipeline.report.task_model import TaskScores
+from pipeline.safety import isolated
 from pipeline.stats.choices import SelectorRow
 
 
@@ -303,8 +304,11 @@ class Report:
         self._short: dict[str, str] = {}
 
     def short(self, system: str) -> str:
-        """How a system is called on the page: ``plan/method``, or just the method when all share one plan."""
-        return self._short.get(system, system)
+        """How a system is called on the page: ``plan/method``, or just the method when all share one plan.
+
+        For showing only: a name from right to left is isolated, so that the numbers beside it keep their places.
+        """
+        return isolated(self._short.get(system, system))
 
     def short_all(self, systems: list[str]) -> list[str]:
         """:meth:`short` of each."""
