@@ -18,9 +18,11 @@ ORDERS = ("ab", "ba")
 """``ab``: the system was shown first."""
 
 _REASON = (
-    "Before you choose: say in one or two sentences what decides between the two answers. Do not name your choice yet."
+    "Do not choose yet: first say in one or two sentences what decides between the two answers, without naming your "
+    "choice. You will be asked for it next."
 )
-_CHOOSE = "Now choose one of the options above. Which answer is better?"
+_ANSWER_WITH = "Answer with the letter of one option, and nothing else."
+_CHOOSE = f"Now choose one of the options above. Which answer is better? {_ANSWER_WITH}"
 _LONGEST_REASON = 2000  # characters kept of a reason
 
 

@@ -49,7 +49,9 @@ def test_the_frame_of_a_judged_text_holds(attack: str) -> None:
         for tag in ("question", "answer_a", "answer_b"):
             assert len(re.findall(rf"<{tag}>", shown)) == len(re.findall(rf"</{tag}>", shown)) == 1
         frame = re.search(rf"<{place}>\n(.*)\n</{place}>", shown, re.DOTALL)
-        assert frame and shown.endswith("(C) they are equally good")
+        assert frame and shown.endswith(
+            "(C) they are equally good\n\nAnswer with the letter of one option, and nothing else."
+        )
         inside = frame[1]
         assert len(inside) == len(attack) and not re.search(r"<\s*/?\s*(answer|question)|<[|｜]|\[/?INST", inside, re.I)
 
