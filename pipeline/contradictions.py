@@ -107,6 +107,8 @@ def _check_numbers(config: Config) -> None:
     for field_name in ("audit", "max_chars", "reason_tokens"):
         if getattr(config.judge, field_name) < 0:
             raise ConfigError(f"judge.{field_name}: must be at least 0, not {getattr(config.judge, field_name)}")
+    if not 0 <= config.judge.max_invalid <= 1:
+        raise ConfigError(f"judge.max_invalid: a share from 0 to 1, not {config.judge.max_invalid}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
     if config.resume not in ("check", "force"):

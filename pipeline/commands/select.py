@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pipeline.config import Config, to_dict
 from pipeline.engines.base import spell_needs
 from pipeline.errors import ConfigError, TooManyFailedRows
 from pipeline.extend import Made
+from pipeline.judging.early import FirstVerdicts
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
 from pipeline.selection.base import SELECTORS
@@ -22,6 +24,8 @@ from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.execution.spec import PassSpec
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, later: Sequence[Plan] = ()) -> None:
@@ -68,7 +72,8 @@ def passes(config: Config) -> list[PassSpec]:
         fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
         units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
         known = frozenset(p for p in plans if numbers_hold(config, name, pools, p))
-        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars, known)
+        early = FirstVerdicts(config.judge.max_invalid, f"engines.{chosen.engine}")
+        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars, known, early)
         settings = fixed | {"plans": list(plans)}
         steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
     if policy is not None:
@@ -86,9 +91,21 @@ def print_choices(run: RunFolder) -> None:
     table = Table(title="choices", title_justify="left")
     table.add_column("candidate set")
     table.add_column("method")
-    for name in ("answers", "greedy", "verdicts", "unreadable", "failed requests", "fallbacks", "bars lifted"):
+    names = (
+        "answers",
+        "greedy",
+        "verdicts",
+        "unreadable",
+        "failed requests",
+        "fallbacks",
+        "bars lifted",
+        "|Z|",
+        "without",
+    )
+    for name in names:
         table.add_column(name, justify="right")
-    for row in count_choices(run):
+    rows = count_choices(run)
+    for row in rows:
         greedy = row.share(row.greedy)
         numbers = (row.invalid, row.failed, row.fallbacks.total(), row.lifted)
         table.add_row(
@@ -98,8 +115,15 @@ def print_choices(run: RunFolder) -> None:
             "-" if greedy is None else f"{greedy:.0%}",
             "-" if row.verdicts is None else f"{row.verdicts:,}",
             *(f"{n:,}" for n in numbers),
+            "-" if row.mean_evidence is None else f"{row.mean_evidence:.1f}",
+            f"{row.without.total():,}",
         )
     console(table)
+    for row in rows:
+        if row.incomplete:
+            logger.warning(
+                "%s: %s, on every prompt: it is another method than its name says", row.system, row.incomplete
+            )
 
 
 def show() -> None:

@@ -91,7 +91,12 @@ class VLLMEngineConfig(EngineConfig):
     add_bos: bool = False
 
     def capabilities(self) -> frozenset[str]:
-        return _RUNNERS.get(self.runner, frozenset())
+        able = _RUNNERS.get(self.runner, frozenset())
+        # The first tokens of a model that thinks are no labels: its verdicts are written, and read.
+        return able - {"label_probs"} if self.thinks() else able
+
+    def thinks(self) -> bool:
+        return bool(self.thinking or self.chat_template_kwargs.get("enable_thinking"))
 
     def check(self, key: str) -> None:
         if not self.model:
@@ -154,6 +159,7 @@ class VLLMEngine(PartialEngine):
         self.model = config.model
         self.revision = config.revision
         self.capabilities = config.capabilities()
+        self.verdict_tokens = config.verdict_room()
         self._ids = itertools.count()
         self._labels: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self._llm: Any = None

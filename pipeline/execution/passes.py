@@ -25,7 +25,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pipeline import __version__
 from pipeline.engines.base import PriceConfig
-from pipeline.errors import STORAGE_ERRORS, LemonpressError, StorageError
+from pipeline.errors import STORAGE_ERRORS, LemonpressError, StorageError, UnreadableJudge
 from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.control import Control, Ledger
 from pipeline.execution.hosting import Host, Outcome
@@ -243,6 +243,8 @@ def _failure(spec: PassSpec, run: RunFolder, error: Exception) -> LemonpressErro
     """What a person can act on, from Ray's error."""
     again = "run the same command again to resume"
     cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, UnreadableJudge):
+        return UnreadableJudge(f"pass {spec.name}: {cause}")
     if isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS:
         return StorageError(f"pass {spec.name}: cannot write to {run.root}: {cause.strerror or cause}; {again}")
     return LemonpressError(f"pass {spec.name}: {_cause(error)}; {again}")

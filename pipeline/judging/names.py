@@ -5,6 +5,9 @@ from __future__ import annotations
 JUDGE_FAILED = "judge failed: "
 """Begins ``games.reason`` where the judge's engine refused the request."""
 
+UNREADABLE = "judge unreadable: "
+"""Begins ``games.reason`` where its words name no option, or several."""
+
 CANDIDATE = "#"
 """Between a plan's name and a candidate's index: ``hedged#3`` in ``games.system``."""
 
