@@ -40,6 +40,7 @@ from pipeline.execution.unfinished import STATE, DurableRows, check_same, checkp
 from pipeline.execution.watch import Watch
 from pipeline.extend import root
 from pipeline.hashing import digest
+from pipeline.judging.early import FIRST
 from pipeline.memory import give_back
 from pipeline.schema import METADATA_KEY, with_columns, with_provenance
 from pipeline.settings import ExecutionConfig
@@ -91,14 +92,21 @@ def run_pools(
     committed, pending = checkpoint_files(run, spec)
     resumed = pads.dataset(committed, filesystem=run.fs, format="parquet").count_rows() if committed else 0
     outcomes = [Outcome(Counts(), JournalState()) for _ in spec.hosted]
+    forget = False
     try:
         if total and (resumed < total or pending):
             spec = replace(spec, stages=spec.prepare(run, spec.reads)) if spec.prepare else spec
             outcomes = _execute(spec, run, config, control, upstream, total, resumed, state["blocks"])
+    except UnreadableJudge:
+        forget = _only_first_verdicts(spec, run, resumed)
+        raise
     finally:
         state["seconds"] += time.monotonic() - started
         state["latencies"] = _latencies(spec, state, outcomes)
-        run.write_json(state, "work", spec.name, STATE)
+        if forget:
+            run.remove_file("work", spec.name, STATE)
+        else:
+            run.write_json(state, "work", spec.name, STATE)
     files = run.parquet_files(spec.writes, state["blocks"])
     done = [_summary(each, run, files, total, outcome) for each, outcome in zip(spec.hosted, outcomes, strict=True)]
     for summary in done:
@@ -107,6 +115,15 @@ def run_pools(
         summary.beside = spec.name if spec.pools else ""
     finish(spec, run, state, files, done)
     return done
+
+
+def _only_first_verdicts(spec: PassSpec, run: RunFolder, resumed: int) -> bool:
+    """Whether all that a stopped pass has stored are its workers' first rows: their verdicts are asked for again, by
+    another judge if need be.
+    """
+    committed, _ = checkpoint_files(run, spec)
+    stored = pads.dataset(committed, filesystem=run.fs, format="parquet").count_rows() if committed else 0
+    return not resumed and stored <= FIRST * sum(each.engine.pool.most() for each in spec.hosted if each.engine)
 
 
 def _summary(spec: PassSpec, run: RunFolder, files: list[str], total: int, outcome: Outcome) -> PassSummary:

@@ -44,5 +44,6 @@ class FirstVerdicts:
                 f"{self.invalid} of the first {FIRST} verdicts cannot be read (judge.max_invalid={self.most:g}):\n"
                 f"{quoted}\nIf they were cut, raise {self.key}.verdict_tokens; if the judge does not say a letter, try "
                 f"{self.key}.structured_output=none or another model; if requests failed, see {self.key}. "
-                "What is done is stored, and the same command resumes; judge.max_invalid=1 goes on all the same"
+                "The passes before are stored: the same command, with what you change, goes on from there; "
+                "judge.max_invalid=1 goes on all the same"
             )

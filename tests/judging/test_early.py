@@ -68,7 +68,7 @@ def test_a_run_stops_and_resumes(
     assert "of the first 50 verdicts cannot be read" in said.err + said.out
     assert "Let me look at both" in said.err + said.out and "max_invalid" in said.err + said.out
     assert RunFolder(out).marker("candidates") is not None  # what was done before is kept
-    assert main([*words, "engines.judge.verdict_tokens=128"]) == 0
+    assert main([*words, "engines.judge.verdict_tokens=128", "engines.judge.model=n"]) == 0  # another judge, too
     table = "selections" if "judge.engine=null" in more else "games"
     rows = rows_of(RunFolder(out), table, table)
     if table == "games":
