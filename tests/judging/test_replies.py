@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.engines.base import Completion, Generation, LabelProbs, Prompt, SamplingParams, Step, Tokens
-from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.judging.compare import Judge, template_options
 from pipeline.judging.replies import CUT, CUT_THINKING, UNREADABLE, read_reply
@@ -83,40 +81,6 @@ def test_one_of_ten(text: str, label: str | None) -> None:
     assert read_reply(text, "ABCDEFGHIJ").label == label
 
 
-class Talker(DummyEngine):
-    """Writes one reply, without log-probabilities, or token by token with them."""
-
-    def __init__(self, reply: str, logprobs: bool) -> None:
-        super().__init__(DummyEngineConfig(model="talker"))
-        self.capabilities = frozenset({"generate", "label_probs"} if logprobs else {"generate"})
-        self.reply = reply
-
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        return Generation([Completion(self.reply, "stop", 9)], Tokens())
-
-    async def label_probs(self, prompt: Prompt, labels: Any, prefill: str = "") -> LabelProbs:
-        tokens = re.findall(r"\s*\w+|\s*[^\w\s]+|\s+", self.reply)
-        steps = [Step(token, {token: 0.9, "other": 0.1}) for token in tokens]
-        return LabelProbs(dict.fromkeys(labels, 0.0), Tokens(), self.reply, steps, "stop")
-
-
-@pytest.mark.parametrize("logprobs", [False, True])
-def test_a_judge_that_talks_is_read_with_and_without_log_probabilities(logprobs: bool) -> None:
-    async def score(text: str) -> float | None:
-        said = await Judge(Talker(text, logprobs), QUESTION).verdict(
-            TEMPLATE, TEMPLATE.labels, answer_a="1", answer_b="2"
-        )
-        return pairwise_score(said.probs, *TEMPLATE.labels, soft=False)
-
-    async def every() -> tuple[list[bool], list[str]]:
-        read = [await score(text) == SCORES[label] for text, label in CLEAR]
-        return read, [text for text in UNCLEAR if await score(text) is not None]
-
-    read, misread = asyncio.run(every())
-    assert sum(read) >= 0.95 * len(read)
-    assert misread == []
-
-
 def ask(config: OpenAIEngineConfig) -> Any:
     async def main() -> Any:
         engine = config.create()
@@ -153,6 +117,33 @@ def reply(text: str, *steps: dict[str, float], finish: str = "stop", **message: 
     ]
     choice = {"index": 0, "message": {"content": text, **message}, "finish_reason": finish}
     return {"choices": [choice | ({"logprobs": {"content": content}} if steps else {})]}
+
+
+def spelled(text: str) -> list[dict[str, float]]:
+    """The tokens of a text, each with some probability for another one."""
+    return [{token: 0.9, "other": 0.1} for token in re.findall(r"\s*\w+|\s*[^\w\s]+|\s+", text)]
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_an_endpoint_that_talks_is_read_with_and_without_log_probabilities(endpoint: Endpoint, logprobs: bool) -> None:
+    texts = [text for text, _ in CLEAR] + UNCLEAR
+    endpoint.replies = [(200, reply(text, *(spelled(text) or [{"": 1.0}] if logprobs else []))) for text in texts]
+
+    async def scores() -> list[float | None]:
+        engine = config_of(endpoint, logprobs=logprobs, structured_output="none").create()
+        await engine.start()
+        judge, found = Judge(engine, QUESTION), []
+        for _ in texts:  # one after the other: reply k is for request k
+            said = await judge.verdict(TEMPLATE, TEMPLATE.labels, answer_a="1", answer_b="2")
+            found.append(pairwise_score(said.probs, *TEMPLATE.labels, soft=False))
+        await engine.stop()
+        return found
+
+    found = asyncio.run(scores())
+    read = [score == SCORES[label] for score, (_, label) in zip(found, CLEAR, strict=False)]
+    assert len(endpoint.requests) == len(texts)
+    assert sum(read) >= 0.95 * len(read)
+    assert [text for text, score in zip(UNCLEAR, found[len(CLEAR) :], strict=True) if score is not None] == []
 
 
 def test_a_first_token_that_is_no_label_does_not_lose_the_verdict(endpoint: Endpoint) -> None:
