@@ -11,7 +11,7 @@ from types import ModuleType
 
 from pipeline import __version__
 from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
-from pipeline.safety import redact, visible
+from pipeline.safety import indented, redact, say_error
 
 JOBS = {
     "run": "generate, select, judge, winrate and report, from prompts to report; resumes where it was interrupted",
@@ -82,17 +82,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _config(args.job, args.words)  # before the job's own, slower imports: a typo is answered at once
         _command(args.job).run(config)
     except LemonpressError as error:
-        print(visible(redact(f"lemonpress {args.job}: {error}")), file=sys.stderr)
+        say_error(redact(f"lemonpress {args.job}: {error}"))
         return error.exit_code
     except OSError as error:
+        if _is_damage(error):
+            say_error(_damaged(args.job, error))
+            return 2
         if error.errno not in STORAGE_ERRORS:
             raise
-        print(f"lemonpress {args.job}: storage: {error}; the same command resumes", file=sys.stderr)
+        say_error(redact(f"lemonpress {args.job}: storage: {error}; the same command resumes"))
         return 1
     except KeyboardInterrupt:
-        print(f"lemonpress {args.job}: interrupted; the same command resumes", file=sys.stderr)
+        say_error(f"lemonpress {args.job}: interrupted; the same command resumes")
         return 130
+    except Exception as error:
+        if not _is_damage(error):
+            raise
+        say_error(_damaged(args.job, error))
+        return 2
     return 0
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether Arrow says that a file's bytes are not what they should be (where Arrow has been in use at all)."""
+    tables = sys.modules.get("pipeline.tables")
+    return tables is not None and bool(tables.is_damage(error))
+
+
+def _damaged(job: str, error: Exception) -> str:
+    what = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return redact(f"lemonpress {job}: a file is damaged: {what}; lemonpress verify RUN says which of a run's")
 
 
 def _command(job: str) -> ModuleType:
@@ -111,7 +130,7 @@ class _ForPeople(logging.Formatter):
     """Log lines on a terminal: no secrets, and no control characters of models' or endpoints' texts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(redact(super().format(record)))
+        return indented(redact(super().format(record)))
 
 
 def _stderr() -> logging.Handler:

@@ -9,6 +9,7 @@ that changes a ``kind`` replaces the item instead of mixing two kinds' keys. Eve
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 import sys
@@ -432,11 +433,17 @@ def _build(cls: type[T], data: Any, key: str) -> T:
         raise ConfigError(f"{key}: must be a map, not {data!r}")
     _check_nested_keys(cls, data, key)
     try:
-        node = OmegaConf.merge(OmegaConf.structured(cls), data)
+        node = OmegaConf.merge(_structured(typing.cast(Any, cls)), data)
         return typing.cast(T, OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
         full = ".".join(part for part in (key, error.full_key or "") if part)
         raise ConfigError(f"{full}: {_first_line(error)}") from error
+
+
+@functools.cache
+def _structured(cls: type) -> Any:
+    """The class as OmegaConf sees it, which takes longer than all else about a config; a merge works on a copy."""
+    return OmegaConf.structured(cls)
 
 
 def _check_nested_keys(cls: type, data: dict[str, Any], key: str) -> None:

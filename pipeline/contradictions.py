@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.adaptive.settings import SCORING, VOTING
 from pipeline.errors import ConfigError, nearest
 from pipeline.judging.names import is_audit, is_candidate
+from pipeline.safety import holds_secret, is_variable_name
 from pipeline.scoring.measure import LANGUAGE, WIN
 from pipeline.tasks import task_named
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def check(config: Config) -> None:
     """Raise ConfigError, naming the key, for what is wrong in the sections, or contradicts across them."""
     _check_names(config)
+    _check_variables(config)
     for name, engine in config.engines.items():
         engine.check(f"engines.{name}")
     for task_name, task in config.tasks.items():
@@ -152,6 +154,20 @@ def _check_metrics(config: Config) -> None:
             if name in (*task_named(task, config.tasks).metrics(), LANGUAGE, WIN):
                 raise ConfigError(f"metrics.{name}: the task {task!r} has a metric of that name already")
         config.engine(metric.engine, f"metrics.{name}.engine", frozenset({"quality"}))
+
+
+def _check_variables(config: Config) -> None:
+    """A key that is pasted where a variable's name belongs would be stored with the run: it is refused, unprinted."""
+    named = {f"engines.{name}.api_key_env": getattr(e, "api_key_env", None) for name, e in config.engines.items()}
+    named |= {f"ray.env[{i}]": name for i, name in enumerate(config.ray.env)}
+    for key, variable in named.items():
+        if variable and not is_variable_name(variable):
+            raise ConfigError(
+                f"{key}: what stands here is no name of an environment variable (letters, digits and '_'), but looks "
+                "like a key; put the key into a variable and write its name"
+            )
+        if "api_key_env" in key:
+            holds_secret(variable)
 
 
 _NAME = re.compile(r"\w[\w.+-]{0,99}")

@@ -18,6 +18,8 @@ from pipeline.safety import redact
 if TYPE_CHECKING:
     from pipeline.engines.base import Tokens
 
+_LONGEST = 10_000  # characters of a request's error; an endpoint may answer with a page
+
 
 class LemonpressError(Exception):
     """Base class: the message says what is wrong and what to do about it."""
@@ -116,7 +118,7 @@ class EngineRequestError(Exception):
     """
 
     def __init__(self, message: str, cost: Tokens | None = None) -> None:
-        super().__init__(redact(message))
+        super().__init__(redact(message, _LONGEST))
         self.cost = cost
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -16,7 +17,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from pipeline.errors import RunBusy
+from pipeline.errors import InputError, RunBusy
+from pipeline.safety import redact
 from pipeline.storage import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ def run_lock(run: RunFolder) -> Iterator[None]:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv)[:200],
+            "command": redact(" ".join(sys.argv))[:200],
             "token": uuid.uuid4().hex,
         }
         _write(run, mine)
@@ -68,7 +70,13 @@ def run_lock(run: RunFolder) -> Iterator[None]:
 
 def _flock(run: RunFolder) -> TextIO | None:
     """The locked file, or ``None`` where the file system knows no locks."""
-    handle = open(run.path("work", "lock"), "a")  # noqa: SIM115  # held as long as the lock is
+    try:
+        there = os.open(run.path("work", "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(f"{run.path('work', 'lock')}: is a link, which no run makes: remove it") from error
+    handle = open(there, "a")  # noqa: SIM115  # held as long as the lock is
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

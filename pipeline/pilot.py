@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.hashing import derive_seed
-from pipeline.storage import MARKER, RunFolder
+from pipeline.storage import RunFolder
 
 Stratum = tuple[str | None, str | None]
 """(language, task)."""
@@ -62,7 +62,7 @@ def write_pilot(run: RunFolder, pilot: RunFolder, size: int, seed: int) -> None:
         writer.write_table(rows)
     marker = run.marker("prompts") or {}
     report = {**marker.get("report", {}), "rows": len(rows)}
-    pilot.write_json({**marker, "rows": len(rows), "report": report}, "prompts", MARKER)
+    pilot.complete("prompts", {**marker, "rows": len(rows), "report": report, "folder": ""})
 
 
 def weights(pilot: Sequence[Stratum], population: Counter[Stratum]) -> list[float]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import ResumeError
 from pipeline.hashing import digest
-from pipeline.languages import is_language_tag
+from pipeline.languages import is_known
 from pipeline.memory import give_back
 from pipeline.registry import Registry
+from pipeline.safety import line
 
 if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
     from pipeline.reading.opening import Piece
@@ -31,7 +33,8 @@ class Columns:
         id: explicit prompt ids (repeats are refused); default ``prompt_id``, else derived from the content.
         cluster: prompts that are not independent share it; ``@row`` = the row's position in its file, so that
             parallel files of translations cluster by position; default ``cluster_id``, else the prompt's id.
-        language: BCP 47 tag; anything else is kept as it is, and the report of the reading warns.
+        language: BCP 47 or ISO 639-3 tag (``ja``, ``zh_CN``, ``deu_Latn``); anything else is kept as it is, and the
+            report of the reading warns.
         task: ``open``, ``math``, ``translation`` ...
         reference: the reference answer.
     """
@@ -90,7 +93,7 @@ class SourceConfig:
         system: a system message to put before every prompt that has none.
         task: task of rows without a task column.
         language: language of rows without a language column.
-        languages: keep only prompts in these languages; ``null`` keeps all.
+        languages: keep only prompts in these languages (whatever their script or region); ``null`` keeps all.
         limit: keep the first so many prompts (after ``languages``).
         limit_clusters: keep the first so many clusters (after ``languages``).
     """
@@ -208,17 +211,18 @@ class ReadReport:
     skipped: bool = False
 
     def lines(self) -> list[str]:
-        """The report as lines of text to print."""
+        """The report as lines of text for :func:`~pipeline.safety.say`."""
         source = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         before = " (had been read before)" if self.skipped else ""
         lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
-        lines.append("languages: " + ", ".join(f"{k} {n}" for k, n in self.languages.items()))
-        odd = [k for k in self.languages if not is_language_tag(k)]
+        lines.append(line("languages: " + ", ".join(["{} {}"] * len(self.languages)), *chain(*self.languages.items())))
+        odd = [k for k in self.languages if not is_known(k)]
         if odd:
             lines.append(
                 f"unknown languages: {', '.join(f'{k[:20]!r} ({self.languages[k]})' for k in odd[:5])}"
-                f"{', ...' if len(odd) > 5 else ''}: no BCP 47 codes; those prompts are kept and used as they are, but "
-                "whether an answer is in the right language cannot be told"
+                f"{', ...' if len(odd) > 5 else ''}: no codes that are known here (ISO 639, BCP 47); those prompts are "
+                "kept and used as they are, but models read the code instead of a name, and whether an answer is in "
+                "the right language cannot be told"
             )
         if self.bad_rows:
             lines.append(f"bad prompts: {self.bad_rows} rows carry an error of kind BadPrompt and are kept")
@@ -260,7 +264,6 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
             the same any more.
     """
     from pipeline import __version__, reading
-    from pipeline.storage import MARKER
 
     base = base or Path()
     files, answers = reading.local_files(source, base), reading.given_files(source, base)
@@ -292,7 +295,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     else:
         report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
     give_back()
-    run.write_json(_marker(report, fingerprint), "prompts", MARKER)
+    run.complete("prompts", _marker(report, fingerprint))
     return report
 
 
@@ -325,15 +328,13 @@ def _extend(
     Raises:
         ResumeError: a prompt of the table is missing now, or differs.
     """
-    import pyarrow.dataset as pads
-
-    from pipeline import reading
+    from pipeline import reading, tables
     from pipeline.storage import VERSION, RunFolder
 
     work = RunFolder(f"{run.name.rstrip('/')}/work/read")
     work.remove("prompts")
     report = reading.write_table(source, pieces, answers, work, provenance)
-    read = pads.dataset(work.data_files("prompts"), filesystem=work.fs, format="parquet")
+    read = tables.open_dataset(work.data_files("prompts"), work.fs, work.path("prompts"))
     ids = reading.new_row_ids(run.dataset("prompts"), read)
     if ids is None:
         run.remove("work", "read")

@@ -7,6 +7,8 @@ from typing import Any
 
 from pipeline.safety import redact
 
+_LONGEST_MESSAGE = 10_000  # characters of an error
+
 Message = dict[str, Any]
 """One turn of a conversation: ``role``, ``content``, optional ``name`` and ``tool_calls`` (JSON text)."""
 
@@ -129,7 +131,7 @@ class RowError:
     message: str
 
     def __post_init__(self) -> None:
-        self.message = redact(self.message)
+        self.message = redact(self.message, _LONGEST_MESSAGE)
 
 
 @dataclass

@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.errors import LemonpressError
 from pipeline.judging.names import JUDGE_FAILED
 from pipeline.reading.write import write_shards
 from pipeline.stats.choices import nested
-from pipeline.storage import MARKER, VERSION, RunFolder
+from pipeline.storage import VERSION, RunFolder
 
 Ids = npt.NDArray[np.int64]
 
@@ -105,8 +106,7 @@ class Retry:
         self._run, self._steps = run, steps
         self.work = RunFolder(f"{run.name.rstrip('/')}/{'/'.join(FOLDER)}/run")
         if run.exists(*_ROWS):  # an interrupted retry goes on with the rows that it began with
-            with run.fs.open_input_file(run.path(*_ROWS)) as source:
-                known = pq.read_table(source)
+            known = tables.read_file(run.path(*_ROWS), run.fs)
             ids, jobs = known.column("row_id").to_numpy(), known.column("step").to_numpy()
             self.starts = {step.job: ids[jobs == i] for i, step in enumerate(steps)}
             return
@@ -156,7 +156,7 @@ class Retry:
         data = self._run.dataset(step.reads)
         folder = "/".join(part for part in (name, marker.get("folder")) if part)
         known = [path for path in target.parquet_files(folder) if not path.rpartition("/")[2].startswith(_JOINED)]
-        schema = pads.dataset(known[:1], filesystem=target.fs, format="parquet").schema if known else data.schema
+        schema = tables.read_schema(known[0], target.fs) if known else data.schema
         ids = self.starts[step.job]
         start = sum(len(self.starts[s.job]) for s in self._steps[: self._steps.index(step)])
 
@@ -166,7 +166,7 @@ class Retry:
                 yield _conform(numbered(table, start + np.searchsorted(ids, old)), schema)
 
         write_shards(target, schema, rows(), folder, _JOINED)
-        target.write_json({**marker, "rows": marker["rows"] + len(ids)}, name, MARKER)
+        target.complete(name, {**marker, "rows": marker["rows"] + len(ids)})
 
     def finish(self) -> None:
         """Put the retried rows in their places, table by table; an interrupted one can be repeated.

@@ -141,8 +141,13 @@ def read_provenance(schema: pa.Schema, where: str) -> dict[str, Any]:
     raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise InputError(f"{where}: not a Lemonpress table (no {METADATA_KEY.decode()!r} metadata in its schema)")
-    provenance: dict[str, Any] = json.loads(raw)
-    major = int(str(provenance.get("schema_version", "0")).split(".")[0])
+    try:
+        provenance: dict[str, Any] = json.loads(raw)
+        major = int(str(provenance.get("schema_version", "0")).split(".")[0])
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise InputError(
+            f"{where}: not a Lemonpress table (its {METADATA_KEY.decode()!r} metadata are damaged)"
+        ) from error
     if major > int(SCHEMA_VERSION.split(".")[0]):
         raise InputError(
             f"{where}: written with table schema {provenance['schema_version']}, but this Lemonpress reads up to "

@@ -13,19 +13,22 @@ table at any moment, and a reader that has a version open while it is replaced m
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
+from pipeline import digests, tables
 from pipeline.errors import InputError, StorageError, UnfinishedTableError
 from pipeline.remote import is_uri, open_uri
+from pipeline.safety import json_text
 from pipeline.schema import read_provenance
 
 if TYPE_CHECKING:  # it loads pandas, and the config imports this module
@@ -50,10 +53,15 @@ class RunFolder:
 
     Raises:
         ConfigError: a URI that cannot be opened, or that carries credentials.
+
+    Attributes:
+        checks: whether a table is refused whose files are not those that the job wrote; ``verify`` looks at it all the
+            same, and says what it finds.
     """
 
     def __init__(self, path: str, key: str = "out") -> None:
         self.name = path
+        self.checks = True
         if is_uri(path):
             self.fs, self.root = open_uri(path, key)
         else:
@@ -137,25 +145,46 @@ class RunFolder:
 
     @contextmanager
     def whole(self, *parts: str) -> Iterator[str]:
-        """Where to write a file that is to be there whole, or not at all; its folder must exist."""
+        """Where to write a file that is to be there whole, or not at all; its folder must exist.
+
+        Nobody can have put a link where it is written: the name is drawn anew each time. One in the place of the file
+        itself is replaced, not followed.
+        """
         target = self.path(*parts)
-        temporary = target + ".tmp" if self.is_local else target  # object stores replace objects atomically
-        yield temporary
-        if temporary != target:
-            self.fs.move(temporary, target)
+        if not self.is_local:  # object stores replace objects atomically
+            yield target
+            return
+        folder, _, name = target.rpartition("/")
+        temporary = f"{folder}/.{name[:200]}.{secrets.token_hex(8)}.tmp"
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                os.remove(temporary)
+            raise
 
     def read_json(self, *parts: str) -> Any:
-        """A small JSON file's content, or ``None`` when there is none."""
-        text = self.read_text(*parts)
-        return None if text is None else json.loads(text)
+        """A small JSON file's content, or ``None`` when there is none.
+
+        Raises:
+            InputError: it is no JSON.
+        """
+        try:
+            text = self.read_text(*parts)
+            return None if text is None else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self.path(*parts)}: not valid JSON: {tables.first_line(error)}") from error
 
     def write_json(self, value: Any, *parts: str) -> str:
         """Write a small JSON file atomically; returns its path."""
-        return self.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", *parts)
+        return self.write_text(json_text(value) + "\n", *parts)
 
     def marker(self, table: str) -> dict[str, Any] | None:
         """A table's completion marker (rows, fingerprint, summary ...), or ``None`` while it is unfinished."""
         marker: dict[str, Any] | None = self.read_json(table, MARKER)
+        if marker is not None and not (isinstance(marker, dict) and isinstance(marker.get("rows"), int)):
+            raise InputError(f"{self.path(table, MARKER)}: no completion marker: it names no number of rows")
         return marker
 
     def data_files(self, table: str) -> list[str]:
@@ -183,9 +212,29 @@ class RunFolder:
         infos = self.fs.get_file_info(pafs.FileSelector(self.path(*parts), allow_not_found=True))
         return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
 
+    def complete(self, table: str, marker: dict[str, Any]) -> None:
+        """Write a table's completion marker, with what its files are (:mod:`pipeline.digests`)."""
+        files = self.parquet_files(table, marker.get("folder", ""))
+        self.write_json({**marker, "files": digests.record(files, self.fs)}, table, MARKER)
+
+    def changes(self, table: str, thorough: bool = False) -> list[str]:
+        """What of a finished table's files is not as the job left it; nothing where its marker does not tell.
+
+        Args:
+            thorough: compare every byte, not only names, sizes and ends.
+        """
+        marker = self.marker(table) or {}
+        if "files" not in marker:
+            return []
+        try:
+            folder = self.path(*filter(None, (table, marker.get("folder", ""))))
+            return list(digests.differences(marker["files"], folder, self.fs, thorough))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.path(table, MARKER)}: what it says of the table's files is damaged") from error
+
     def switch(self, table: str, marker: dict[str, Any]) -> None:
         """Make ``marker["folder"]`` the table's current version, then remove the versions before it."""
-        self.write_json(marker, table, MARKER)
+        self.complete(table, marker)
         self.tidy(table)
 
     def tidy(self, table: str) -> None:
@@ -205,17 +254,22 @@ class RunFolder:
 
         Raises:
             UnfinishedTableError: its pass has not finished (or never ran).
-            InputError: it was written by a newer major version of the schema.
+            InputError: it was written by a newer major version of the schema; or its files are not those that the job
+                wrote.
         """
         if self.marker(table) is None:
             state = "is not finished" if self.exists(table) else "does not exist"
             raise UnfinishedTableError(f"{self.path(table)} {state}: run the job that writes it (again), it resumes")
+        if self.checks and (changes := self.changes(table)):
+            more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+            raise InputError(
+                f"{self.path(table)}: {changes[0]}{more}; put the table's files back, or remove the folder and run the "
+                "job that writes it again"
+            )
         files = self.data_files(table)
         if not files:
             raise InputError(f"{self.path(table)}: marked complete, but holds no Parquet file")
-        import pyarrow.dataset as pads
-
-        data = pads.dataset(files, filesystem=self.fs, format="parquet")
+        data = tables.open_dataset(files, self.fs, self.path(table))
         read_provenance(data.schema, self.path(table))
         return data
 
@@ -223,15 +277,13 @@ class RunFolder:
         """Stream a finished table as dicts, reading only ``columns`` that it has; memory stays flat."""
         data = self.dataset(table)
         names = [c for c in columns if c in data.schema.names]
-        for batch in data.to_batches(columns=names, batch_size=batch_size, batch_readahead=2, fragment_readahead=2):
+        batches = data.to_batches(columns=names, batch_size=batch_size, batch_readahead=2, fragment_readahead=2)
+        for batch in tables.whole(batches, self.path(table)):
             yield from batch.to_pylist()
 
     def read_table(self, *parts: str) -> pa.Table | None:
         """A small Parquet file, or ``None`` when there is none."""
-        if not self.exists(*parts):
-            return None
-        with self.fs.open_input_file(self.path(*parts)) as source:
-            return pq.read_table(source)
+        return tables.read_file(self.path(*parts), self.fs) if self.exists(*parts) else None
 
     def leaves(self, table: str, wanted: Callable[[str, str], bool], batch_size: int = 256) -> Iterator[pa.RecordBatch]:
         """Stream a finished table, reading only some leaves of its nested columns.
@@ -242,8 +294,8 @@ class RunFolder:
             wanted: called with a column's name and a leaf's (empty for a plain column).
         """
         for path in self.dataset(table).files:
-            with self.fs.open_input_file(path) as source:
-                file = pq.ParquetFile(source)
+            with tables.open_file(path, self.fs) as file:
+                tables.own_schema(file.schema_arrow, path, exactly=True)
                 paths = [file.schema.column(i).path for i in range(len(file.schema))]
                 columns = [p for p in paths if wanted(*_leaf(p))]
                 yield from file.iter_batches(batch_size, columns=columns)
@@ -251,7 +303,8 @@ class RunFolder:
     def table(self, table: str, columns: Sequence[str]) -> pa.Table:
         """The projection of a finished table on ``columns`` that it has, sorted by ``row_id`` when it is among them."""
         data = self.dataset(table)
-        result = data.to_table(columns=[c for c in columns if c in data.schema.names])
+        with tables.reading(self.path(table)):
+            result = data.to_table(columns=[c for c in columns if c in data.schema.names])
         return result.sort_by("row_id") if "row_id" in result.column_names else result
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cache import model_path
+from pipeline.cli import main
 from pipeline.schema import prompts_schema, with_provenance
 from pipeline.storage import MARKER, RunFolder
 
@@ -22,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For the S3-compatible server (s3_server), in Ray's workers too; and no test reaches a real account.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_DEFAULT_REGION": "us-east-1"}
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of ten seconds: test_observe.py waits for them
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 """Real prompts, answers and votes, where they lie beside the checkout."""
@@ -143,6 +147,25 @@ def _model(name: str) -> str:
     return path
 
 
+@dataclass(frozen=True)
+class RealRun:
+    """A finished run on real engines; to be read, or to be copied by who changes it."""
+
+    folder: RunFolder
+    words: list[str]
+
+
+@pytest.fixture(scope="session")
+def real_run(ray_cluster: str, chat_model: str, reward_model: str, tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """The demo made small, on vLLM and Ray: three engine starts (generator, reward model, judge)."""
+    out = tmp_path_factory.mktemp("real") / "run"
+    words = ["run", "demo", f"out={out}", "sampling.n=3", "sampling.max_tokens=10", "prompts.languages=[en,ja]"]
+    words += [f"selectors.{name}=null" for name in ("random", "judge", "chops")]  # they would be a pass of their own
+    words += ["engines.generator.max_model_len=1024", "engines.reward.max_model_len=1024", "execution.progress=false"]
+    assert main(words) == 0
+    return RealRun(RunFolder(str(out)), words)
+
+
 @pytest.fixture
 def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tests' files out of the user's ``datasets`` cache."""
@@ -160,6 +183,20 @@ def jsonl(path: Path, *items: Any) -> str:
     """Write objects as JSON Lines; strings are written as they are."""
     path.write_text("".join((i if isinstance(i, str) else json.dumps(i)) + "\n" for i in items), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run (:mod:`tests.runs`), which no test may change."""
+    from tests.runs import make_run
+
+    return make_run(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def finished_run(finished: Path, tmp_path: Path) -> RunFolder:
+    """A copy of the finished run."""
+    return RunFolder(str(shutil.copytree(finished, tmp_path / "run")))
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Passes without Ray: the same pass, hosts and workers, with this process in the place of Ray Data and its actors.
 
 What is replaced is Ray's own part only: the plan (read, repartition, map, write with a checkpoint), the cluster and its
-actors. Engines and stages go through pickle, as they do on their way to an actor. A test that kills a process, or is
-about actors, journal or limits, belongs on the real Ray (fixture ``ray_cluster``).
+actors. Engines and stages go through pickle, as they do on their way to an actor. Limits are looked at after each
+block, and end the pass there. A test that kills a process, or is about actors or the journal, belongs on the real Ray
+(fixture ``ray_cluster``).
 """
 
 from __future__ import annotations
@@ -92,20 +93,30 @@ class Plan:
                 worker._loop.call_soon_threadsafe(worker._loop.stop)
 
 
-class _Ledger:
-    """Stands for the watch: what was spent is entered when the pass ends."""
+class _Watch:
+    """Stands for the thread that stops a pass and keeps the account of what it spends."""
 
     def __init__(self, control: Any, hosts: Sequence[hosting.Host], ledger: Any, *_: Any) -> None:
-        self._hosts, self._ledger = hosts, ledger
+        self._control, self._hosts, self._ledger = control, hosts, ledger
 
     def start(self) -> None:
         pass
 
+    def look(self) -> None:
+        """After a block: raise when a limit is reached."""
+        self._account()
+        self._control.check_spent(*self._ledger.total())
+        self._control.check_time()
+        self._control.check()
+
     def finish(self) -> None:
+        self._account()
+        self._ledger.save()
+
+    def _account(self) -> None:
         for host in self._hosts:
             counts = host.progress.read.remote()
             self._ledger.update(host.name, counts.prompt_tokens, counts.cached_tokens, counts.tokens)
-        self._ledger.save()
 
 
 def _get(result: Any, timeout: float | None = None) -> Any:
@@ -117,9 +128,19 @@ def without_ray(after_block: AfterBlock = lambda stored: None) -> Iterator[None]
     """Whatever runs a pass in this block runs it here."""
     actor = progress.ProgressActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     here = types.SimpleNamespace(get=_get, kill=lambda handle: None, exceptions=ray.exceptions)
+    watches: list[_Watch] = []
+
+    def watch(*given: Any) -> _Watch:
+        watches.append(_Watch(*given))
+        return watches[-1]
+
+    def stored(blocks: int) -> None:
+        after_block(blocks)
+        watches[-1].look()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "read_table", lambda run, table: Plan(run.data_files(table), run, after_block))
-        patch.setattr(passes, "Watch", _Ledger)
+        patch.setattr(passes, "read_table", lambda run, table: Plan(run.data_files(table), run, stored))
+        patch.setattr(passes, "Watch", watch)
         patch.setattr(hosting, "ray", here)
         patch.setattr(progress, "ray", here)
         patch.setattr(hosting, "ProgressActor", _Call(lambda: _Local(actor())))

@@ -41,17 +41,8 @@ from tests.conftest import ROOT, jsonl
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "reference")]
 MARKS = ("needs GPUs", "needs the network", "needs a cluster", "takes minutes")
-ELSEWHERE = {
-    "lemonpress doctor": "tests/test_cli.py::test_an_installed_wheel_works_from_an_empty_folder",
-    "lemonpress run dummy out=runs/first prompts.limit_clusters=2 'selectors.longest={}'": (
-        "tests/execution/test_resume.py::test_an_extended_run_equals_a_fresh_one_and_redoes_nothing"
-    ),
-    "lemonpress run dummy 'modules=[my_selectors]' selectors.shortest.minimum=3 prompts.limit_clusters=1 "
-    "out=runs/shortest": "tests/selection/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
-    "lemonpress run dummy 'modules=[my_judges]' 'selectors.yes_or_no={engine: judge}' prompts.limit_clusters=1 "
-    "out=runs/yes": "tests/selection/test_own_selector.py::test_a_selector_of_ones_own_works_from_the_config",
-}
-"""Commands without a mark whose way another test goes in full; here their configs are checked, and selectors tried."""
+ELSEWHERE = {"lemonpress doctor": "tests/test_cli.py::test_an_installed_wheel_works_from_an_empty_folder"}
+"""Commands without a mark that another test runs."""
 OTHER_PROGRAMS = ("pip", "kubectl", "sbatch")
 """What marked blocks may call besides ``lemonpress`` and the repository's scripts."""
 
@@ -261,10 +252,21 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.usefixtures("no_ray", "own_datasets_cache")
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_a_page_tells_to_type_works(page: Path, reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _type(page, reader, capfd)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "own_datasets_cache")
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_a_page_tells_to_type_works(page: Path, reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_the_readme_tells_to_type_works(reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As a reader has it, on Ray."""
+    _type(PAGES[0], reader, capfd)
+
+
+def _type(page: Path, reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Run every command of a page that can be run here, and check the configs of the others."""
     for block in blocks(page):
         if block.file:
             (reader / block.file).write_text(block.text, encoding="utf-8")
@@ -294,6 +296,8 @@ def _do(block: Block, command: list[str] | tuple[str, str], capfd: pytest.Captur
     elif not block.marks:
         code = cli.main(command[1:])
         assert code == 0, f"{block.where}: {shlex.join(command)}: exit code {code}\n{capfd.readouterr().err[-3000:]}"
+        if any(word.startswith("modules=") for word in command):
+            _check_command(command[1:])
     elif command[0] == "lemonpress":
         _check_command(command[1:])
     elif command[0] == "sbatch":

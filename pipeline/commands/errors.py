@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from pipeline.commands.context import console
 from pipeline.errors import ConfigError
 from pipeline.failures import Cause, find_failures
-from pipeline.safety import visible
+from pipeline.safety import json_text, say
 from pipeline.storage import RunFolder
 
 _LONGEST = 240  # characters of a message
@@ -30,20 +29,19 @@ def run(folder: str, as_json: bool = False) -> None:
         raise ConfigError(f"no such run folder: {folder}")
     found = find_failures(run_folder)
     if as_json:
-        print(json.dumps(asdict(found), ensure_ascii=False, indent=1))
+        print(json_text(asdict(found)))
         return
     if found.causes:
         _print(found.causes, f"errors: {folder} ({found.table})")
-    print(f"{found.failed:,} of {found.rows:,} rows carry an error")
+    say(f"{found.failed:,} of {found.rows:,} rows carry an error")
     if any(c.kind == "BadPrompt" for c in found.causes):
-        print("rows of kind BadPrompt could not be read: mend them in the source; source._original has what they held")
+        say("rows of kind BadPrompt could not be read: mend them in the source; source._original has what they held")
     if any(c.kind != "BadPrompt" for c in found.causes):
-        print(f"lemonpress show {folder} PROMPT_ID shows one prompt; lemonpress retry {folder} runs failed rows again")
+        say(f"lemonpress show {folder} PROMPT_ID shows one prompt; lemonpress retry {folder} runs failed rows again")
 
 
 def _print(causes: list[Cause], title: str) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title=title, title_justify="left")
     table.add_column("count", justify="right")
@@ -54,5 +52,5 @@ def _print(causes: list[Cause], title: str) -> None:
         message = c.example if len(c.example) <= _LONGEST else c.example[:_LONGEST] + " ..."
         stage = c.stage if c.stage.startswith(c.job) else f"{c.job}:{c.stage}"
         cells = (f"{c.count:,}", c.what, stage, c.kind, message, ", ".join(c.prompts) + more)
-        table.add_row(*(Text(visible(cell)) for cell in cells))  # ids and messages are data: no markup in them
+        table.add_row(*cells)
     console(table)

@@ -6,6 +6,7 @@ from pipeline.commands.context import console
 from pipeline.config import Config
 from pipeline.export.build import Exported, build
 from pipeline.export.push import token_for, upload
+from pipeline.safety import say
 
 
 def run(config: Config) -> None:
@@ -23,7 +24,7 @@ def run(config: Config) -> None:
     result = build(config)
     print_counts(result, config.export.format)
     if push:
-        print(f"uploaded to {upload(result.folder, push)} (private)")
+        say(f"uploaded to {upload(result.folder, push)} (private)")
 
 
 def print_counts(result: Exported, format: str) -> None:
@@ -42,4 +43,4 @@ def print_counts(result: Exported, format: str) -> None:
         shown.add_row(f"left out: {reason}", f"{n:,}", "", "")
     shown.add_row("all", f"{counts.rows:,}", f"{sum(records.values()):,}", f"{sum(result.shards.values()):,}")
     console(shown)
-    print(f"written to {result.where}")
+    say(f"written to {result.where}")

@@ -14,6 +14,7 @@ from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
+from pipeline.safety import say
 from pipeline.sampling.stage import GenerateStage
 from pipeline.storage import RunFolder
 from pipeline.tasks import task_named
@@ -41,10 +42,9 @@ def run(config: Config, later: Sequence[Plan] = ()) -> None:
         config.engine(plan.engine, config.plan_key(name, "engine"), frozenset({"generate"}))
     with job("generate", config) as current:
         report = read_prompts(config.prompts, current.run)
-        for line in report.lines():
-            print(line)
+        say(*report.lines())
         for line in task_warnings(config, current.run):
-            logger.warning(line)
+            logger.warning("%s", line)
         run_passes(current, passes(config), later)
         adaptive.report_account(current)
 

@@ -22,6 +22,7 @@ from pipeline.judging.names import AUDIT, CANDIDATE, ORIGINAL
 from pipeline.judging.pairwise import JudgeStage
 from pipeline.judging.templates import load_template
 from pipeline.records import row_from_dict
+from pipeline.safety import say
 from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _answer_steps(config: Config, current: Job) -> Iterator[Step]:
         pairs = source.pairs(key)
         if pairs is not None:
             count, settings["digest"] = write_lookup(current.run, name, pairs)
-            print(f"{key}: {count:,} answers found")
+            say(f"{key}: {count:,} answers found")
         stage = AnswersStage(name, source, current.run.name, config.seed, config.tasks)
         yield Step(source.engine, stage, settings)
 

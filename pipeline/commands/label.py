@@ -9,6 +9,7 @@ from pipeline.config import Config, to_dict
 from pipeline.errors import ConfigError, TooManyFailedRows, nearest
 from pipeline.labelling.settings import check_names, label_fields
 from pipeline.prompts import RunSource
+from pipeline.safety import say
 from pipeline.storage import RunFolder
 
 
@@ -48,8 +49,8 @@ def run(config: Config) -> None:
         entry = {"rows": written.rows, "unlabelled": written.unlabelled, "method": method, "path": written.path}
         update_manifest(folder, {"labels": entry})
     columns = ", ".join(field.name for field in fields)
-    print(f"labels by {method}: {written.rows:,} rows, {written.unlabelled:,} of them with an error, in {written.path}")
-    print(f"new columns: {columns}")
+    say(f"labels by {method}: {written.rows:,} rows, {written.unlabelled:,} of them with an error, in {written.path}")
+    say(f"new columns: {columns}")
     if failure is not None:
         raise failure
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import Config
 from pipeline.engines.base import EngineConfig
 from pipeline.placement import NodeGroup, Place, fit_at_once, plan, spell
+from pipeline.safety import say
 from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _nodes(config: Config) -> Sequence[NodeGroup]:
 
 def _announce(places: Sequence[Place], job: str, beside: Sequence[str] = ()) -> None:
     if places:
-        print(f"placement ({job}): {spell(places, beside)}", flush=True)
+        say(f"placement ({job}): {spell(places, beside)}", flush=True)
     for place in places:
         if place.advice:
             logger.warning(place.advice)

@@ -64,7 +64,7 @@ def recorded(current: Job) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            entry["error"] = redact(f"{type(error).__name__}: {error}")[:2000]
+            entry["error"] = redact(f"{type(error).__name__}: {error}", 2000)
             with suppress(OSError):  # a full disk is what the job may have failed of: its own error counts
                 save("failed" if isinstance(error, Exception) else "interrupted")
             raise

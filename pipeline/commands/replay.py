@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.replay.compare import BASE, replay, scores
 from pipeline.replay.players import players
 from pipeline.replay.table import ReplayTable, last_table, place_of, write_replay
+from pipeline.safety import say
 from pipeline.stats.intervals import Bootstrap
 from pipeline.storage import RunFolder
 
@@ -57,8 +58,8 @@ def run(source: str, words: Sequence[str] = ()) -> pa.Table:
     store_table(folder, "replay_scores", result)
     _print(result, settings.confidence)
     for selector, why in left_out.items():
-        print(f"{selector}: left out: {why}")
-    print(f"replayed in {time.monotonic() - started:.1f} s; the table: {folder.path(name)}")
+        say(f"{selector}: left out: {why}")
+    say(f"replayed in {time.monotonic() - started:.1f} s; the table: {folder.path(name)}")
     return result
 
 
@@ -109,7 +110,7 @@ def _print(result: pa.Table, confidence: float) -> None:
                 "-" if r["agreement"] is None else f"{r['agreement']:.1%}",
             )
         console(shown)
-    print(f"tokens: sampled + read and written by the selector, per prompt; {BASE} with n=any: the mean of all samples")
+    say(f"tokens: sampled + read and written by the selector, per prompt; {BASE} with n=any: the mean of all samples")
 
 
 def _tokens(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.config import Config
 from pipeline.report.render import build_report
+from pipeline.safety import say
 from pipeline.storage import RunFolder
 
 
@@ -14,4 +15,4 @@ def run(config: Config) -> None:
         UnfinishedTableError: ``judge`` has not finished (without a judge and outside answers: ``select``).
         InputError: a table cannot be used.
     """
-    print(f"report: {build_report(RunFolder(config.out), config)}")
+    say(f"report: {build_report(RunFolder(config.out), config)}")

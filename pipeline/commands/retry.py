@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, ResumeError, UnfinishedTableError
 from pipeline.execution.control import LEDGER, Control, hand_over
 from pipeline.prompts import RunSource
 from pipeline.retry import Retry, Step, failed_rows
+from pipeline.safety import say
 from pipeline.storage import RunFolder
 
 _JOBS: dict[str, Callable[[Config], None]] = {"generate": generate.run, "select": select.run, "judge": judge.run}
@@ -53,10 +54,10 @@ def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[st
     retry = Retry(run, steps)
     rows = retry.rows
     if not rows:
-        print("no row failed in a way that another try could mend")
+        say("no row failed in a way that another try could mend")
         return
     begin = ", ".join(f"{len(ids):,} from {job}" for job, ids in retry.starts.items() if len(ids))
-    print(f"{rows:,} rows to do again: {begin}")
+    say(f"{rows:,} rows to do again: {begin}")
     source = RunSource(path=retry.begin().name, table="prompts", sets=config.prompts.given_sets())
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # rows that fail again are counted below
     again = dataclasses.replace(config, out=retry.work.name, prompts=source, execution=execution)
@@ -77,7 +78,7 @@ def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[st
     for job, output in ((winrate, "winrates.parquet"), (report, "report")):
         if run.exists(output):
             job.run(config)
-    print(f"retried {rows:,} rows: {rows - left:,} are mended, {left:,} failed again")
+    say(f"retried {rows:,} rows: {rows - left:,} are mended, {left:,} failed again")
 
 
 def own_config(

@@ -11,6 +11,7 @@ from pipeline.commands.place import place_run
 from pipeline.config import Config
 from pipeline.errors import NothingToCompare
 from pipeline.prompts import read_prompts
+from pipeline.safety import say
 from pipeline.storage import RunFolder
 
 
@@ -34,7 +35,7 @@ def run(config: Config) -> None:
             try:
                 winrate.run(config)
             except NothingToCompare as nothing:  # no failure: the answers were all that was asked for
-                print(f"no results are computed: {nothing}")
+                say(f"no results are computed: {nothing}")
             spending.report_costs(config)
             report.run(config)
 

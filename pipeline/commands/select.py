@@ -16,6 +16,7 @@ from pipeline.extend import Made
 from pipeline.judging.early import FirstVerdicts
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
+from pipeline.safety import say
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy import PolicyStage
 from pipeline.selection.stage import SelectStage
@@ -54,7 +55,7 @@ def _run(config: Config, later: Sequence[Plan]) -> None:
     with job("select", config) as current:
         if not config.all_plans():
             for line in read_prompts(config.prompts, current.run).lines():
-                print(line)
+                say(line)
         run_passes(current, passes(config), later)
 
 

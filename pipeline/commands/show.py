@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.errors import InputError, nearest
 from pipeline.records import Row, Score, row_from_dict
-from pipeline.safety import visible
+from pipeline.safety import json_text, line, visible
 from pipeline.schema import COLUMNS
 from pipeline.storage import TABLES, RunFolder
 
@@ -41,8 +41,8 @@ def run(folder: str, prompt_id: str) -> None:
     Raises:
         InputError: there is no such run, or no such prompt in it; the message names the nearest id.
     """
-    for line in describe(RunFolder(folder), prompt_id):
-        print(line)
+    for told in describe(RunFolder(folder), prompt_id):
+        print(told)  # safe by :func:`describe`
 
 
 def describe(run: RunFolder, prompt_id: str) -> Iterator[str]:
@@ -54,10 +54,10 @@ def describe(run: RunFolder, prompt_id: str) -> Iterator[str]:
     found = find(run, prompt_id)
     row = _merge(found)
     state = ", ".join(f.table + ("" if f.finished else " (its pass has not finished)") for f in found)
-    yield _line(f"prompt {row.prompt_id} (row {row.row_id}, cluster {row.cluster_id})")
-    yield _line(f"language {row.language or '-'}, task {row.task}; found in {state}")
+    yield line("prompt {} (row {}, cluster {})", row.prompt_id, row.row_id, row.cluster_id)
+    yield line("language {}, task {}; found in {}", row.language or "-", row.task, state)
     for message in row.messages:
-        yield from _text(f"[{message.get('role')}]", message.get("content") or message.get("tool_calls"))
+        yield from _text(line("[{}]", message.get("role")), message.get("content") or message.get("tool_calls"))
     if row.reference is not None:
         yield from _text("reference", row.reference)
     for plan in dict.fromkeys(c.plan for c in row.candidates):
@@ -66,20 +66,22 @@ def describe(run: RunFolder, prompt_id: str) -> Iterator[str]:
         chosen = "nothing" if selection.index is None else f"candidate {selection.index}"
         text = selection.text if selection.index == -1 else None
         what = "a new text" if selection.index == -1 else chosen
-        yield from _text(f"selection {selection.system}: {what}, score {_number(selection.score)}", text)
+        yield from _text(line("selection {}: {}, score {}", selection.system, what, _number(selection.score)), text)
         if selection.detail:
-            yield f"    {_line(selection.detail)}"
+            yield line("    {}", selection.detail)
     for answer in row.answers:
-        yield from _text(f"answer of {answer.system}", answer.text)
+        yield from _text(line("answer of {}", answer.system), answer.text)
     for game in row.games:
-        numbers = f"score {_number(game.score)}, label mass {_number(game.mass)}"
-        names = f"{game.system} against {game.opponent} ({game.order}), judge {game.judge}, {game.template}"
-        yield _line(f"game {names}: {game.verdict}, {numbers}" + (f"; {game.reason}" if game.reason else ""))
+        names = (game.system, game.opponent, game.order, game.judge, game.template)
+        said = (game.verdict, _number(game.score), _number(game.mass))
+        shown = line("game {} against {} ({}), judge {}, {}: {}, score {}, label mass {}", *names, *said)
+        yield line("{}; {}", shown, game.reason) if game.reason else shown
     for u in row.usage:
-        tokens = f"{u.prompt_tokens} prompt tokens ({u.cached_tokens} cached), {u.completion_tokens} new"
-        yield _line(f"cost of {u.job}/{u.stage} on {u.model}: {u.requests} requests, {tokens}")
+        tokens = (u.requests, u.prompt_tokens, u.cached_tokens, u.completion_tokens)
+        form = "cost of {}/{} on {}: {} requests, {} prompt tokens ({} cached), {} new"
+        yield line(form, u.job, u.stage, u.model, *tokens)
     for e in row.errors:
-        yield _line(f"error in {e.job}/{e.stage}: {e.kind}: {e.message}")
+        yield line("error in {}/{}: {}: {}", e.job, e.stage, e.kind, e.message)
 
 
 def find(run: RunFolder, prompt_id: str) -> list[Found]:
@@ -120,19 +122,27 @@ def _row(run: RunFolder, table: str, prompt_id: str, seen: set[str]) -> dict[str
     """The prompt's row of one table. Ids are looked through first, file by file, so that memory stays flat."""
     for path in run.data_files(table):
         try:
-            file = pq.ParquetFile(path, filesystem=run.fs)
-            for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["prompt_id"])["prompt_id"]
-                if len(seen) < _FEW:
-                    seen.update(ids.to_pylist())
-                place = pc.index(ids, pa.scalar(prompt_id, ids.type)).as_py()
-                if place >= 0:
-                    names = [n for n in file.schema_arrow.names if n in COLUMNS]
-                    row: dict[str, Any] = file.read_row_group(group, columns=names).slice(place, 1).to_pylist()[0]
-                    return row
-        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            with tables.open_file(path, run.fs) as file:
+                found = _in_file(file, prompt_id, seen)
+        except (InputError, FileNotFoundError):
             if run.marker(table) is not None:  # else it is being written, or taken away, at this very moment
-                raise InputError(f"{path}: cannot be read: {error}") from error
+                raise
+        else:
+            if found is not None:
+                return found
+    return None
+
+
+def _in_file(file: pq.ParquetFile, prompt_id: str, seen: set[str]) -> dict[str, Any] | None:
+    for group in range(file.num_row_groups):
+        ids = file.read_row_group(group, columns=["prompt_id"])["prompt_id"]
+        if len(seen) < _FEW:
+            seen.update(ids.to_pylist())
+        place = pc.index(ids, pa.scalar(prompt_id, ids.type)).as_py()
+        if place >= 0:
+            names = [n for n in file.schema_arrow.names if n in COLUMNS]
+            row: dict[str, Any] = file.read_row_group(group, columns=names).slice(place, 1).to_pylist()[0]
+            return row
     return None
 
 
@@ -153,13 +163,14 @@ def _candidates(row: Row, plan: str) -> Iterator[str]:
         facts += [None if c.seed is None else f"seed {c.seed}", f"{c.num_tokens} tokens" if c.num_tokens else None]
         facts += [None if c.logprob is None else f"logprob {c.logprob:.4g}"]
         facts += [f"{s.scorer} {_number(_value(s, i))}" for s in scores]
-        title = f"candidate {i} of {plan}: " + ", ".join(f for f in facts if f)
-        by = ", ".join(s.method for s in chosen if s.index == i)
+        told = [line("{}", f) for f in facts if f]
+        title = line("candidate {} of {}: ", i, plan) + ", ".join(told)
+        by = ", ".join(line("{}", s.method) for s in chosen if s.index == i)
         yield from _text(title + (f"; chosen by {by}" if by else ""), c.text)
         if c.reasoning:
             yield from _text("    reasoning", c.reasoning)
         if c.error:
-            yield f"    error: {_line(c.error)}"
+            yield line("    error: {}", c.error)
 
 
 def _value(score: Score, i: int) -> float | None:
@@ -170,14 +181,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _line(text: str) -> str:
-    """One line, whatever the text holds."""
-    return " ".join(visible(text).split())
-
-
 def _text(title: str, text: Any) -> Iterator[str]:
-    """A title, and the text indented below it: no text can pass for a line of ours."""
-    yield _line(title)
+    """A safe title, and the text indented below it: no text can pass for a line of ours."""
+    yield title
     if text is not None:
-        shown = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+        shown = text if isinstance(text, str) else json_text(text, indent=None)
         yield from ("    | " + line for line in visible(shown).split("\n"))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pipeline.commands.context import console, update_manifest
 from pipeline.config import Config
 from pipeline.costs import Costs, StageCost, count_costs, total_of
+from pipeline.safety import say
 from pipeline.stats.choices import count_choices
 from pipeline.storage import TABLES, RunFolder
 from pipeline.system_costs import SystemCost, system_costs
@@ -74,7 +75,7 @@ def print_costs(estimated: Costs | None, true: Costs | None) -> None:
         table.add_row("all" if key is None else key[1], *cells, *ratio, end_section=key == (names or [None])[-1])
     console(table)
     for name, costs in sides:
-        print(f"{name}: {_in_all(costs)}")
+        say(f"{name}: {_in_all(costs)}")
 
 
 def _cells(stage: StageCost, priced: bool) -> list[str]:

@@ -15,6 +15,7 @@ from pipeline.commands.context import update_manifest
 from pipeline.config import Config, load_config
 from pipeline.errors import ConfigError
 from pipeline.execution.jobs import JobServer
+from pipeline.safety import redact, say, visible
 from pipeline.shipping import CONFIG, absolute, keys_left, pack, variables
 from pipeline.storage import RunFolder
 
@@ -41,12 +42,12 @@ def submit(config: Config, job: str, address: str | None, detach: bool = False) 
         try:
             update_manifest(RunFolder(out), {"submission": note})
         except OSError as error:
-            print(f"{out} is not to be written here ({error}): note the job's id", file=sys.stderr)
+            say(f"{out} is not to be written here ({error}): note the job's id", file=sys.stderr)
         server.submit(job, job_id, Path(folder), CONFIG, sent, out)
     for name in keys_left(config, sent):
-        print(f"{name} is not set here: the job needs it from the cluster", file=sys.stderr)
+        say(f"{name} is not set here: the job needs it from the cluster", file=sys.stderr)
     names = f" with {', '.join(sent)}" if sent else ""
-    print(f"submitted {job_id} to {server.address}{names}; out={out}", flush=True)
+    say(f"submitted {job_id} to {server.address}{names}; out={out}", flush=True)
     return 0 if detach else _follow(server, job_id)
 
 
@@ -55,9 +56,9 @@ def status(server: JobServer, job_id: str | None) -> int:
     for info in [server.info(job_id)] if job_id else server.all():
         about = info.metadata or {}
         started = datetime.datetime.fromtimestamp((info.start_time or 0) / 1000).isoformat(" ", "seconds")
-        print(f"{info.submission_id}  {info.status.value}  {about.get('job', '?')}  since {started}", end="")
         said = (info.message or "").strip().splitlines()[:1]
-        print("", f"out={about.get('out', '?')}", *said, sep="  ")
+        facts = (info.submission_id, info.status.value, about.get("job", "?"), f"since {started}")
+        say("  ".join([*facts, f"out={about.get('out', '?')}", *map(redact, said)]))
     return 0
 
 
@@ -69,7 +70,7 @@ def logs(server: JobServer, job_id: str) -> int:
 def stop(server: JobServer, job_id: str) -> int:
     """Stop a job; the same ``submit`` resumes it."""
     running = server.stop(job_id)
-    print(f"{job_id}: {'asked to stop; submit it again to resume' if running else 'was not running'}")
+    say(f"{job_id}: {'asked to stop; submit it again to resume' if running else 'was not running'}")
     return 0
 
 
@@ -92,16 +93,16 @@ def main(job: str, words: Sequence[str], address: str | None, what: str, detach:
 
 def _follow(server: JobServer, job_id: str) -> int:
     def write(text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(visible(text.replace("\r", "\n")))  # of others, too: libraries, models, endpoints
         sys.stdout.flush()
 
     try:
         code = server.follow(job_id, write)
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; lemonpress logs|status|stop {job_id} --address {server.address}", file=sys.stderr)
+        say(f"the job goes on; lemonpress logs|status|stop {job_id} --address {server.address}", file=sys.stderr)
         raise
     info = server.info(job_id)
-    print(f"{job_id}: {info.status.value}, exit code {code}", file=sys.stderr)
+    say(f"{job_id}: {info.status.value}, exit code {code}", file=sys.stderr)
     return code
 
 
@@ -109,6 +110,10 @@ def _address(address: str | None) -> str:
     found = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if not found:
         raise ConfigError("no cluster: give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
+    if "@" in found or redact(found) != found:
+        raise ConfigError(  # it would be kept in the manifest, and printed
+            "the cluster's address holds credentials: leave them out, and set RAY_AUTH_TOKEN (or ~/.ray/auth_token)"
+        )
     return found
 
 

@@ -16,6 +16,7 @@ from pipeline.commands.winrate import interval, percent, points, store_table
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.prompts import read_prompts
+from pipeline.safety import say
 from pipeline.stats.intervals import Bootstrap
 from pipeline.stats.pools import load_quality
 from pipeline.stats.sweep import Sweep, sweep_table
@@ -90,7 +91,7 @@ def tables(planned: Config, run: RunFolder) -> None:
     print_curves(curves.to_pylist(), choices.to_pylist())
     print_choices(choices.to_pylist(), settings.confidence)
     path = run.write_text(policy_yaml(planned, choices.to_pylist()), POLICY_FILE)
-    print(f"policy: {path}; to use it: lemonpress run CONFIG {path}")
+    say(f"policy: {path}; to use it: lemonpress run CONFIG {path}")
 
 
 def print_curves(curves: list[dict[str, Any]], choices: list[dict[str, Any]]) -> None:

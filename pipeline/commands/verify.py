@@ -13,9 +13,11 @@ from pipeline.commands.retry import own_config
 from pipeline.config import Config
 from pipeline.errors import NotVerified
 from pipeline.lock import run_lock
+from pipeline.safety import line, say
 from pipeline.storage import RunFolder
-from pipeline.verification.consistency import Problem, check_tables
+from pipeline.verification.consistency import Problem, check_files, check_tables
 from pipeline.verification.provenance import check_provenance
+from pipeline.verification.results import check_results
 from pipeline.verification.sampling import Comparison, Match, compare, sample_again, sampled_rows
 
 _SHOWN = 20
@@ -35,19 +37,23 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
     """
     run_folder = RunFolder(folder)
     config = own_config(run_folder, words, "answers would differ from those of the run")
-    problems = [*check_provenance(run_folder, config), *check_tables(run_folder)]
+    problems = list(check_files(run_folder))
+    run_folder.checks = False  # what is wrong with the files is known now; the rest is looked at all the same
+    problems += [*check_provenance(run_folder, config), *check_tables(run_folder), *check_results(run_folder)]
     for problem in problems[:_SHOWN]:
-        place = " ".join(filter(None, (problem.table, problem.prompt_id and f"prompt {problem.prompt_id}")))
-        print(f"{problem.check}: {place}: {problem.message}" if place else f"{problem.check}: {problem.message}")
+        place = [problem.table] if problem.table else []
+        place += [line("prompt {}", problem.prompt_id)] if problem.prompt_id else []
+        parts = (problem.check, " ".join(place), problem.message) if place else (problem.check, problem.message)
+        say(line(": ".join("{}" for _ in parts), *parts))
     if len(problems) > _SHOWN:
-        print(f"... and {len(problems) - _SHOWN} more, see verify.json")
+        say(f"... and {len(problems) - _SHOWN} more, see verify.json")
     target = RunFolder(config.verify.folder or run_folder.name, "verify.folder")
     compared = _again(run_folder, target, config)
     least = {(m.plan, m.model): _least(config, m) for m in compared.matches}
     target.make()
     target.write_json(_as_json(run_folder, config, problems, compared, least), "verify.json")
     _print(compared, least)
-    print(f"{len(problems)} checks failed; details: {target.path('verify.json')}")
+    say(f"{len(problems)} checks failed; details: {target.path('verify.json')}")
     low = [m for m in compared.matches if m.rate < least[m.plan, m.model]]
     if problems or low:
         reasons = [f"{len(problems)} things do not fit together"] if problems else []
@@ -103,7 +109,7 @@ def _print(found: Comparison, least: dict[tuple[str, str], float]) -> None:
     from rich.table import Table
 
     if not found.matches:
-        print("no candidates were sampled, so none were sampled again")
+        say("no candidates were sampled, so none were sampled again")
         return
     table = Table(title=f"sampled again: {found.rows:,} prompts", title_justify="left")
     table.add_column("candidate set")
@@ -115,9 +121,7 @@ def _print(found: Comparison, least: dict[tuple[str, str], float]) -> None:
         table.add_row(m.plan, m.model, f"{m.n:,}", *shares)
     console(table)
     for miss in found.mismatches[:_SHOWN]:
-        print(
-            f"prompt {miss.prompt_id}, candidate {miss.index} of {miss.plan} (seed {miss.seed}): another text after "
-            f"{miss.prefix:.0%} of the stored one"
-        )
+        form = "prompt {}, candidate {} of {} (seed {}): another text after {} of the stored one"
+        say(line(form, miss.prompt_id, miss.index, miss.plan, miss.seed, f"{miss.prefix:.0%}"))
     if len(found.mismatches) > _SHOWN:
-        print(f"... and {len(found.mismatches) - _SHOWN} more, see verify.json")
+        say(f"... and {len(found.mismatches) - _SHOWN} more, see verify.json")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from pipeline.commands import judge
 from pipeline.commands.context import console
 from pipeline.config import Config
 from pipeline.errors import NothingToCompare
+from pipeline.safety import line, say
 from pipeline.settings import WinrateConfig
 from pipeline.stats.audit import ALTERED
 from pipeline.stats.games import Games
 from pipeline.stats.prompt_scores import judge_rates
-from pipeline.stats.results import Results, outside_results, run_results
+from pipeline.stats.results import Results, csv_text, outside_results, run_results, with_settings
 from pipeline.storage import RunFolder
 
 
@@ -41,20 +43,19 @@ def run(config: Config) -> None:
             f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
         )
     for name, table in results.tables.items():
-        store_table(folder, name, table)
+        store_table(folder, name, with_settings(table, settings, config.judge.opponent))
     print_results(results, settings)
     if results.games is not None and not settings.games:
         for line in judge.independence(config):
-            print(f"WARNING: {line}")
+            say(f"WARNING: {line}")
 
 
 def store_table(folder: RunFolder, name: str, table: pa.Table) -> None:
     """Write a table of results into the run's folder, as ``.parquet`` and ``.csv``."""
     folder.make()
-    with folder.fs.open_output_stream(folder.path(f"{name}.parquet")) as stream:
+    with folder.whole(f"{name}.parquet") as path, folder.fs.open_output_stream(path) as stream:
         pq.write_table(table, stream)
-    with folder.fs.open_output_stream(folder.path(f"{name}.csv")) as stream:
-        pacsv.write_csv(table, stream)
+    folder.write_text(csv_text(table), f"{name}.csv")
 
 
 def print_results(results: Results, settings: WinrateConfig) -> None:
@@ -66,7 +67,7 @@ def print_results(results: Results, settings: WinrateConfig) -> None:
     if "scores" in results.tables:
         print_scores(results.tables["scores"], settings)
     for name, why in results.left_out.items():
-        print(f"{name}: not computed: {why}")
+        say(f"{name}: not computed: {why}")
 
 
 def print_audit(table: pa.Table, confidence: float) -> None:
@@ -94,12 +95,10 @@ def print_audit(table: pa.Table, confidence: float) -> None:
             )
     console(shown)
     grades = [
-        f"{r['language']} {r['grade']}"
-        for r in rows
-        if r["version"] == ALTERED and r["language"] not in ("all", "macro")
+        (r["language"], r["grade"]) for r in rows if r["version"] == ALTERED and r["language"] not in ("all", "macro")
     ]
     if len(grades) > 1:
-        print(f"by language: {', '.join(grades)}")
+        say(line("by language: " + ", ".join(["{} {}"] * len(grades)), *chain(*grades)))
 
 
 def print_scores(table: pa.Table, settings: WinrateConfig) -> None:

@@ -31,7 +31,7 @@ from pipeline.engines.labels import match_label
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.engines.structured import STRUCTURED, Structured, chosen, structured_fields
 from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
-from pipeline.safety import HIDDEN, redact
+from pipeline.safety import HIDDEN, holds_secret, redact
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -156,6 +156,7 @@ class OpenAIEngine(PartialEngine):
         self.capabilities = config.capabilities()
         self._client: AsyncOpenAI | None = None
         self._key = os.environ.get(config.api_key_env or "")
+        holds_secret(config.api_key_env)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._pace: AsyncLimiter | None = None
         self.verdict_tokens = config.verdict_room()
@@ -337,7 +338,7 @@ class OpenAIEngine(PartialEngine):
         return f"the endpoint cannot be reached: {error.__cause__ or error}"
 
     def _scrub(self, message: str) -> str:
-        return redact(message.replace(self._key, HIDDEN) if self._key else message)[:400]
+        return redact(message.replace(self._key, HIDDEN) if self._key else message, 400)
 
 
 class _Refused(EngineRequestError):

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
+from pipeline import tables
 from pipeline.engines.base import Engine
 from pipeline.execution.worker import Worker
 from pipeline.extend import Extension
@@ -47,7 +48,7 @@ class Carry:
 
     @cached_property
     def _data(self) -> pads.Dataset:
-        return pads.dataset(self.files, filesystem=self.filesystem, format="parquet")
+        return tables.open_dataset(self.files, self.filesystem, self.files[0].rpartition("/")[0])
 
     def onto(self, table: pa.Table) -> pa.Table:
         """The block with the columns that earlier results go into, for the rows that have any."""

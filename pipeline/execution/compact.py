@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.errors import LemonpressError
 from pipeline.memory import give_back
 
@@ -40,8 +41,7 @@ def compact(files: Sequence[str], target: str, filesystem: pafs.FileSystem) -> i
         Rows written.
     """
     ordered = _in_order(files, filesystem)
-    with filesystem.open_input_file(ordered[0]) as source:
-        schema = pq.read_schema(source)
+    schema = tables.read_schema(ordered[0], filesystem)
     groups = _groups(ordered, schema, filesystem)
     rows = number = 0
     group = next(groups, None)
@@ -65,7 +65,7 @@ def _groups(files: Sequence[str], schema: pa.Schema, filesystem: pafs.FileSystem
     waiting: list[pa.RecordBatch] = []
     size = 0
     for path in files:
-        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+        with tables.open_file(path, filesystem) as file:
             if not file.schema_arrow.equals(schema):
                 raise LemonpressError(f"{path}: its columns differ from those of {files[0]}; the table is not changed")
             for batch in file.iter_batches(_BATCH):

@@ -5,7 +5,6 @@ Nothing here runs per row but additions to counters; the rest happens twice a se
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.safety import redact
+from pipeline.safety import json_text, redact, redact_all
 from pipeline.storage import RunFolder
 
 _PER_DOUBLING = 16
@@ -133,8 +132,8 @@ class JsonLines(logging.Handler):
             }
             if record.exc_info and record.exc_info[1] is not None:
                 line["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
-            line = {k: redact(v) if isinstance(v, str) else v for k, v in line.items()}
-            self._stream.write((json.dumps(line, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace"))
+            text = json_text(redact_all(line), indent=None, default=lambda value: redact(str(value)))
+            self._stream.write((text + "\n").encode("utf-8", "replace"))
             self._stream.flush()
         except Exception:
             self.handleError(record)  # logging's own way: a full disk must not end the job here

@@ -23,7 +23,7 @@ import ray
 from ray.data import DataContext
 from ray.data.checkpoint import CheckpointConfig
 
-from pipeline import __version__
+from pipeline import __version__, tables
 from pipeline.engines.base import PriceConfig
 from pipeline.errors import STORAGE_ERRORS, LemonpressError, StorageError, UnreadableJudge
 from pipeline.execution.compact import compact, worth_compacting
@@ -198,7 +198,7 @@ def finish(
 
 def _schema(run: RunFolder, files: list[str]) -> pa.Schema:
     """Schema of a table's first file."""
-    return pads.dataset(files[:1], filesystem=run.fs, format="parquet").schema
+    return tables.read_schema(files[0], run.fs)
 
 
 def _execute(

@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.execution.control import Control
 from pipeline.execution.passes import finish, provenance, run_pass, run_pools
 from pipeline.execution.spec import PassSpec, PassSummary, joined, summaries
@@ -155,7 +155,7 @@ def project(whole: PassSpec, spec: PassSpec, part: Part, until: Sequence[PassSpe
     run.remove(spec.writes, _FOLDER)
     target = run.make(spec.writes, _FOLDER)
     for path in run.data_files(whole.writes):
-        data = pads.dataset(path, filesystem=run.fs, format="parquet")
+        data = tables.open_dataset([path], run.fs, path)
         file = f"{target}/{path.rpartition('/')[2]}"
         with pq.ParquetWriter(file, schema, filesystem=run.fs, compression="zstd") as writer:
             for batch in data.to_batches(columns=names, batch_size=_BATCH):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import ray.data
 
+from pipeline import tables
 from pipeline.storage import RunFolder
 
 _READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
@@ -19,6 +20,7 @@ _MOST_READERS = 32
 def read_table(run: RunFolder, table: str) -> ray.data.Dataset:
     """A run's table as a Ray dataset, file by file."""
     files = run.data_files(table)
+    tables.check_files(files, run.fs)  # Ray Data registers a type that unpickles, in every process of its own
     with _readers(len(files)):
         return ray.data.read_parquet(files, filesystem=run.fs)
 

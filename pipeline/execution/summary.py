@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
+from pipeline import tables
 from pipeline.errors import LemonpressError
 from pipeline.execution.observe import Histogram
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
@@ -67,7 +67,8 @@ def recounted(marker: dict[str, Any], job: str, run: RunFolder, files: list[str]
 def _batches(files: Sequence[str], run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """All rows of the files, some files at a time: a dataset keeps every footer that it has read, some 100 kB each."""
     for start in range(0, len(files), _FILES):
-        data = pads.dataset(files[start : start + _FILES], filesystem=run.fs, format="parquet")
+        part = files[start : start + _FILES]
+        data = tables.open_dataset(part, run.fs, part[0])
         yield from data.to_batches(columns=columns, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1)
         del data
         give_back()

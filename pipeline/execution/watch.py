@@ -15,6 +15,7 @@ from pipeline.execution.control import Control, Ledger
 from pipeline.execution.hosting import Host
 from pipeline.execution.journal import JournalState
 from pipeline.execution.progress import Counts
+from pipeline.safety import say
 from pipeline.settings import ExecutionConfig
 
 logger = logging.getLogger(__name__)
@@ -113,8 +114,8 @@ class Watch(threading.Thread):
             )
 
     def _stop_pass(self) -> None:
-        print(
-            f"\nlemonpress: {self._control.reason}: finishing the rows in flight (at most {self._grace:g} s)",
+        say(
+            f"lemonpress: {self._control.reason}: finishing the rows in flight (at most {self._grace:g} s)",
             file=sys.stderr,
         )
         first = self._hosts[0]  # what has left its pool goes through the others', to be stored

@@ -252,7 +252,7 @@ class Worker:
         except UnreadableJudge:
             raise  # of all rows, not of this one
         except Exception as error:
-            message = redact(str(error))[:_MESSAGE_LIMIT]  # in this order: half a key is no longer known as one
+            message = redact(str(error), _MESSAGE_LIMIT)
             if isinstance(error, TimeoutError) and limit.expired():
                 message = f"not done within {self._row_seconds:g} s (execution.row_seconds)"
             logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, message)
@@ -267,7 +267,7 @@ class Worker:
         if self._dying:
             await asyncio.Event().wait()  # the first one to notice ends the process
         self._dying = True
-        words = redact(words)
+        words = redact(words, _MESSAGE_LIMIT)
         logger.error("engine died, replacing its worker: %s", words)
         await self._journal.last_words(words)
         # The process must go, so that Ray restarts the actor and retries its rows: an exception would be retried

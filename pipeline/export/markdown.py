@@ -22,7 +22,7 @@ def plain(value: Any) -> str:
 
 def text_cell(text: str) -> str:
     """A longer text in a table's cell: its lines and indents are kept, and it wraps, as code blocks do not."""
-    shown = redact(text).strip()
+    shown = redact(text.strip(), _LONGEST + 1)
     cut = len(shown) > _LONGEST
     lines = shown[:_LONGEST].splitlines()
     if len(lines) > _LINES:

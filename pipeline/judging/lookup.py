@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.ipc
 
+from pipeline import tables
 from pipeline.errors import InputError
 from pipeline.storage import RunFolder
 
@@ -57,7 +58,12 @@ class Lookup:
             local = str(Path(self._copy.name, "answers.arrow"))
             pafs.copy_files(path, local, source_filesystem=run.fs, destination_filesystem=pafs.LocalFileSystem())
             path = local
-        table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        with tables.reading(path), pa.ipc.open_file(pa.memory_map(path)) as file:
+            if file.schema != _SCHEMA:
+                raise InputError(
+                    f"{path}: holds {file.schema.names}, not {_SCHEMA.names}; remove it, and run judge again"
+                )
+            table = file.read_all()
         self._ids, self._texts = table.column("prompt_id"), table.column("text")
         self._order = pc.sort_indices(self._ids).to_numpy()
 

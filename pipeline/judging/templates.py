@@ -20,6 +20,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from pipeline.errors import ConfigError, nearest
 from pipeline.hashing import digest
+from pipeline.languages import base_language
 from pipeline.records import Message
 
 FOLDER = Path(__file__).parent / "templates"
@@ -86,13 +87,13 @@ def load_template(name: str, language: str | None = None, key: str = "template")
 
     Args:
         name: of a built-in template, or the path of a file.
-        language: BCP 47 tag; ``NAME.LANGUAGE.txt`` is preferred where it exists, English is the default.
+        language: a tag; ``NAME.LANGUAGE.txt`` is preferred where it exists (by base language), English is the default.
         key: config key named in errors.
 
     Raises:
         ConfigError: there is no such template, or it cannot be used.
     """
-    tag = (language or "").split("-")[0].lower()  # data: no part of a path unless it is a plain word
+    tag = base_language(language) or ""  # data: no part of a path unless it is a plain word
     path = _find(name, tag if _LANGUAGE.fullmatch(tag) else "", key)
     text = path.read_text(encoding="utf-8")
     parts: dict[str, list[str]] = {}

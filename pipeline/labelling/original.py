@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.prompts import SourceConfig
 from pipeline.reading import local_files, open_source
 from pipeline.reading.opening import Piece, format_of
@@ -69,14 +69,14 @@ def original_parts(source: SourceConfig, base: Path | None = None) -> list[Part]
 
 
 def _of_parquet(piece: Piece, path: Path) -> Part:
-    def tables() -> Tables:
-        with pq.ParquetFile(path) as file:
+    def read() -> Tables:
+        with tables.open_file(str(path)) as file:
             start = 0
             for batch in file.iter_batches(_BATCH):
                 yield np.arange(start, start + len(batch)), pa.Table.from_batches([batch])
                 start += len(batch)
 
-    return Part(piece.name, path, piece, pq.read_schema(path), tables)
+    return Part(piece.name, path, piece, tables.read_schema(str(path)), read)
 
 
 def _of_piece(piece: Piece, path: Path | None) -> Part:

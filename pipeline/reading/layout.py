@@ -10,7 +10,8 @@ import pyarrow as pa
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.prompts import Given, SourceConfig
 from pipeline.reading.opening import Piece, cause
-from pipeline.reading.types import json_types, storage_schema
+from pipeline.reading.types import json_types
+from pipeline.tables import storage_schema
 
 _ROLES = {
     "messages": "messages",

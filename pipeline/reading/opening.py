@@ -6,9 +6,9 @@ import codecs
 import contextlib
 import glob
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.errors import ConfigError, InputError, LemonpressError, nearest
 from pipeline.hashing import digest
+from pipeline.languages import is_known
 from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
 from pipeline.reading.lines import GZIP, parse_lines, undecodable_line
 from pipeline.reading.separated import pandas_options
@@ -36,12 +38,12 @@ _ENDINGS = {
     ".tsv": "tsv",
 }
 
+_UNKNOWN = {"arrow.uuid", "arrow.bool8", "arrow.fixed_shape_tensor"}  # to datasets, which reads their storage types
 _PARQUET = b"PAR1"  # how such files begin
 
 Record = dict[str, Any]
 
 _BATCH = 1000
-_LANGUAGE_TAG = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 
 
 @dataclass
@@ -235,13 +237,18 @@ def _open_hub(source: HubSource, name: str) -> Piece:
 
     if not source.dataset:
         raise ConfigError("prompts.dataset: missing; name a data set on the hub, such as CohereLabs/m-ArenaHard-v2.0")
+    if ".." in source.dataset.split("/"):
+        raise ConfigError(f"prompts.dataset: {source.dataset!r} leads out of a folder; name a data set on the hub")
     label = f"{source.dataset}/{name}" if name else source.dataset
     try:
         data = datasets.load_dataset(source.dataset, name or None, split=source.split, revision=source.revision)
+        tables.check_schema(data.features.arrow_schema, label)
+    except InputError:
+        raise
     except Exception as error:  # the library raises whatever the network, the files or the names brought up
         raise ConfigError(f"prompts.dataset: cannot load {label} (split {source.split!r}): {cause(error)}") from error
-    language = source.language or (name if _LANGUAGE_TAG.fullmatch(name) else None)
-    return Piece(label, data, data.features, data.num_rows, language)
+    language = source.language or (name if name and is_known(name) else None)
+    return Piece(label, data, plain(data.features), data.num_rows, language)
 
 
 def _open_file(path: Path, language: str | None, source: FileSource, key: str) -> Piece | None:
@@ -254,7 +261,8 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
     try:
         if _is_empty(path, format_):
             return None
-        data = _load(path, format_, source.header)
+        schema = tables.read_schema(str(path), where=origin(path)) if format_ == "parquet" else None
+        data = _load(path, format_, source.header, schema)
     except LemonpressError:
         raise
     except Exception as error:  # the library wraps what the Parquet, CSV and text readers raise
@@ -266,12 +274,36 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
     copies = [file["filename"] for file in data.cache_files]
     # Mapped only where rows are taken by position: a mapping brings 64 KiB into memory wherever it is looked at.
     opened = None if copies else data
-    return Piece(origin(path), opened, data.features, data.num_rows, language, format_ == "jsonl", copies)
+    return Piece(origin(path), opened, plain(data.features), data.num_rows, language, format_ == "jsonl", copies)
+
+
+def plain(features: Features) -> Features:
+    """The features, of which only JSON is decoded.
+
+    A file says itself what its columns are: as an ``Image`` or ``Audio`` a path in it would be opened, here or on the
+    network, and its content given to a decoder.
+    """
+    import datasets
+
+    def undecoded(feature: Any) -> Any:
+        if isinstance(feature, dict):
+            return {name: undecoded(each) for name, each in feature.items()}
+        if isinstance(feature, list | tuple):
+            return type(feature)(undecoded(each) for each in feature)
+        if isinstance(feature, datasets.List | datasets.LargeList):
+            return replace(feature, feature=undecoded(feature.feature))
+        if hasattr(feature, "decode_example") and not isinstance(feature, datasets.Json):
+            copy = deepcopy(feature)
+            copy.decode = False
+            return copy
+        return feature
+
+    return datasets.Features(undecoded(dict(features)))
 
 
 def _is_empty(path: Path, format_: str) -> bool:
     if format_ == "parquet":
-        return path.stat().st_size == 0 or pq.read_metadata(path).num_rows == 0
+        return path.stat().st_size == 0 or pq.read_metadata(path).num_rows == 0  # the footer's own numbers only
     with path.open("rb") as stream:
         return stream.read(4) in (b"", codecs.BOM_UTF8)
 
@@ -292,7 +324,7 @@ def _hint(path: Path, format_: str) -> str:
 _CHUNK = 2**20  # bytes of text at once, and the rest of the line; the library's own 10 MiB take 10 times as much memory
 
 
-def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
+def _load(path: Path, format_: str, header: list[str] | None, schema: pa.Schema | None) -> Dataset | None:
     import datasets
 
     builder = {"parquet": "parquet", "jsonl": "text"}.get(format_, "csv")
@@ -302,6 +334,8 @@ def _load(path: Path, format_: str, header: list[str] | None) -> Dataset | None:
         if found is None:
             return None
         options = {**found, "features": datasets.Features({c: datasets.Value("string") for c in found["column_names"]})}
+    if schema is not None and tables.extensions(schema) & _UNKNOWN:
+        options["features"] = datasets.Features.from_arrow_schema(tables.storage_schema(schema))
     # The library's cache goes by path and time of change; the size is our addition.
     name = digest(path.stat().st_size, path.stat().st_mtime_ns, size=6)
     data: Dataset = datasets.load_dataset(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.languages import RESERVED, is_among
 from pipeline.memory import give_back
 from pipeline.prompts import SourceConfig
 from pipeline.reading.layout import NOTHING
@@ -138,13 +139,20 @@ def _collect(source: SourceConfig, rows: Rows) -> tuple[_Kept, set[str]]:
         if source.limit is not None and len(kept.positions) >= source.limit:
             break
         language = rows.language(batch, offset)
-        if source.languages is not None and language not in source.languages:
+        if language in RESERVED:
+            raise InputError(reserved(language, f"{batch.piece.name}, row {batch.start + offset} (from 0)"))
+        if not is_among(language, source.languages):
             others.add(language or "und")
             continue
         if limit.admits(rows.cluster(batch, offset) or rows.text(batch, offset, "id")):
             kept.positions.append(position)
             _note(kept, rows.prompt(batch, offset))
     return kept, others
+
+
+def reserved(language: str, where: str) -> str:
+    """Why this language is refused."""
+    return f"{where}: the language {language!r}: results call the rows over all languages so; map or rename it"
 
 
 def _note(kept: _Kept, prompt: Prompt) -> None:

@@ -12,21 +12,6 @@ from pipeline.reading.opening import Piece
 _MAX_DEPTH = 16  # Parquet's readers refuse deeply nested schemas
 
 
-def _storage_type(type_: pa.DataType) -> pa.DataType:
-    """``type_`` without extension types, which other Parquet readers do not know."""
-    if isinstance(type_, pa.BaseExtensionType):
-        return _storage_type(type_.storage_type)
-    if pa.types.is_struct(type_):
-        return pa.struct([(f.name, _storage_type(f.type)) for f in type_])
-    if pa.types.is_list(type_):
-        return pa.list_(_storage_type(type_.value_type))
-    return type_
-
-
-def storage_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(f.name, _storage_type(f.type)) for f in schema])
-
-
 def json_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType | None]:
     """Column -> Arrow type of the JSON Lines among the pieces; ``None`` where values have no common type."""
     types: dict[str, pa.DataType | None] = {}

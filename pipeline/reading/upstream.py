@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
+from pipeline import tables
 from pipeline.errors import ConfigError, InputError, nearest
+from pipeline.languages import RESERVED
 from pipeline.prompts import ReadReport, RunSource, SourceConfig
 from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices
-from pipeline.reading.scan import hash64
+from pipeline.reading.scan import hash64, reserved
 from pipeline.reading.write import write_shards
 from pipeline.remote import is_uri
 from pipeline.schema import read_provenance, with_provenance
@@ -71,7 +72,7 @@ class Upstream:
         """Names of the table's candidate sets, evidence apart; reads two small columns."""
         names: dict[str, None] = {}
         for path in self._run.data_files(self._source.table):
-            with pq.ParquetFile(path, filesystem=self._run.fs) as file:
+            with tables.open_file(path, self._run.fs) as file:
                 paths = [file.schema.column(i).path for i in range(len(file.schema))]
                 wanted = [p for p in paths if re.fullmatch(r"candidates\..*\.(plan|origin)", p)]
                 for batch in file.iter_batches(columns=wanted) if wanted else ():
@@ -120,6 +121,8 @@ def _keep(source: RunSource, data: pads.Dataset) -> tuple[Indices, ReadReport]:
     names = list(codes)
     counts = Counter({names[code] or "und": int(n) for code, n in enumerate(np.bincount(language[rows])) if n})
     n_bad = int(np.frombuffer(bad, np.uint8)[rows].sum())
+    for name in set(counts) & set(RESERVED):
+        raise InputError(reserved(name, f"prompts.path: {source.path}"))
     report = ReadReport(len(rows), len(np.unique(cluster[rows])), dict(sorted(counts.items())), n_bad)
     return row_id[rows], report
 

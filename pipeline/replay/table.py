@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import __version__
+from pipeline import __version__, tables
 from pipeline.config import Config, to_yaml
 from pipeline.errors import InputError, UnfinishedTableError
 from pipeline.judging.names import is_candidate
@@ -130,19 +130,17 @@ class ReplayTable:
         path = folder.path(name)
         if not folder.exists(name):
             raise InputError(f"{path}: no such replay table")
-        try:
-            with pq.ParquetFile(path, filesystem=folder.fs) as file:
-                provenance = read_provenance(file.schema_arrow, path)
-        except pa.ArrowException as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
-        if provenance.get("pass") != "replay":
+        with tables.open_file(path, folder.fs) as file:
+            provenance = read_provenance(file.schema_arrow, path)
+            columns = file.schema_arrow
+        if provenance.get("pass") != "replay" or not columns.equals(SCHEMA):
             raise InputError(f"{path}: no replay table; lemonpress replay RUN makes one")
         self.config: str = provenance["config"]
         self.source: dict[str, Any] = provenance["source"]
 
     def __iter__(self) -> Iterator[Pools]:
         """The prompts, in batches."""
-        with pq.ParquetFile(self._folder.path(self._name), filesystem=self._folder.fs) as file:
+        with tables.open_file(self._folder.path(self._name), self._folder.fs) as file:
             for batch in file.iter_batches(_BATCH):
                 for item in batch.to_pylist():
                     found = item.pop("utilities") or []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.report.model import Audit, Contest, Report
 from pipeline.report.sides import POOLED
@@ -29,11 +30,17 @@ class Headline:
 
     Attributes:
         kind: ``won``, ``open``, ``lost``, ``judge`` (the audit forbids an answer) or ``empty``.
+        system: whom it is about: the best system; ``None`` where nobody is named.
+        against: the opponent or the base that it is compared with.
+        close: the systems that a winner cannot be told from; ``None`` where they were not compared.
     """
 
     kind: str
     title: str
     text: str
+    system: str | None = None
+    against: str | None = None
+    close: tuple[str, ...] | None = None
 
 
 def headline(report: Report) -> Headline:
@@ -93,6 +100,7 @@ def contest_headline(report: Report, contest: Contest) -> Headline:
     audit = failed_audit(report, contest)
     if audit is not None:
         return _judge_headline(report, contest, audit)
+    about = partial(Headline, system=best.system, against=contest.opponent)
     rate, won = best.pooled, best.pooled.win_rate
     n = f"n = {count(rate.n_prompts, 'prompt')}"
     low, high, kind = (
@@ -105,26 +113,29 @@ def contest_headline(report: Report, contest: Contest) -> Headline:
     found = f"{name} wins {percent(rate.win_rate)} against {opponent}"
     if low is None:
         text = f"{found}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
-        return Headline("open", f"No system can be told from {opponent} at {n}", text)
+        return about("open", f"No system can be told from {opponent} at {n}", text)
     span = f"{_level(report)} {kind}interval {interval(low, high)}, {basis}"
     if contest.n_clusters < CLUSTERS_TO_CLAIM:
         text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}). So few independent clusters decide nothing."
-        return Headline("open", f"No system can be told from {opponent} at {n}", text)
+        return about("open", f"No system can be told from {opponent} at {n}", text)
     if best.side == "above":
+        rest = _rest(contest)
+        close = _close(rest, contest.behind)
+        about = partial(about, close=close)
         points = f"{100 * (won - 0.5):.1f} points above an even match"
-        text = f"{found}: {points} ({span}).{_others(report, contest)}{_upper_bound(report, contest)}"
+        text = f"{found}: {points} ({span}).{_paired(report, rest, close)}{_upper_bound(report, contest)}"
         if best.self_judged:
             title = f"{name} beats {opponent}, says the model that selected for it"
-            return Headline("won", title, f"{text} That is no independent verdict: see the warning above.")
-        return Headline("won", f"{name} beats {opponent}", text)
+            return about("won", title, f"{text} That is no independent verdict: see the warning above.")
+        return about("won", f"{name} beats {opponent}", text)
     losers = [report.short(s.system) for s in contest.standings if s.side == "below"]
     if best.side == "below":
         title = f"{opponent} beats " + (f"all {len(losers)} systems" if len(losers) > 1 else name)
         lead = "Even the best: " if len(losers) > 1 else ""
-        return Headline("lost", title, f"{lead}{found} ({span}).")
+        return about("lost", title, f"{lead}{found} ({span}).")
     lost = f" {listing(losers)} {'loses' if len(losers) == 1 else 'lose'} to {opponent}." if losers else ""
     text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}): an even match, 50%, is inside.{lost}"
-    return Headline("open", f"No system can be told from {opponent} at {n}", text)
+    return about("open", f"No system can be told from {opponent} at {n}", text)
 
 
 def _judge_headline(report: Report, contest: Contest, audit: Audit) -> Headline:
@@ -149,23 +160,27 @@ def _level(report: Report) -> str:
     return f"{100 * report.config.winrate.confidence:g}%"
 
 
-def _others(report: Report, contest: Contest) -> str:
-    """How the best system stands against the other systems."""
-    best = contest.best
-    rest = [s for s in contest.standings if s is not best and s.role != "oracle" and s.pooled.win_rate is not None]
-    return _paired(report, [s.system for s in rest], contest.behind)
+def _rest(contest: Contest) -> list[str]:
+    """The other systems that could have won."""
+    rest = [s for s in contest.standings if s is not contest.best and s.role != "oracle"]
+    return [s.system for s in rest if s.pooled.win_rate is not None]
 
 
-def _paired(report: Report, others: list[str], behind: frozenset[str] | None) -> str:
+def _close(others: list[str], behind: frozenset[str] | None) -> tuple[str, ...] | None:
+    """Those that the paired comparison with the best system does not put behind it; ``None`` without a comparison."""
+    return None if behind is None else tuple(s for s in others if s not in behind)
+
+
+def _paired(report: Report, others: list[str], close: tuple[str, ...] | None) -> str:
     """What the paired comparison of the best system with the others says."""
     if not others:
         return ""
-    if behind is None:
+    if close is None:
         return " It was not compared with the other systems prompt by prompt."
-    close = [report.short(s) for s in others if s not in behind]
     if not close:
         return " Compared prompt by prompt, it is also ahead of every other system."
-    return f" It cannot be told from {listing(close)}: their paired differences include zero."
+    names = listing([report.short(s) for s in close])
+    return f" It cannot be told from {names}: their paired differences include zero."
 
 
 def _upper_bound(report: Report, contest: Contest) -> str:
@@ -182,6 +197,7 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
     if base is None or leader is None or score is None or score.difference is None:
         text = f"No paired difference to a base ({report.config.winrate.base}) can be computed from the scores below."
         return Headline("empty", f"Nothing to compare by {metric}", text)
+    about = partial(Headline, system=leader, against=base)
     name, against = report.short(leader), report.short(base)
     low, high = task.joint[leader]
     basis = f"{count(score.n_prompts, 'prompt')} in {count(task.n_clusters, 'independent cluster')}"
@@ -190,29 +206,27 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
     gap = f"{signed(score.difference)} points"
     if low is None or high is None:
         text = f"{means}: {gap}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
-        return Headline("open", told_apart, text)
+        return about("open", told_apart, text)
     kind = "simultaneous " if len(task.joint) > 1 else ""
     span = f"{_level(report)} {kind}interval of the paired difference {signed_interval(low, high)}, {basis}"
     if task.n_clusters < CLUSTERS_TO_CLAIM:
-        return Headline("open", told_apart, f"{means}: {gap} ({span}). So few independent clusters decide nothing.")
+        return about("open", told_apart, f"{means}: {gap} ({span}). So few independent clusters decide nothing.")
     bounds = _bounds(report, task)
     side = task.side(leader)
     if side == "above":
         circular = _circular_words(report, task, leader)
-        rest = _paired(report, [s for s in task.contenders if s != leader], task.behind)
+        others = [s for s in task.contenders if s != leader]
+        close = _close(others, task.behind)
         title = f"{name} beats {against} by {signed(score.difference).removeprefix('+')} points of {metric}"
         if circular:
             title += ", the metric that it chooses by"
-        return Headline(
-            "won",
-            title,
-            f"{means} ({span}).{rest}{circular}{bounds}",
-        )
+        text = f"{means} ({span}).{_paired(report, others, close)}{circular}{bounds}"
+        return about("won", title, text, close=close)
     if side == "below":
         losers = [report.short(s) for s in task.contenders if task.side(s) == "below"]
         title = f"{against} beats " + (f"{len(losers)} systems" if len(losers) > 1 else losers[0]) + f" by {metric}"
-        return Headline("lost", title, f"The best of all, {name}: {gap} ({span}).{bounds}")
-    return Headline("open", told_apart, f"The best, {name}: {gap} ({span}): zero is inside.{bounds}")
+        return about("lost", title, f"The best of all, {name}: {gap} ({span}).{bounds}")
+    return about("open", told_apart, f"The best, {name}: {gap} ({span}): zero is inside.{bounds}")
 
 
 def _mean(task: TaskScores, system: str) -> str:

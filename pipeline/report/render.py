@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,9 @@ def render_markdown(report: Report) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
+@cache
 def _environment(folder: str, autoescape: bool) -> Environment:
+    """The folder's templates; compiling them takes longer than filling them in."""
     env = Environment(
         loader=FileSystemLoader(_FOLDER / folder),
         autoescape=autoescape,
@@ -110,6 +112,7 @@ def _context(report: Report) -> dict[str, Any]:
         "roles": _roles(report),
         "choices": choices,
         "wrong_language": _wrong_language,
+        "untold": _untold,
         "audits": audits(report),
         "panels": sampling_panels(report),
         "has_left_out": partial(has_left_out, report),
@@ -139,6 +142,13 @@ def _wrong_language(task: TaskScores, system: str) -> float | None:
     """Share of a system's texts that are not in the language asked for, of those that could be told."""
     score = task.get(system, POOLED, LANGUAGE)
     return None if score is None or score.mean is None else 1 - score.mean
+
+
+def _untold(task: TaskScores, system: str) -> float | None:
+    """Share of a system's texts whose language cannot be told."""
+    score = task.get(system, POOLED, LANGUAGE)
+    texts = score.n_prompts + score.n_untold if score else 0
+    return score.n_untold / texts if score and texts else None
 
 
 def footnotes(rates: Iterable[WinRate]) -> list[str]:

@@ -17,6 +17,7 @@ class Score:
     metric: str
     n_prompts: int
     n_missing: int
+    n_untold: int
     mean: float | None
     se: float | None
     ci_low: float | None

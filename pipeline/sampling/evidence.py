@@ -12,7 +12,7 @@ from typing import ClassVar
 from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
 from pipeline.hashing import derive_seed
-from pipeline.languages import base_language, is_language, language_name
+from pipeline.languages import base_language, by_language, is_language, language_name
 from pipeline.records import Candidate, Row
 from pipeline.sampling.plans import PLANS, PlannedRequest, SingleTemperature
 from pipeline.tasks.base import Task
@@ -54,9 +54,9 @@ class Evidence(SingleTemperature):
 
     def answer_language(self, task: Task, row: Row) -> str | None:
         """The evidence language: neither that of the answers nor, for a translation, that of the source."""
-        answers = base_language(task.answer_language(row))
-        taken = {answers, base_language(task.source_language_of(row))}
-        wanted = self.languages.get(answers or "", self.languages["default"])
+        answers = task.answer_language(row)
+        taken = {base_language(answers), base_language(task.source_language_of(row))}
+        wanted = by_language(self.languages, answers) or self.languages["default"]
         choices = (wanted, self.languages["default"], *self.languages.values(), *_OTHERS)
         return next(tag for tag in choices if base_language(tag) not in taken)
 

@@ -21,7 +21,7 @@ ANSWER = "answer:"
 """Begins ``Score.plan`` where the one value is of a system's text that is no candidate: ``answer:hedged/fusion``."""
 
 LANGUAGE = "language"
-"""The metric of every task: 1 = in the language asked for, 0 = in another, null = cannot be told."""
+"""The metric of every task: 1 = in the language asked for, 0 = clearly in another, null = cannot be told."""
 
 WIN = "win"
 """Pseudo-metric of the statistics: a candidate's prompt score against the opponent."""
@@ -32,7 +32,7 @@ class MeasureStage(Stage):
     """Appends ``metric:NAME`` scores of all candidates, new texts and outside answers that have none yet.
 
     What is measured is the task's business (:meth:`Task.measure`), in 0..1; a text that is missing, or a row without a
-    reference, gives null. Offline language identification (0.02 ms a text) is added for every task. O(texts).
+    reference, gives null. Offline language identification (1 ms a text) is added for every task. O(texts).
 
     Args:
         tasks: settings of the tasks that have any.

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pipeline.languages import base_language
 from pipeline.scoring.chrf import chrf_matrix
 
 __all__ = ["UTILITIES", "Utility", "bleu_matrix", "chrf_matrix", "cosine_matrix"]
 
 Utility = Callable[[Sequence[str], Sequence[str], str | None], list[list[float]]]
-"""(hypotheses, references, BCP 47 language) -> matrix [hypothesis][reference]."""
+"""(hypotheses, references, the language that they should be in) -> matrix [hypothesis][reference]."""
 
 
 def bleu_matrix(hypotheses: Sequence[str], references: Sequence[str], language: str | None = None) -> list[list[float]]:
@@ -22,7 +23,7 @@ def bleu_matrix(hypotheses: Sequence[str], references: Sequence[str], language: 
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    metric = BLEU(effective_order=True, tokenize=_TOKENIZERS.get((language or "").split("-")[0].lower(), "13a"))
+    metric = BLEU(effective_order=True, tokenize=_TOKENIZERS.get(base_language(language) or "", "13a"))
     return [[metric.sentence_score(h, [r]).score for r in references] for h in hypotheses]
 
 

@@ -116,7 +116,7 @@ class MBR(Selector):
             if len(chosen) < len(texts):
                 detail |= {"approximation": "reference_subset", "references": len(chosen)}
             references = [*(texts[j] for j in chosen), *extra]
-            part = await asyncio.to_thread(utility, texts, references, pool.row.language)
+            part = await asyncio.to_thread(utility, texts, references, pool.task.answer_language(pool.row))
             matrix = _spread(part, chosen, len(texts))
         values: list[float | None] = [None] * len(pool.candidates)
         for i, value in zip(indices, mean_of_others(matrix) if means is None else means, strict=True):

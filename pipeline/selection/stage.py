@@ -86,7 +86,7 @@ class SelectStage(Stage):
                 raise
             except Exception as error:
                 # One selector that fails does not fail the row: it falls back, marked, and the error is kept.
-                failure = RowError("select", self.name, type(error).__name__, redact(str(error))[:2000])
+                failure = RowError("select", self.name, type(error).__name__, redact(str(error), 2000))
                 row.errors.append(failure)
                 choice = Choice(pool.fallback(), detail={"fallback": f"{failure.kind}: {failure.message}"[:500]})
             if note:

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 
+from pipeline import tables
 from pipeline.errors import InputError, nearest
+from pipeline.languages import RESERVED
 from pipeline.remote import is_uri, open_uri
 from pipeline.stats.arrays import Bools, Floats, Ints
 
@@ -39,7 +40,6 @@ _OPTIONAL_TEXT = ("cluster_id", "judge", "template", "verdict")
 _OPTIONAL_NUMBERS = ("mass", "length", "opponent_length")
 _NUMBERS = ("score", *_OPTIONAL_NUMBERS)
 _NULLS = ["", "null", "none", "na"]
-_RESERVED = ("all", "macro")
 _SEPARATOR = "\x1f"
 _PROMPT = ["prompt_id", "cluster_id", "language"]
 
@@ -116,11 +116,12 @@ def load_table_games(path: str) -> Games:
             with fs.open_input_stream(inner) as stream:
                 table = pajson.read_json(stream)
         else:
-            data = pads.dataset(inner, filesystem=fs, format="parquet")
+            data = tables.open_outside(inner, fs, path)
             table = data.to_table(columns=[c for c in data.schema.names if c in known])
             _require_columns(data.schema.names, path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as a table of games: {error}") from error
+        raise InputError(f"{path}: cannot be read as a table of games: {tables.first_line(error)}") from error
+    tables.check_schema(table.schema, path)
     return games_from_table(table, path)
 
 
@@ -286,7 +287,7 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     ids, id_code = _codes(keys.column("prompt_id"))
     clusters, cluster = _codes(keys.column("cluster_id"))
     languages, language = _codes(keys.column("language"))
-    for name in _RESERVED:
+    for name in RESERVED:
         if name in languages.to_pylist():
             refuse(language[:n_games] == languages.index(name).as_py(), f"a language cannot be called {name!r}")
     _, first, prompt = np.unique(id_code * len(languages) + language, return_index=True, return_inverse=True)

@@ -57,6 +57,7 @@ class TaskQuality:
             where there is nothing to say (no reference, the plan was not for this prompt).
         missing: (metric, system) -> [P], where the text is missing.
         plans: plan -> (temperature, min_p) of its stochastic candidates; NaN where they differ or are not known.
+        untold: system -> [P], where its text's language cannot be told.
     """
 
     task: str
@@ -68,6 +69,7 @@ class TaskQuality:
     systems: dict[tuple[str, str], Floats]
     missing: dict[tuple[str, str], Bools]
     plans: dict[str, tuple[float, float]]
+    untold: dict[str, Bools] = field(default_factory=dict)
 
     @property
     def n_clusters(self) -> int:
@@ -93,6 +95,7 @@ class TaskQuality:
             },
             systems={key: values[mine] for key, values in self.systems.items()},
             missing={key: values[mine] for key, values in self.missing.items()},
+            untold={key: values[mine] for key, values in self.untold.items()},
         )
 
 
@@ -168,6 +171,7 @@ class Builder:
         self.languages: list[str] = []
         self.pools: dict[tuple[str, str], dict[int, tuple[Floats, float, float]]] = defaultdict(dict)
         self.systems: dict[tuple[str, str], dict[int, tuple[float, bool]]] = defaultdict(dict)
+        self.untold: dict[str, list[int]] = defaultdict(list)
         self.settings: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -185,8 +189,8 @@ class Builder:
                 metrics[scorer.removeprefix(METRIC)][plan] = values
         for metric, by_target in metrics.items():
             known = any(v is not None for values in by_target.values() for v in values)
-            if known:
-                self._metric(at, row, metric, by_target, origins)
+            if known or metric == LANGUAGE:
+                self._metric(at, row, metric, by_target, origins, known)
         won = _wins(row["games"], origins)
         if won:
             self._metric(at, row, WIN, won, origins)
@@ -198,14 +202,15 @@ class Builder:
         metric: str,
         by_target: dict[str, list[float | None]],
         origins: dict[str, list[str]],
+        known: bool = True,
     ) -> None:
         for plan, kinds in origins.items():
-            if plan in by_target:
+            if plan in by_target and known:
                 self._pool(at, metric, plan, by_target[plan], kinds)
         for plan, method, index, chars in row["selections"]:
             value: float | None = None
             if method == "sample" and chars is not None and "sample" in origins[plan]:
-                pool = self.pools[metric, plan].get(at)
+                pool = self.pools.get((metric, plan), {}).get(at)
                 value = None if pool is None else _mean(pool[0])
             elif chars is not None:
                 target, place = (f"{ANSWER}{plan}/{method}", 0) if is_own_text(plan, index) else (plan, index)
@@ -225,6 +230,8 @@ class Builder:
     def _system(self, at: int, metric: str, system: str, value: float | None, missing: bool) -> None:
         if missing and metric != LANGUAGE:
             value = 0.0  # a missing answer loses
+        if metric == LANGUAGE and value is None and not missing:
+            self.untold[system].append(at)
         if value is not None:
             self.systems[metric, system][at] = (value, missing)
 
@@ -262,6 +269,7 @@ class Builder:
             systems,
             missing,
             plans,
+            {system: np.isin(np.arange(n), places) for system, places in self.untold.items()},
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.scoring.measure import WIN
+from pipeline.scoring.measure import LANGUAGE, WIN
 from pipeline.stats.arrays import Bools, Floats, Ints
 from pipeline.stats.grouped import Sample, estimate
 from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals
@@ -39,7 +39,7 @@ POOLED, MACRO = "all", "macro"
 SCORES_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("system", "task", "language", "metric")),
-        *((name, pa.int64()) for name in ("n_prompts", "n_missing")),
+        *((name, pa.int64()) for name in ("n_prompts", "n_missing", "n_untold")),
         *((name, pa.float64()) for name in ("mean", "se", "ci_low", "ci_high")),
         ("base", pa.string()),
         *((name, pa.float64()) for name in ("difference", "difference_se", "difference_low", "difference_high")),
@@ -78,7 +78,8 @@ def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | 
 
     Returns:
         ``SCORES_SCHEMA``. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them
-        out). A recovered share is null for ``macro``, and where the oracle's gain cannot be told from 0.
+        out, and the ``n_untold`` texts whose language cannot be told). A recovered share is null for ``macro``, and
+        where the oracle's gain cannot be told from 0.
     """
     bootstrap = bootstrap or Bootstrap()
     rows: list[dict[str, Any]] = []
@@ -100,7 +101,7 @@ def _metric_rows(task: TaskQuality, metric: str, base: str, bootstrap: Bootstrap
     against = estimate(task, samples[len(values) :], bootstrap, -1.0, 1.0, mean_intervals)
     gains = dict(zip(differences, against, strict=True))
     for system, estimates in zip(systems, found, strict=True):
-        missing = task.missing[metric, system]
+        missing, untold = task.missing[metric, system], task.untold.get(system)
         for language, mean in estimates.items():
             mine = of_language(task, language)
             gap = gains.get(system, {}).get(language)
@@ -112,6 +113,7 @@ def _metric_rows(task: TaskQuality, metric: str, base: str, bootstrap: Bootstrap
                 "metric": metric,
                 "n_prompts": int((mine & ~np.isnan(values[system])).sum()),
                 "n_missing": int((mine & missing).sum()),
+                "n_untold": int((mine & untold).sum()) if untold is not None and metric == LANGUAGE else 0,
                 **_numbers("", mean, "mean", "se", "ci_low", "ci_high"),
                 "base": bases[system],
                 **_numbers("difference", gap, "", "_se", "_low", "_high"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 
 from pipeline.errors import InputError
 from pipeline.stats.audit import audit_table
@@ -23,6 +26,22 @@ from pipeline.storage import RunFolder
 if TYPE_CHECKING:  # statistics read settings, and import no config
     from pipeline.settings import WinrateConfig
 
+
+NAMES = (
+    "winrates",
+    "judge_rates",
+    "differences",
+    "bradley_terry",
+    "length_controlled",
+    "audit",
+    "scores",
+    "curves",
+    "hope_risk",
+)
+"""The tables that there may be."""
+
+_MADE = b"lemonpress results"
+"""Key in the metadata of a stored table: what it was computed with."""
 
 MOST_SYSTEMS = 40
 """Systems against one opponent up to which all pairs are compared: 780 pairs at 40, and each keeps its draws."""
@@ -56,6 +75,41 @@ class Results:
             return
         if table.num_rows:
             self.tables[name] = table
+
+
+def with_settings(table: pa.Table, settings: WinrateConfig, opponent: str | None) -> pa.Table:
+    """A table of results that says what it was computed with, so that it can be computed again."""
+    made = {"settings": asdict(settings), "opponent": opponent}
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE: json.dumps(made).encode()})
+
+
+def settings_of(table: pa.Table) -> dict[str, Any] | None:
+    """What :func:`with_settings` wrote: ``settings`` and ``opponent``; ``None`` where it is missing or damaged."""
+    try:
+        made = json.loads((table.schema.metadata or {}).get(_MADE, b"null"))
+    except (ValueError, RecursionError):
+        return None
+    return made if isinstance(made, dict) and isinstance(made.get("settings"), dict) else None
+
+
+def csv_text(table: pa.Table) -> str:
+    """A table as it is stored as CSV.
+
+    A spreadsheet takes a cell for a formula that begins with ``= + - @`` (or a tab or line break before them): a text
+    that does, and is no number, gets a ``'`` before it. Columns of numbers stay as they are.
+    """
+    for i in [i for i, column in enumerate(table.schema) if pa.types.is_string(column.type)]:
+        table = table.set_column(i, table.schema.field(i), no_formula(table.column(i)))
+    sink = pa.BufferOutputStream()
+    pacsv.write_csv(table, sink)
+    return str(sink.getvalue().to_pybytes(), "utf-8")
+
+
+def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts that no spreadsheet takes for formulas."""
+    acts = pc.match_substring_regex(texts, r"^[\s\x00-\x1f]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|^[\t\r\n]")
+    number = pc.match_substring_regex(texts, r"^[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$")
+    return pc.if_else(pc.and_not(acts, number), pc.binary_join_element_wise("'", texts, ""), texts)
 
 
 def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = None) -> Results:

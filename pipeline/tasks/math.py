@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
+from pipeline.languages import base_language
 from pipeline.records import Message, Row
 from pipeline.tasks.base import Task, task
-from pipeline.tasks.numbers import Readings, base_language, normalise, read, same
+from pipeline.tasks.numbers import Readings, normalise, read, same
 
 INSTRUCTIONS = {
     "bn": 'সমস্যাটি ধাপে ধাপে সমাধান করুন। শেষ লাইনে শুধু "উত্তর:" এবং তার পরে চূড়ান্ত উত্তরের সংখ্যাটি লিখুন।',
@@ -83,7 +84,7 @@ class Math(Task):
     def instruct(self, messages: Sequence[Message], row: Row) -> Prompt:
         """The messages with the instruction appended to the last user turn."""
         texts = {**INSTRUCTIONS, **self.instructions}
-        text = texts.get(base_language(row.language), texts["en"])
+        text = texts.get(base_language(row.language) or "", texts["en"])
         turns = [dict(message) for message in messages]
         asked = next((m for m in reversed(turns) if m.get("role") == "user"), None)
         if asked is None or not text:

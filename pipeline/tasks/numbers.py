@@ -12,16 +12,21 @@ import unicodedata
 from fractions import Fraction
 from threading import Lock
 
+from pipeline.languages import base_language, parse
+
 Readings = tuple[Fraction, ...]
 """What a written number may mean, most likely first; empty = unreadable. Only 1.234 and 1,234 ever have two."""
 
 _MAX_DIGITS = 40  # of a numerator and a denominator; longer ones are noise, and int() refuses 4,300 digits
 
 _DECIMAL_COMMA = frozenset({
-    "bg", "ca", "cs", "da", "de", "el", "es", "et", "fi", "fr", "hr", "hu", "id", "is", "it", "lt", "lv", "nb",
-    "nl", "nn", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "tr", "uk", "vi",
+    "af", "az", "be", "bg", "bs", "ca", "cs", "da", "de", "el", "es", "et", "eu", "fi", "fr", "gl", "hr", "hu", "hy",
+    "id", "is", "it", "ka", "kk", "ky", "lb", "lt", "lv", "mk", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sq",
+    "sr", "sv", "tr", "uk", "uz", "vi",
 })  # fmt: skip
-_DECIMAL_POINT_REGIONS = frozenset({"de-ch", "de-li", "es-mx", "es-us"})
+_DECIMAL_POINT = frozenset(
+    ("es", region) for region in ("419", "DO", "GT", "HN", "MX", "NI", "PA", "PE", "PR", "SV", "US")
+) | {("de", "CH"), ("de", "LI"), ("it", "CH")}
 
 _SAME = str.maketrans({**dict.fromkeys("−–—‐‑", "-"), **dict.fromkeys("’‘ʼ′٬", "'"), "⁄": "/", "∕": "/"})
 _SUPERSCRIPT = re.compile(r"[⁰¹²³⁴-⁹]+")
@@ -80,15 +85,10 @@ _OPERATORS = {"×": r"\times ", "·": r"\cdot ", "*": r"\cdot ", "÷": r"\div ",
 _lock = Lock()  # the parser's generated code shares caches between threads
 
 
-def base_language(tag: str | None) -> str:
-    """Primary subtag of a BCP 47 tag in lower case (``zh-Hant`` -> ``zh``); empty for ``None``."""
-    return (tag or "").replace("_", "-").split("-")[0].lower()
-
-
 def decimal_comma(tag: str | None) -> bool:
     """Whether the language writes 3,14 (else 3.14). Source: Unicode CLDR, decimal separators."""
-    full = (tag or "").replace("_", "-").lower()
-    return full not in _DECIMAL_POINT_REGIONS and base_language(tag) in _DECIMAL_COMMA
+    found = parse(tag) if tag else None
+    return base_language(tag) in _DECIMAL_COMMA and not (found and (found.language, found.region) in _DECIMAL_POINT)
 
 
 def normalise(text: str) -> str:

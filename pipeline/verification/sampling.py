@@ -20,7 +20,7 @@ from pipeline.reading.write import write_shards
 from pipeline.records import Candidate, Row, row_from_dict
 from pipeline.retry import numbered, taken
 from pipeline.sampling.plans import PlanConfig
-from pipeline.storage import MARKER, TABLES, RunFolder
+from pipeline.storage import TABLES, RunFolder
 
 _COLUMNS = ["row_id", "prompt_id", "candidates", "errors"]
 
@@ -105,7 +105,7 @@ def sample_again(
                 yield numbered(table, np.searchsorted(ids, table.column("row_id").to_numpy()))
 
         write_shards(source, data.schema, rows(), "prompts")
-        source.write_json({**marker, "rows": len(ids), "folder": ""}, "prompts", MARKER)
+        source.complete("prompts", {**marker, "rows": len(ids), "folder": ""})
     prompts = RunSource(path=source.name, table="prompts", sets=config.prompts.given_sets())
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # a row that fails again is a mismatch
     sampling = None if config.sampling is None else uniform(config.sampling)

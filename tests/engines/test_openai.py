@@ -5,22 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from pipeline.cache import model_path
 from pipeline.engines.base import Engine, SamplingParams, Tokens
 from pipeline.engines.meter import Meter
 from pipeline.engines.openai import OpenAIEngineConfig, match_label
@@ -419,49 +413,6 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
         config.ready("engines.x")
     with pytest.raises(ConfigError, match=r"lemonpress\[openai\]"):
         run(config, hello)
-
-
-@pytest.fixture(scope="module")
-def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of a real vLLM server with the small chat model, served as ``small``."""
-    pytest.importorskip("vllm")
-    model = Path(os.environ.get("LEMONPRESS_TEST_MODEL") or model_path("cache:SmolLM2-135M-Instruct"))
-    if not (model / "config.json").is_file():
-        pytest.skip("no SmolLM2-135M-Instruct in Lemonpress's cache: run the test script, or set LEMONPRESS_TEST_MODEL")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(model), "--served-model-name", "small", "--generation-config", "vllm"]
-    command += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-model-len", "2048"]
-    command += ["--max-num-batched-tokens", "2048", "--max-num-seqs", "32", "--enable-prompt-tokens-details"]
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a process group of its own, so that its engine core ends with it
-            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
-        )
-    try:
-        deadline = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the vLLM server did not start:\n{log.read_text()[-3000:]}")
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
 
 
 @pytest.mark.engine

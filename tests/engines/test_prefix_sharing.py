@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from pipeline.engines.base import LabelProbs, Prompt
 from pipeline.engines.meter import Meter
-from pipeline.engines.vllm import VLLMEngineConfig
 from pipeline.records import Candidate, Row
 from pipeline.selection.base import SELECTORS, Choice, Pool
-from tests.engines.test_vllm import Runner
+from tests.engines.runner import Runner
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -49,32 +47,25 @@ def possible(prompts: list[list[int]]) -> int:
     return total
 
 
-@pytest.fixture(scope="module")
-def judge(chat_model: str) -> Iterator[Runner]:
-    runner = Runner(VLLMEngineConfig(model=chat_model, max_model_len=2048, max_num_seqs=64))
-    yield runner
-    runner.close()
-
-
 @pytest.mark.parametrize("kind", ["mbr", "xmbr", "tournament"])
-def test_judge_calls_share_the_question(judge: Runner, kind: str) -> None:
+def test_judge_calls_share_the_question(chat: Runner, kind: str) -> None:
     rng = random.Random(kind)
 
     def text(words: int) -> str:
         return " ".join(rng.choice(WORDS) for _ in range(words))
 
     row = Row(0, kind, language="en", messages=[{"role": "user", "content": f"Continue this story: {text(330)}"}])
-    assert judge(judge.engine.count_tokens(row.messages)) >= 300
+    assert chat(chat.engine.count_tokens(row.messages)) >= 300
     row.candidates = [Candidate(text(25), plan="x") for _ in range(5)]
     row.candidates += [Candidate(text(25), plan="evidence", origin="evidence") for _ in range(3)]
-    recorder = Recorder(judge.engine)
+    recorder = Recorder(chat.engine)
     pool = Pool(row, "x", row.plan("x"), 1, recorder)
     options = {"engine": "judge"} | ({"utility": "judge"} if kind == "mbr" else {})
 
     async def choose() -> Choice:
         return await SELECTORS.get(kind)(**options).select(pool)
 
-    choice = asyncio.run_coroutine_threadsafe(choose(), judge.loop).result(timeout=600)
+    choice = chat(choose())
     assert choice.index is not None
     calls = {"mbr": 20, "xmbr": 50, "tournament": 8}[kind]
     assert recorder.total.requests == calls

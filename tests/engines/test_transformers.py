@@ -1,16 +1,14 @@
-"""The transformers engine on a tiny random reward model, and on one made of the real small model."""
+"""The transformers engine on a tiny random reward model, and on the real small one."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from pipeline.cache import model_path
 from pipeline.engines.base import Engine
 from pipeline.engines.transformers import TransformersEngine, TransformersEngineConfig
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
@@ -252,15 +250,8 @@ def test_check_names_the_key() -> None:
 
 @pytest.mark.engine
 @pytest.mark.timeout(300)
-def test_the_real_small_model(tmp_path: Path) -> None:
-    source = Path(os.environ.get("LEMONPRESS_TEST_MODEL") or model_path("cache:SmolLM2-135M-Instruct"))
-    if not (source / "config.json").is_file():
-        pytest.skip("no SmolLM2-135M-Instruct in Lemonpress's cache: run the test script, or set LEMONPRESS_TEST_MODEL")
-    torch.manual_seed(0)
-    model = transformers.LlamaForSequenceClassification.from_pretrained(source, num_labels=1)
-    model.save_pretrained(tmp_path)
-    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path)
+def test_the_real_small_model(reward_model: str, reference_reward: Callable[..., tuple[float, int]]) -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     chats = [(question, "Paris."), (question, "The capital of France is Paris, on the Seine. " * 4), (question, "No.")]
-    results = rewards(config_of(tmp_path, chat_template_kwargs={}), chats)
-    assert [r.value for r in results] == pytest.approx(direct(tmp_path, chats), abs=1e-3)
+    results = rewards(config_of(Path(reward_model), chat_template_kwargs={}), chats)
+    assert [r.value for r in results] == pytest.approx([reference_reward(*chat)[0] for chat in chats], abs=1e-3)

@@ -1,61 +1,22 @@
-"""The real vLLM engine on the real small model, against Hugging Face transformers as the reference.
-
-One engine per kind for the whole module: a start costs half a minute.
-"""
+"""The real vLLM engine on the real small model, against Hugging Face transformers as the reference."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import pytest
 
-from pipeline.engines.base import Engine, SamplingParams
+from pipeline.engines.base import SamplingParams
 from pipeline.engines.vllm import VLLMEngineConfig, _cpu_build
 from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
+from tests.engines.runner import Runner
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-T = TypeVar("T")
 QUESTION = [{"role": "user", "content": "Name three things to pack for a rainy hike."}]
-
-
-class Runner:
-    """An engine on an event loop of its own, as the worker hosts it."""
-
-    def __init__(self, config: VLLMEngineConfig) -> None:
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.engine: Engine = config.create()
-        self(self.engine.start())
-
-    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=600)
-
-    def close(self) -> None:
-        self(self.engine.stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-
-
-@pytest.fixture(scope="module")
-def chat(chat_model: str) -> Iterator[Runner]:
-    config = VLLMEngineConfig(model=chat_model, dtype="float32", max_model_len=1024, max_num_seqs=16)
-    runner = Runner(config)
-    yield runner
-    runner.close()
-
-
-@pytest.fixture(scope="module")
-def reference(chat_model: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(chat_model, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(chat_model)
 
 
 def test_its_core_starts_where_vllm_is_imported_already(chat: Runner) -> None:
@@ -225,51 +186,34 @@ def test_a_request_longer_than_the_context_is_refused_or_cut(chat: Runner, monke
     assert len(short.completions) == 1
 
 
-def test_reward_equals_transformers(reward_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reward_equals_transformers(
+    reward: Runner, reference_reward: Callable[..., tuple[float, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    runner = Runner(
-        VLLMEngineConfig(model=reward_model, runner="reward", dtype="float32", max_model_len=512, max_num_seqs=8)
-    )
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(reward_model, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(reward_model)
-        for text in ("Take a rain jacket.", "I like trains very much, and you?"):
-            turns = [*QUESTION, {"role": "assistant", "content": text}]
-            ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-            with torch.no_grad():
-                expected = float(model(torch.tensor([ids])).logits[0, 0])
-            result = runner(runner.engine.reward(QUESTION, text))
-            assert result.value == pytest.approx(expected, abs=1e-2)
-            assert result.tokens.prompt == len(ids)
+    for text in ("Take a rain jacket.", "I like trains very much, and you?"):
+        result = reward(reward.engine.reward(QUESTION, text))
+        expected, tokens = reference_reward(QUESTION, text)
+        assert result.value == pytest.approx(expected, abs=1e-2)
+        assert result.tokens.prompt == tokens
 
-        async def overflown(*_: Any) -> Any:
-            return SimpleNamespace(outputs=SimpleNamespace(data=torch.tensor([float("inf")])))
+    async def overflown(*_: Any) -> Any:
+        return SimpleNamespace(outputs=SimpleNamespace(data=torch.tensor([float("inf")])))
 
-        monkeypatch.setattr(runner.engine, "_encode", overflown)  # it would win against every other
-        with pytest.raises(EngineRequestError, match="the score is inf"):
-            runner(runner.engine.reward(QUESTION, "Take a rain jacket."))
-    finally:
-        runner.close()
+    monkeypatch.setattr(reward.engine, "_encode", overflown)  # it would win against every other
+    with pytest.raises(EngineRequestError, match="the score is inf"):
+        reward(reward.engine.reward(QUESTION, "Take a rain jacket."))
 
 
-def test_embeddings_equal_transformers(chat_model: str) -> None:
+def test_embeddings_equal_transformers(embedder: Runner, reference: Any) -> None:
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    runner = Runner(
-        VLLMEngineConfig(model=chat_model, runner="embed", dtype="float32", max_model_len=256, max_num_seqs=8)
-    )
-    try:
-        model = AutoModel.from_pretrained(chat_model, dtype=torch.float32).eval()
-        ids = AutoTokenizer.from_pretrained(chat_model).encode("A small red boat")
-        with torch.no_grad():
-            state = model(torch.tensor([ids])).last_hidden_state[0, -1]  # last-token pooling, normalised
-        expected = (state / state.norm()).tolist()
-        assert runner(runner.engine.embed("A small red boat")).vector == pytest.approx(expected, abs=1e-3)
-    finally:
-        runner.close()
+    model, tokenizer = reference
+    with torch.no_grad():
+        states = model.model(torch.tensor([tokenizer.encode("A small red boat")])).last_hidden_state
+    expected = (states[0, -1] / states[0, -1].norm()).tolist()  # last-token pooling, normalised
+    vector = embedder(embedder.engine.embed("A small red boat")).vector
+    assert vector == pytest.approx(expected, abs=1e-3)
 
 
 def test_config_mistakes_are_named() -> None:

@@ -142,7 +142,7 @@ def kill_driver(site: Site, log: Path) -> str:
     assert process.poll() is None, process.communicate()[1]
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    time.sleep(1)  # the cluster ends the dead driver's actors
+    wait_for(no_worker_left)  # the cluster ends the dead driver's actors
     return "SIGKILL"
 
 
@@ -248,7 +248,7 @@ class ChaoticServer:
         if fault in ("429", "500"):
             return int(fault), b"{}", 2
         if fault == "silence":
-            time.sleep(6)
+            time.sleep(2.5)
         return 200, answer, len(answer) + (50 if fault == "half" else 0)
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -265,4 +265,4 @@ class ChaoticServer:
         return {"choices": choices, "usage": {"prompt_tokens": 9, "completion_tokens": 5 * len(choices)}}
 
     def words(self, engine: str) -> list[str]:
-        return [f"engines.{engine}={{kind: openai, model: m, base_url: '{self.url}', timeout: 2, api_key_env: null}}"]
+        return [f"engines.{engine}={{kind: openai, model: m, base_url: '{self.url}', timeout: 1, api_key_env: null}}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.errors import UnfinishedTableError
 from pipeline.execution.beside import side_by_side
 from pipeline.placement import NodeGroup, fit_at_once
 from pipeline.storage import RunFolder
+from tests import inprocess
 from tests.conftest import rows_of
 from tests.execution import harness
 from tests.execution.harness import ROWS, Site, begun, wait_for
@@ -95,7 +97,7 @@ def everything(settings: Config) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_side_by_side_and_in_turn_give_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One failing prompt included; side by side, the second engine begins before the first one has ended."""
+    """One failing prompt included; side by side (on Ray), the second engine begins before the first one has ended."""
     found, log = {}, tmp_path / "side.log"
     for words in ([], [SIDE_BY_SIDE]):
         side = bool(words)
@@ -107,7 +109,8 @@ def test_side_by_side_and_in_turn_give_the_same_rows(tmp_path: Path, capsys: pyt
             ]
         settings = config(tmp_path / str(side), *words)
         for job in (generate, select, judge):
-            job.run(settings)
+            with nullcontext() if side and job is select else inprocess.without_ray():
+                job.run(settings)
         found[side] = everything(settings)
     assert found[True] == found[False] and len(found[True]["selections"]) == 21
     assert any(row["errors"] for row in found[True]["selections"])
@@ -129,10 +132,42 @@ def test_side_by_side_and_in_turn_give_the_same_rows(tmp_path: Path, capsys: pyt
 def site(tmp_path: Path) -> Site:
     """``select`` with two engines, its candidates made."""
     place = Site("select", tmp_path / "run", harness.write_prompts(tmp_path / "prompts.jsonl"), [REWARD, SIDE_BY_SIDE])
-    assert main(["generate", *place.config()]) == 0
+    with inprocess.without_ray():
+        assert main(["generate", *place.config()]) == 0
     return place
 
 
+def test_stored_rows_are_not_asked_about_again_by_either_engine(tmp_path: Path) -> None:
+    place, logs = site(tmp_path), {name: tmp_path / f"{name}.log" for name in ("reward", "judge")}
+    words = [f"engines.{name}.log={log}" for name, log in logs.items()]
+
+    def kill(stored: int) -> None:
+        if stored == 6:
+            raise KeyboardInterrupt
+
+    with inprocess.without_ray(kill):
+        assert place.start(*words) == 130
+    with inprocess.without_ray():
+        assert place.start(*words) == 0
+    check_selected(place)
+    assert place.summary()["resumed"] == 6 * 4
+    for name, times in (("reward", 3), ("judge", 1)):  # a prompt's three candidates are scored one by one
+        assert set(begins(logs[name]).values()) == {times}
+
+
+def begins(log: Path) -> Counter[str]:
+    return Counter(line for line in log.read_text().splitlines() if line.endswith("begin"))
+
+
+def check_selected(place: Site) -> None:
+    """Both engines' selectors have chosen in every row."""
+    rows = place.rows()
+    assert [r["row_id"] for r in rows] == list(range(ROWS))
+    methods = {tuple(sorted(s["method"] for s in r["selections"])) for r in rows}
+    assert len(methods) == 1 and {"best_of_n", "chops"} <= set(next(iter(methods)))
+
+
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -148,17 +183,14 @@ def test_a_stopped_pass_resumes(tmp_path: Path, how: signal.Signals) -> None:
     _, errors = process.communicate(timeout=90)
     assert process.returncode == (-9 if how == signal.SIGKILL else 143), errors
     assert place.start(*logs) == 0
-    rows = place.rows()
-    assert [r["row_id"] for r in rows] == list(range(ROWS))
-    methods = {tuple(sorted(s["method"] for s in r["selections"])) for r in rows}
-    assert len(methods) == 1 and {"best_of_n", "chops"} <= set(next(iter(methods)))
+    check_selected(place)
     assert place.summary()["resumed"] > 0 or how == signal.SIGKILL
     if how == signal.SIGTERM:
-        for name, times in (("reward", 3), ("judge", 1)):  # a prompt's three candidates are scored one by one
-            lines = Path(f"{log}.{name}").read_text().splitlines()
-            assert set(Counter(line for line in lines if line.endswith("begin")).values()) == {times}
+        for name, times in (("reward", 3), ("judge", 1)):
+            assert set(begins(Path(f"{log}.{name}")).values()) == {times}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_poison_row_is_set_aside_by_the_engine_that_it_kills(tmp_path: Path) -> None:

@@ -1,17 +1,14 @@
-"""The worker and the checkpointed pass, on a real local Ray with the dummy engine."""
+"""A pass with the dummy engine: on a real local Ray what is Ray's part in it, the rest without (tests/inprocess.py)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,9 +31,18 @@ from pipeline.sampling.stage import GenerateStage
 from pipeline.settings import ExecutionConfig
 from pipeline.stage import Stage
 from pipeline.storage import RunFolder
-from tests.conftest import ROOT, jsonl, rows_of, run_with_prompts
+from tests import inprocess
+from tests.conftest import jsonl, rows_of, run_with_prompts
+from tests.execution import harness
+from tests.execution.harness import Site, begun, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+def on_ray(test: Any) -> Any:
+    """A test that needs a real Ray."""
+    return pytest.mark.ray(pytest.mark.usefixtures("ray_cluster")(test))
+
+
+without_ray = pytest.mark.usefixtures("no_ray")
 
 
 def spec(engine: DummyEngineConfig, seed: int = 1, plan: Hedged | None = None) -> PassSpec:
@@ -48,6 +54,7 @@ def quiet(**options: Any) -> ExecutionConfig:
     return ExecutionConfig(progress=False, **options)
 
 
+@on_ray
 def test_rows_in_are_rows_out_and_untouched_columns_keep_their_types(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 30)
     source = pa.struct([("row", pa.int64()), ("when", pa.timestamp("ms")), ("tags", pa.list_(pa.large_string()))])
@@ -73,6 +80,7 @@ def test_rows_in_are_rows_out_and_untouched_columns_keep_their_types(tmp_path: P
     assert summary.completion_tokens == sum(c["num_tokens"] for r in rows for c in r["candidates"])
 
 
+@without_ray
 def test_one_seed_gives_equal_tables_another_differs(tmp_path: Path) -> None:
     tables = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -86,6 +94,7 @@ def test_one_seed_gives_equal_tables_another_differs(tmp_path: Path) -> None:
     assert all(different)
 
 
+@without_ray
 def test_a_finished_pass_runs_nothing_and_another_config_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "calls.log"
     run = run_with_prompts(tmp_path / "run", 8)
@@ -100,6 +109,7 @@ def test_a_finished_pass_runs_nothing_and_another_config_is_refused(tmp_path: Pa
     assert "out=" in str(error.value)
 
 
+@without_ray
 def test_a_failing_request_becomes_an_error_row_not_a_lost_one(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 20)
     summary = run_pass(spec(DummyEngineConfig(model="d", fail=r"question 1?7$")), run, quiet())
@@ -114,36 +124,7 @@ def test_a_failing_request_becomes_an_error_row_not_a_lost_one(tmp_path: Path) -
     assert len(failed["p7"]["candidates"]) == 5
 
 
-@dataclass
-class DiesOnce(Stage):
-    """A stage whose engine reports its death on the first attempt only (a file remembers it)."""
-
-    flag: str
-    reads: ClassVar[tuple[str, ...]] = ("prompt_id",)
-    writes: ClassVar[tuple[str, ...]] = ("answers",)
-
-    @property
-    def name(self) -> str:
-        return "dies-once"
-
-    async def __call__(self, row: Row, engine: Engine | None) -> Row:
-        from pipeline.errors import EngineDead
-
-        if row.prompt_id == "p9" and not os.path.exists(self.flag):
-            Path(self.flag).touch()
-            raise EngineDead("gone")
-        return row
-
-
-def test_a_dead_engine_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
-    run = run_with_prompts(tmp_path / "run", 40)
-    stage = DiesOnce(str(tmp_path / "died"))
-    target = PassSpec("t", "t", "prompts", "answered", [stage], DummyEngineConfig(model="d"))
-    summary = run_pass(target, run, quiet(rows_per_checkpoint=4))
-    assert (tmp_path / "died").exists()
-    assert (summary.rows, summary.failed) == (40, 0)
-
-
+@on_ray
 def test_a_model_that_does_not_load_fails_fast(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 4)
     started = time.monotonic()
@@ -157,77 +138,58 @@ class BrokenEngine(DummyEngineConfig):
         raise RuntimeError("no such thing")
 
 
+@on_ray
 def test_rows_in_flight_stay_above_sixty(tmp_path: Path) -> None:
-    run = run_with_prompts(tmp_path, 1200)
+    run = run_with_prompts(tmp_path, 800)
     engine = DummyEngineConfig(model="d", latency=0.4, pool=PoolConfig(calls_per_actor=8))
     summary = run_pass(spec(engine), run, quiet(rows_per_checkpoint=50))
     print(f"mean rows in flight per actor: {summary.mean_in_flight} (8 calls of 50 rows, 0.4 s latency)")
     assert summary.mean_in_flight >= 60
 
 
-def durable_blocks(run: Path) -> int:
+def durable_blocks(site: Site) -> int:
     """How many blocks of ``generate`` a later attempt would not do again."""
-    found = (run / "work" / "generate-generator" / "checkpoint").glob("*.parquet")
+    found = (site.folder / "work" / "generate-generator" / "checkpoint").glob("*.parquet")
     return sum(PENDING_CHECKPOINT_SUFFIX not in path.name for path in found)
 
 
 def log_lines(log: Path) -> list[list[str]]:
-    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+    return [line.split() for line in log.read_text().splitlines()]
 
 
-def kill_and_resume(command: list[str], log: Path, begun: int, run: Path) -> list[list[str]]:
-    """Start a job in a process, SIGKILL it once ``begun`` requests began and a block is durable, and run it again.
-
-    Returns:
-        The request log as it was at the kill.
-    """
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    # Ray needs a process of its own for the first write, which takes seconds on a slow machine.
-    while sum(line[2] == "begin" for line in log_lines(log)) < begun or not durable_blocks(run):
-        assert process.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(1)  # the cluster ends the dead driver's actors
-    at_kill = log_lines(log)
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
-    return at_kill
-
-
+@on_ray
 def test_sigkill_half_way_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """The driver is killed half-way through generate; the same command gives the table of an undisturbed run."""
-    n, k, c = 600, 10, 4
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(f'{{"prompt": "question {i}", "language": "en"}}\n' for i in range(n)))
-    words = ["dummy", "prompts.kind=file", f"prompts.path={prompts}", f"execution.rows_per_checkpoint={k}"]
-    words += [
-        f"engines.generator.pool.calls_per_actor={c}",
-        "execution.progress=false",
-    ]
+    n, k, c = 160, 4, 4
+    prompts = harness.write_prompts(tmp_path / "prompts.jsonl", n)
+    killed, whole = (Site("generate", tmp_path / name, prompts) for name in ("killed", "whole"))
     log = tmp_path / "calls.log"
-    command = [sys.executable, "-m", "pipeline.cli", "generate", *words, "engines.generator.latency=1"]
-    command += [f"out={tmp_path / 'killed'}", f"engines.generator.log={log}"]
+    logged = f"engines.generator.log={log}"
+    process = killed.process(logged, "engines.generator.latency=0.6", f"engines.generator.pool.calls_per_actor={c}")
+    # Ray needs a process of its own for the first write, which takes seconds on a slow machine.
+    wait_for(lambda: process.poll() is not None or (begun(log) >= n and durable_blocks(killed) > 0))
+    assert process.poll() is None, process.communicate()[1]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_for(harness.no_worker_left)  # the cluster ends the dead driver's actors
+    at_kill = log_lines(log)
+    assert killed.run.marker("candidates") is None
 
-    at_kill = kill_and_resume(command, log, begun=n, run=tmp_path / "killed")
+    assert killed.start(logged) == 0
+    with inprocess.without_ray():
+        assert whole.start() == 0
+    assert len(killed.rows()) == n
+    assert killed.rows() == whole.rows()
 
-    generate.run(load_config([*words, f"out={tmp_path / 'whole'}"]))
-    columns = ("prompt_id", "candidates", "usage", "errors")
-    killed = RunFolder(str(tmp_path / "killed"))
-    resumed = rows_of(killed, "candidates", *columns)
-    assert len(resumed) == n
-    assert resumed == rows_of(RunFolder(str(tmp_path / "whole")), "candidates", *columns)
-
-    marker = killed.marker("candidates")
+    marker = killed.run.marker("candidates")
     assert marker is not None
     durable = marker["summary"]["resumed"]
-    assert marker["attempts"] == 2
+    assert (marker["attempts"], marker["summary"]["restarts"]) == (2, 0)
     assert durable > 0
     # Each row makes two requests. A row is done twice when it had begun, and its block was not durable, at the kill.
-    begun = Counter(line[1] for line in log_lines(log) if line[2] == "begin")
-    twice = sum(count > 2 for count in begun.values())
-    assert len(begun) == n
+    times = Counter(line[1] for line in log_lines(log) if line[2] == "begin")
+    twice = sum(count > 2 for count in times.values())
+    assert len(times) == n
     position = {str(derive_seed(f"user: question {i}")): i for i in range(n)}
     ended = Counter(line[1] for line in at_kill if line[2] == "end")
     blocks_begun = {position[line[1]] // k for line in at_kill}
@@ -247,6 +209,7 @@ def small(tmp_path: Path, *words: str) -> Config:
     )
 
 
+@without_ray
 def test_the_jobs_fill_the_tables(tmp_path: Path) -> None:
     """Candidates, selections, answers of an opponent model and of a file, audit and games, all in one row."""
     given = jsonl(
@@ -284,6 +247,7 @@ def test_the_jobs_fill_the_tables(tmp_path: Path) -> None:
     assert {s["index"] for s in chops} == {0, 1, 2}
 
 
+@without_ray
 def test_too_many_failed_rows_end_with_their_own_exit_code(tmp_path: Path) -> None:
     config = small(tmp_path, "engines.generator.fail='user:'")
     with pytest.raises(TooManyFailedRows, match="14 of 14 rows failed") as error:
@@ -323,21 +287,23 @@ class Slow(Stage):
     name = "slow"
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
         return row
 
 
-@pytest.mark.parametrize("wanted", [2, None], ids=["said", "derived"])
+@on_ray
+@pytest.mark.parametrize("wanted", [None, pytest.param(2, marks=pytest.mark.slow)], ids=["derived", "said"])
 def test_several_actors_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int | None) -> None:
     monkeypatch.setattr("pipeline.execution.hosting.cluster_processors", lambda: (4.0, 8.0))
-    run = run_with_prompts(tmp_path, 400)
+    run = run_with_prompts(tmp_path, 160)
     slow = PassSpec("slow", "select", "prompts", "selections", [Slow()])
-    summary = run_pass(slow, run, quiet(rows_per_checkpoint=5, cpu_workers=wanted))
-    assert (summary.rows, summary.failed, summary.restarts) == (400, 0, 0)
+    summary = run_pass(slow, run, quiet(rows_per_checkpoint=4, cpu_workers=wanted))
+    assert (summary.rows, summary.failed, summary.restarts) == (160, 0, 0)
     assert summary.workers == 2
-    assert [r["prompt_id"] for r in rows_of(run, "selections", "prompt_id")] == [f"p{i}" for i in range(400)]
+    assert [r["prompt_id"] for r in rows_of(run, "selections", "prompt_id")] == [f"p{i}" for i in range(160)]
 
 
+@without_ray
 def test_lost_rows_are_noticed(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 8)
     target = spec(DummyEngineConfig(model="d"))
@@ -349,6 +315,7 @@ def test_lost_rows_are_noticed(tmp_path: Path) -> None:
     assert isinstance(PassSummary("x", 1), PassSummary)
 
 
+@without_ray
 def test_teachers_evidence_and_policy_in_one_run(tmp_path: Path) -> None:
     """Two generators fill one candidate set, evidence goes beside it, and the policy's answer exists in every row."""
     words = ["engines.second={kind: dummy, model: second}", "sampling.n=3"]
@@ -382,6 +349,7 @@ def test_teachers_evidence_and_policy_in_one_run(tmp_path: Path) -> None:
     assert marker["pass"] == "generate-second"
 
 
+@without_ray
 def test_a_run_without_a_judge_and_without_metrics_is_no_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Extending a finished run, refusing to mix, and compaction, on a real local Ray with the dummy engine."""
+"""Extending a finished run, refusing to mix, and compaction: without Ray, with the dummy engine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from pipeline.sampling.stage import GenerateStage
 from pipeline.settings import ExecutionConfig
 from pipeline.storage import MARKER, RunFolder
 from tests.conftest import jsonl, rows_of, run_with_prompts
+from tests.inprocess import without_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 QUIET = ExecutionConfig(progress=False, rows_per_checkpoint=2)
 
@@ -208,24 +209,22 @@ def test_killed_at_any_moment_of_compaction_the_table_is_whole(tmp_path: Path, m
     assert log.read_text() == calls
 
 
-def test_other_configs_are_refused_or_kept_by_force_and_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_configs_are_refused_or_kept_by_force_and_recorded(tmp_path: Path) -> None:
     """Work of another config is refused, half-done or finished; ``resume=force`` keeps it, marked."""
     requests = Requests(tmp_path, "generator")
     words = ["dummy", "execution.progress=false", "prompts.limit_clusters=1", "sampling.n=2", *requests.words()]
     words += [f"out={tmp_path / 'run'}"]
     run = RunFolder(str(tmp_path / "run"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(passes, "finish", kill)
+    with without_ray(kill), pytest.raises(Killed):  # after the first of two blocks
         generate.run(load_config(words))
     kept, made = run.read_text("config.yaml"), requests.new()
-    assert made == {("generator", "generate"): 7 * 2}
+    assert made == {("generator", "generate"): 4 * 2}
     difference = r'-\s+"temperature": 0.7\D+\n\+\s+"temperature": 0.9(.|\n)*out=(.|\n)*resume=force(.|\n)*or remove'
     with pytest.raises(ResumeError, match=difference):
         generate.run(load_config([*words, "sampling.temperature=0.9"]))
     assert run.read_text("config.yaml") == kept
     generate.run(load_config([*words, "sampling.temperature=0.9", "resume=force"]))
+    assert requests.new() == {("generator", "generate"): 3 * 2}
     marker = run.marker("candidates")
     assert marker and len(marker["mixed"]) == 1 and '"temperature": 0.9' in marker["mixed"][0]
     assert "resume: check" in (run.read_text("config.yaml") or "")

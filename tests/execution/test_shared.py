@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +25,7 @@ from pipeline.execution.worker import Worker
 from pipeline.records import Row, Score
 from pipeline.stage import Stage
 from pipeline.storage import RunFolder
+from tests import inprocess
 from tests.conftest import rows_of, run_with_prompts
 
 TABLES = ("candidates", "selections", "games")
@@ -155,7 +158,10 @@ def everything(run: RunFolder, table: str) -> list[dict[str, Any]]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_shared_and_separate_passes_give_the_same_tables(tmp_path: Path) -> None:
-    """Row by row and column by column, one failing prompt included; and jobs run singly find them finished."""
+    """Row by row and column by column, one failing prompt included; and jobs run singly find them finished.
+
+    The shared pass is on Ray, the separate ones are not.
+    """
     runs, calls = {}, {}
     for share in (True, False):
         log = tmp_path / f"{share}.log"
@@ -166,7 +172,8 @@ def test_shared_and_separate_passes_give_the_same_tables(tmp_path: Path) -> None
         ]
         words += [f"execution.share_passes={share}".lower(), "sampling.confidence_tokens=5"]
         settings = config(tmp_path / str(share), *words)
-        run_jobs(settings, jobs(settings))
+        with nullcontext() if share else inprocess.without_ray():
+            run_jobs(settings, jobs(settings))
         runs[share], calls[share] = RunFolder(settings.out), log.read_text().splitlines()
         before = [runs[share].marker(table) for table in TABLES]
         for job in (generate, select, judge):
@@ -190,8 +197,7 @@ def test_shared_and_separate_passes_give_the_same_tables(tmp_path: Path) -> None
     assert not runs[True].exists("work", "generate-generator+select-judge+judge-judge")
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("no_ray")
 def test_a_crash_between_the_markers_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     settings = config(tmp_path / "run", "selectors.best_of_n=null", f"engines.generator.log={log}")
@@ -212,3 +218,27 @@ def test_a_crash_between_the_markers_loses_nothing(tmp_path: Path, monkeypatch: 
     assert log.read_text() == asked
     assert [(run.marker(table) or {})["rows"] for table in TABLES] == [14, 14, 14]
     assert run.subfolders("work") == []
+
+
+def test_a_shared_pass_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Half of the rows are stored: these are not asked about again, in none of the jobs."""
+    log = tmp_path / "log"
+    words = ["selectors.best_of_n=null", f"engines.generator.log={log}", "execution.rows_per_checkpoint=2"]
+    settings = config(tmp_path / "run", *words)
+
+    def kill(stored: int) -> None:
+        if stored == 3:
+            raise KeyboardInterrupt
+
+    with inprocess.without_ray(kill), pytest.raises(KeyboardInterrupt):
+        run_jobs(settings, jobs(settings))
+    run, half = RunFolder(settings.out), len(log.read_text().splitlines())
+    assert half > 0 and not any(run.marker(table) for table in TABLES)
+    whole = config(tmp_path / "whole", *words, f"engines.generator.log={tmp_path / 'whole.log'}")
+    with inprocess.without_ray():
+        run_jobs(settings, jobs(settings))
+        run_jobs(whole, jobs(whole))
+    for table in TABLES:
+        assert everything(run, table) == everything(RunFolder(whole.out), table)
+    assert Counter(log.read_text().splitlines()) == Counter((tmp_path / "whole.log").read_text().splitlines())
+    assert (run.marker("candidates") or {})["summary"]["resumed"] == 6

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.engines.base import Engine, PriceConfig
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.errors import ConfigError, Interrupted, LemonpressError
+from pipeline.errors import ConfigError, Interrupted, LemonpressError, WorkerLost
 from pipeline.execution.control import Control
-from pipeline.execution.journal import start_journal
+from pipeline.execution.journal import JournalActor
 from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
@@ -29,7 +30,10 @@ from tests.conftest import rows_of, run_with_prompts
 from tests.execution import harness
 from tests.execution.harness import ROWS, Site, Tmpfs, begun, wait_for
 
-ray_needed = pytest.mark.usefixtures("ray_cluster")
+
+def on_ray(test: Any) -> Any:
+    """A test that needs a real Ray."""
+    return pytest.mark.ray(pytest.mark.usefixtures("ray_cluster")(test))
 
 
 @pytest.fixture
@@ -50,8 +54,7 @@ def check_nothing_was_done_twice(site: Site, log: Path) -> None:
     assert len(requests(log, "begin")) == ROWS
 
 
-@pytest.mark.ray
-@ray_needed
+@on_ray
 def test_sigterm_drains_and_the_next_start_repeats_nothing(site: Site, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = site.process(*harness.slowly(site, log))
@@ -64,23 +67,71 @@ def test_sigterm_drains_and_the_next_start_repeats_nothing(site: Site, tmp_path:
     check_nothing_was_done_twice(site, log)
 
 
-@pytest.mark.ray
-@ray_needed
+def journal(folder: Path) -> Any:
+    """The journal of a pass, here instead of in an actor."""
+    actor = JournalActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    return actor(RunFolder(str(folder)), "pass", ["stage"], attempts=2, max_restarts=3)
+
+
 def test_a_drained_journal_lets_the_rest_of_a_begun_block_begin_and_nothing_else(tmp_path: Path) -> None:
-    journal = start_journal(RunFolder(str(tmp_path)), "pass", ["stage"], attempts=2, max_restarts=3)
-    node = ray.get_runtime_context().get_node_id()
-    ray.get(journal.start.remote("worker", "process", node))
-    ray.get(journal.drain.remote())
-    assert ray.get(journal.begin.remote("worker", [1], [], begun=True), timeout=60) == {}
-    waiting = journal.begin.remote("worker", [2], [])
-    assert ray.wait([waiting], timeout=1)[0] == []
-    assert ray.get(journal.state.remote()).in_flight == 1
-    ray.kill(journal)
+    async def play() -> None:
+        book = journal(tmp_path)
+        await book.start("worker", "process", "node")
+        await book.drain()
+        assert await asyncio.wait_for(book.begin("worker", [1], [], begun=True), 10) == {}
+        waiting = asyncio.create_task(book.begin("worker", [2], []))
+        await asyncio.sleep(0.05)
+        assert not waiting.done() and (await book.state()).in_flight == 1
+        await book.refuse("no more")
+        with pytest.raises(WorkerLost, match="no more"):
+            await waiting
+
+    asyncio.run(play())
 
 
-@pytest.mark.ray
-@ray_needed
-def test_a_second_signal_ends_at_once(site: Site, tmp_path: Path) -> None:
+def test_suspects_outlive_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what its driver's death leaves behind, the next one's workers are told."""
+    monkeypatch.setattr("pipeline.execution.journal._alive_nodes", lambda: {"node"})
+
+    async def play() -> None:
+        book = journal(tmp_path)
+        for process in ("first", "second"):
+            assert set(await book.start("worker", process, "node")) == ({3, 4} if process == "second" else set())
+            await book.ready("worker")
+            await book.begin("worker", [1, 2, 3, 4], [], known=True)
+            await book.end("worker", [1, 2])
+        after = journal(tmp_path)
+        assert set(await after.start("another", "third", "node")) == {3, 4}
+        assert (await after.state()).restarts == 1
+
+    asyncio.run(play())
+
+
+AT_WORK = """
+import time
+from pipeline.execution.control import Control
+
+control = Control()
+with control.signals():
+    control.begin_pass()
+    print("at work", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_first_signal_leaves_a_pass_time_and_the_second_ends_at_once() -> None:
+    process = subprocess.Popen([sys.executable, "-c", AT_WORK], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+
+
+@pytest.mark.slow
+@on_ray
+def test_a_second_signal_ends_a_pass_and_its_workers(site: Site, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = site.process(f"{site.engine}.latency=1000", f"{site.engine}.log={log}")
     wait_for(lambda: begun(log) > 0 or process.poll() is not None)
@@ -96,9 +147,8 @@ def test_a_second_signal_ends_at_once(site: Site, tmp_path: Path) -> None:
     wait_for(harness.no_worker_left, 60)
 
 
-@pytest.mark.ray
-@ray_needed
-@pytest.mark.parametrize("limit", ["tokens=500", pytest.param("money=0.0005", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("limit", ["tokens=500", "money=0.0005"])
 def test_a_spent_limit_ends_with_code_4_and_resumes(
     site: Site, tmp_path: Path, limit: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,13 +159,23 @@ def test_a_spent_limit_ends_with_code_4_and_resumes(
     spent = site.run.read_json("work", "spent.json")["generate-generator"]
     assert spent["tokens"] >= 500
     assert spent["money"] == pytest.approx(spent["tokens"] / 1e6)
-    assert site.start(f"limits.{limit}") == 4  # still spent: nothing is even started
+    asked = log.read_text()
+    assert site.start(f"limits.{limit}", f"{site.engine}.log={log}") == 4
+    assert log.read_text() == asked  # still spent: nothing is even started
     check_nothing_was_done_twice(site, log)
 
 
-@pytest.mark.ray
-@ray_needed
-def test_a_limit_on_time_ends_with_code_4(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("no_ray")
+def test_a_limit_on_time_ends_with_code_4_and_resumes(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert site.start("limits.seconds=0.01") == 4
+    assert "limits.seconds=0.01: time is up" in capsys.readouterr().err
+    assert site.start() == 0
+    assert len(site.rows()) == ROWS and site.summary()["resumed"] > 0
+
+
+@pytest.mark.slow
+@on_ray
+def test_a_limit_on_time_does_not_wait_for_an_engine(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"{site.engine}.latency=1000", "limits.seconds=3", "execution.drain_seconds=1"]
     started = time.monotonic()
     assert site.start(*words) == 4
@@ -156,16 +216,16 @@ def spec(engine: DummyEngineConfig) -> PassSpec:
     return PassSpec("generate", "generate", "prompts", "candidates", [stage], engine, 5, {})
 
 
-@pytest.mark.ray
-@ray_needed
+@pytest.mark.slow
+@on_ray
 def test_an_engine_that_kills_its_worker_while_loading_ends_the_job(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 4)
     with pytest.raises(LemonpressError, match="the worker died 3 times while its engine was loading"):
         run_pass(spec(DiesLoading(model="d")), run, ExecutionConfig(progress=False))
 
 
-@pytest.mark.ray
-@ray_needed
+@pytest.mark.slow
+@on_ray
 def test_an_engine_that_dies_on_every_row_ends_the_job(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 40)
     with pytest.raises(LemonpressError, match=r"died 4 times in a row.*told to die"):
@@ -177,8 +237,7 @@ def quiet(**options: Any) -> ExecutionConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.ray
-@ray_needed
+@on_ray
 def test_five_poison_rows_among_a_thousand(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 1000)
     engine = DummyEngineConfig(model="d", latency=0.02, crash=r"question (13|14|420|666|999)$")

@@ -31,7 +31,7 @@ class FakePass:
             refuse=self.remote(lambda why: self.said.append("refuse")),
             state=self.remote(JournalState),
         )
-        self.progress = SimpleNamespace(read=self.remote(lambda: Counts(rows=1)))
+        self.progress = SimpleNamespace(read=self.remote(lambda: Counts(rows=1, prompt_tokens=2, tokens=3)))
         monkeypatch.setattr(watch.ray, "get", self.get)
         monkeypatch.setattr(watch, "_INTERVAL", 0.01)
         monkeypatch.setattr(watch, "_PATIENCE", 0.01)
@@ -45,9 +45,9 @@ class FakePass:
             raise ray.exceptions.GetTimeoutError("not in time")
         return [ref() for ref in refs] if isinstance(refs, list) else refs()
 
-    def start(self, folder: Path, stored: Callable[[], int]) -> tuple[watch.Watch, Control]:
-        control = Control(LimitsConfig(seconds=0.1), draining=True)
-        ledger = Ledger(RunFolder(str(folder)), {"p": (SimpleNamespace(of=lambda *_: 0.0, hour=0.0), 1)})
+    def start(self, folder: Path, stored: Callable[[], int], **limits: float) -> tuple[watch.Watch, Control]:
+        control = Control(LimitsConfig(**(limits or {"seconds": 0.1})), draining=True)  # type: ignore[arg-type]
+        ledger = Ledger(RunFolder(str(folder)), {"p": (SimpleNamespace(of=lambda *_: 5.0, hour=0.0), 1)})
         thread = watch.Watch(control, [self], ledger, ExecutionConfig(), stored)
         thread.start()
         return thread, control
@@ -74,3 +74,21 @@ def test_a_late_answer_does_not_end_the_watch(tmp_path: Path, monkeypatch: pytes
     thread.join(20)
     assert fake.said == ["drain", "refuse"] and time.monotonic() - started < 15
     assert "limits.seconds" in str(control.reason)
+
+
+@pytest.mark.parametrize("limit", ["tokens", "money"])
+def test_what_was_spent_stops_a_pass_which_stores_first_what_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    fake = FakePass(monkeypatch)
+    looked: list[list[str]] = []
+
+    def stored() -> int:
+        looked.append(list(fake.said))
+        return min(len(looked) - 1, 1)  # the row is stored a moment later
+
+    thread, control = fake.start(tmp_path, stored, **{limit: 5})
+    thread.join(20)
+    thread.finish()
+    assert fake.said == ["drain", "refuse"] and ["drain"] in looked and f"limits.{limit}=5" in str(control.reason)
+    assert RunFolder(str(tmp_path)).read_json("work", "spent.json")["p"] == {"tokens": 5, "money": 5.0}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pyarrow as pa
+import pytest
 
 from pipeline.engines.base import Engine
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.execution.suspects import Suspicion
 from pipeline.execution.worker import Worker
 from pipeline.records import Answer, Row
-from pipeline.sampling.plans import Hedged
+from pipeline.sampling.plans import Hedged, SingleTemperature
 from pipeline.sampling.stage import GenerateStage
 from pipeline.schema import prompts_schema
 from pipeline.stage import Stage
@@ -67,3 +69,33 @@ def test_the_journal_is_told_which_rows_belong_to_a_block_that_has_begun() -> No
         told.clear()
         assert worker(table).column("row_id").to_pylist() == list(range(150))
         assert told == [(64, False), (64, True), (22, True)]
+
+
+def test_a_dead_engine_ends_its_process_which_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are no error rows: another process does them."""
+    said: list[object] = []
+
+    def leave(code: int) -> None:
+        said.append(code)
+        raise RuntimeError("gone")
+
+    async def last_words(words: str) -> None:
+        said.append(words)
+
+    items = [
+        {
+            "row_id": i,
+            "prompt_id": f"p{i}",
+            "messages": [{"role": "user", "content": f"q{i}"}],
+            "usage": [],
+            "errors": [],
+        }
+        for i in range(3)
+    ]
+    table = pa.Table.from_pylist(items, schema=prompts_schema(pa.struct([("row", pa.int64())])))
+    worker = Worker(DummyEngineConfig(dead="q1"), [GenerateStage("single", SingleTemperature(n=1), 1)], "job")
+    monkeypatch.setattr(worker._journal, "last_words", last_words)
+    monkeypatch.setattr("pipeline.execution.worker.os", SimpleNamespace(_exit=leave))
+    with pytest.raises(RuntimeError, match="gone"):
+        worker(table)
+    assert said == ["the dummy engine was told to die", 1]

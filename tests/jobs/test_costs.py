@@ -145,8 +145,7 @@ def test_a_system_is_charged_with_what_was_asked_for_its_sake() -> None:
     assert system_costs(settings, costs, [one, chops], unsure)[1].points is None
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("no_ray")
 def test_run_prints_the_estimate_and_the_truth_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the dummy's 56 prompts 10 are the pilot; the second run knows its estimate and runs nothing."""
     words = [*PRICED, "execution.progress=false", "execution.pilot=10", "judge.audit=2", "winrate.draws=100"]

@@ -1,9 +1,10 @@
-"""Offline labelling: answers that three real models gave to 500 real prompts, in every layout, in one command each."""
+"""Offline labelling: real answers of three models to real prompts, in every layout, in one command each."""
 
 from __future__ import annotations
 
 import datetime
 import decimal
+import itertools
 import json
 import re
 from pathlib import Path
@@ -25,15 +26,17 @@ from tests.conftest import DATA, jsonl, rows_of
 
 ARENA = DATA / "arena-hard-v0.1"
 MODELS = ("gpt-4-0314", "gpt-4-0613", "gpt-3.5-turbo-0125")
+FEW = 60
+"""Questions where it is the layout that is tested; all 500 are labelled once."""
 LABELS = [f"lemonpress_{name}" for name in ("index", "method", "scores", "answer", "error")]
 LONG_LABELS = [f"lemonpress_{name}" for name in ("score", "selected", "rank", "error")]
 
 needs_arena = pytest.mark.skipif(not ARENA.is_dir(), reason="the arena-hard-v0.1 answers are not beside the checkout")
-on_ray = pytest.mark.usefixtures("ray_cluster")
+here = pytest.mark.usefixtures("no_ray", "own_datasets_cache")
 
 
-def arena() -> list[dict[str, Any]]:
-    """The 500 questions, each with its ``answers`` in the order of ``MODELS``."""
+def arena(n: int | None = None) -> list[dict[str, Any]]:
+    """The first ``n`` of 500 questions, each with its ``answers`` in the order of ``MODELS``."""
 
     def lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -42,7 +45,7 @@ def arena() -> list[dict[str, Any]]:
         {a["uid"]: a["messages"][1]["content"]["answer"] for a in lines(ARENA / "model_answer" / f"{m}.jsonl")}
         for m in MODELS
     ]
-    return [q | {"answers": [found[q["uid"]] for found in answers]} for q in lines(ARENA / "question.jsonl")]
+    return [q | {"answers": [found[q["uid"]] for found in answers]} for q in lines(ARENA / "question.jsonl")[:n]]
 
 
 def labelled(folder: Path) -> pa.Table:
@@ -58,10 +61,9 @@ def keeps(result: pa.Table, before: pa.Table, new: list[str]) -> bool:
     )
 
 
-@pytest.mark.ray
-@on_ray
+@here
 @needs_arena
-def test_five_hundred_prompts_with_a_list_of_answers(tmp_path: Path, own_datasets_cache: None) -> None:
+def test_five_hundred_prompts_with_a_list_of_answers(tmp_path: Path) -> None:
     before = pa.Table.from_pylist(arena())
     pq.write_table(before, tmp_path / "q.parquet")
     words = [f"out={tmp_path / 'run'}", f"prompts.path={tmp_path / 'q.parquet'}", "prompts.given.column=answers"]
@@ -80,11 +82,10 @@ def test_five_hundred_prompts_with_a_list_of_answers(tmp_path: Path, own_dataset
     assert labelled(tmp_path / "run").column_names[-1] == "again_error"
 
 
-@pytest.mark.ray
-@on_ray
+@here
 @needs_arena
-def test_fifteen_hundred_rows_with_one_answer_each(tmp_path: Path, own_datasets_cache: None) -> None:
-    questions = arena()
+def test_one_row_for_each_answer(tmp_path: Path) -> None:
+    questions = arena(FEW)
     rows = [  # model by model, as such files come
         {"question": q["uid"], "prompt": q["prompt"], "cluster": q["cluster"], "model": m, "answer": q["answers"][i]}
         for i, m in enumerate(MODELS)
@@ -96,14 +97,14 @@ def test_fifteen_hundred_rows_with_one_answer_each(tmp_path: Path, own_datasets_
     words = [f"out={tmp_path / 'run'}", f"prompts.path={tmp_path / 'long.parquet'}", given]
     assert main(["label", *words, "execution.progress=false"]) == 0
     result = labelled(tmp_path / "run")
-    assert result.num_rows == 1500 and keeps(result, before, LONG_LABELS)
+    assert result.num_rows == 3 * FEW and keeps(result, before, LONG_LABELS)
     by_question: dict[str, list[dict[str, Any]]] = {}
     for row in result.to_pylist():
         by_question.setdefault(row["question"], []).append(row)
         assert row["lemonpress_error"] is None
     run = RunFolder(str(tmp_path / "run"))
     chosen = {r["prompt_id"]: r for r in rows_of(run, "selections", "prompt_id", "candidates", "selections")}
-    assert len(by_question) == len(chosen) == 500
+    assert len(by_question) == len(chosen) == FEW
     for name, three in by_question.items():
         assert sorted(r["lemonpress_rank"] for r in three) == [1, 2, 3]
         (best,) = [r for r in three if r["lemonpress_selected"]]
@@ -113,22 +114,23 @@ def test_fifteen_hundred_rows_with_one_answer_each(tmp_path: Path, own_datasets_
         assert [c["model"] for c in chosen[name]["candidates"]] == list(MODELS)
 
 
-@pytest.mark.ray
-@on_ray
+@here
 @needs_arena
 def test_a_file_of_answers_for_each_model(tmp_path: Path) -> None:
+    with (ARENA / "question.jsonl").open(encoding="utf-8") as lines:
+        questions = jsonl(tmp_path / "questions.jsonl", *(line.rstrip("\n") for line in itertools.islice(lines, FEW)))
     files = ", ".join(f"{m}: {ARENA / 'model_answer' / f'{m}.jsonl'}" for m in MODELS)
     words = [
         f"out={tmp_path / 'run'}",
-        f"prompts.path={ARENA / 'question.jsonl'}",
+        f"prompts.path={questions}",
         "prompts.columns={id: uid, cluster: uid}",
         f"prompts.given={{files: {{{files}}}, id: uid, text: messages.1.content.answer}}",
     ]
     assert main(["label", *words, "execution.progress=false"]) == 0
     result = labelled(tmp_path / "run")
-    questions = arena()
-    assert result.select(["uid", "prompt"]).to_pylist() == [{"uid": q["uid"], "prompt": q["prompt"]} for q in questions]
-    for row, question in zip(result.to_pylist(), questions, strict=True):
+    asked = arena(FEW)
+    assert result.select(["uid", "prompt"]).to_pylist() == [{"uid": q["uid"], "prompt": q["prompt"]} for q in asked]
+    for row, question in zip(result.to_pylist(), asked, strict=True):
         assert row["lemonpress_answer"] == question["answers"][row["lemonpress_index"]]
     rows = rows_of(RunFolder(str(tmp_path / "run")), "selections", "candidates", "selections", "source", "errors")
     for row in rows:
@@ -158,9 +160,8 @@ def odd_table() -> pa.Table:
     )
 
 
-@pytest.mark.ray
-@on_ray
-def test_types_and_failed_rows(tmp_path: Path, own_datasets_cache: None) -> None:
+@here
+def test_types_and_failed_rows(tmp_path: Path) -> None:
     before = odd_table()
     pq.write_table(before, tmp_path / "q.parquet")
     before = pq.read_table(tmp_path / "q.parquet")
@@ -180,9 +181,8 @@ def test_types_and_failed_rows(tmp_path: Path, own_datasets_cache: None) -> None
     assert not (tmp_path / "run" / "labels").exists()
 
 
-@pytest.mark.ray
-@on_ray
-def test_structs_several_files_blank_lines_and_prompts_added_later(tmp_path: Path, own_datasets_cache: None) -> None:
+@here
+def test_structs_several_files_blank_lines_and_prompts_added_later(tmp_path: Path) -> None:
     def item(i: int) -> dict[str, Any]:
         texts = [f"answer {i}", f"an answer {i}", "other"]
         return {"prompt": f"q{i}", "pool": [{"message": {"content": t}} for t in texts], "n": i}
@@ -209,9 +209,8 @@ def test_structs_several_files_blank_lines_and_prompts_added_later(tmp_path: Pat
     assert all(answer in (f"answer {n}", f"an answer {n}") for part in found for n, answer in part)
 
 
-@pytest.mark.ray
-@on_ray
-def test_a_limit_labels_the_first_prompts_and_keeps_every_row(tmp_path: Path, own_datasets_cache: None) -> None:
+@here
+def test_a_limit_labels_the_first_prompts_and_keeps_every_row(tmp_path: Path) -> None:
     rows = [{"q": f"q{i % 3}", "prompt": f"Q{i % 3}?", "text": f"t{i}"} for i in range(7)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "long.parquet")
     given = "prompts.given={column: text, group: q}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,48 +27,42 @@ from pipeline.replay.table import Pools, ReplayTable, place_of
 from pipeline.scoring.chrf import chrf_matrix
 from pipeline.selection.mbr import MBR
 from pipeline.storage import RunFolder
-from tests.conftest import ROOT, jsonl, rows_of
+from tests.conftest import ROOT, rows_of
+from tests.runs import REFERENCE
 from tests.selection.test_own_selector import SOURCE
 
-SELECTORS = [
-    "vote={kind: majority_vote}",
-    "weighted={kind: weighted_vote, engine: reward}",
-    "bleu={kind: mbr, utility: bleu}",
-]
-
-
-@pytest.fixture(scope="module")
-def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the dummy engine with every kind of selector: 8 translations with references, 8 open prompts with games
-    of their candidates.
-    """
-    folder = tmp_path_factory.mktemp("replay")
-    items = [
-        {"prompt": f"question {i}", "task": task, "reference": "alpha bravo coral delta ember", "language": "en"}
-        for i in range(8)
-        for task in ("translation", "open")
-    ]
-    path = jsonl(folder / "prompts.jsonl", *({**item, "cluster_id": f"c{i // 2}"} for i, item in enumerate(items)))
-    words = ["dummy", f"out={folder / 'run'}", "prompts={kind: file, path: " + path + "}", "sampling.n=6"]
-    words += [f"selectors.{text}" for text in SELECTORS]
-    words += ["judge={candidates: true, audit: 0}", "execution.progress=false", "selection.bar_truncated=true"]
-    for job in ("generate", "select", "judge"):
-        assert main([job, *words]) == 0
-    return folder / "run"
+LARGEST = {"hedged": 6, "warm": 5}
+"""Set -> its candidates."""
 
 
 def found(result: Any, **wanted: Any) -> dict[str, Any]:
+    wanted = {"plan": "hedged", **wanted}
     (row,) = [r for r in result.to_pylist() if all(r[k] == v for k, v in wanted.items())]
     return dict(row)
 
 
-@pytest.mark.ray
-def test_replayed_selectors_choose_as_the_run_did(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = str(tmp_path / "t.parquet")
-    result = replay.run(str(finished), [f"replay.table={table}", "replay.n=[2,4]", "winrate.draws=200"])
-    whole = [r for r in result.to_pylist() if r["n"] == 6]
+class Replayed(NamedTuple):
+    """Attributes: table: the file of pools; result: what ``replay.run`` gave; shown: what it printed."""
+
+    table: Path
+    result: pa.Table
+    shown: str
+
+
+@pytest.fixture(scope="module")
+def replayed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Replayed:
+    """The finished run, replayed once."""
+    table = tmp_path_factory.mktemp("replayed") / "t.parquet"
+    words = [f"replay.table={table}", "replay.n=[2,4]", "winrate.draws=200"]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        result = replay.run(str(finished), words)
+    return Replayed(table, result, shown.getvalue())
+
+
+def test_replayed_selectors_choose_as_the_run_did(finished_run: RunFolder, replayed: Replayed) -> None:
+    result = replayed.result
+    whole = [r for r in result.to_pylist() if r["n"] == LARGEST[r["plan"]]]
+    cut = [r for r in result.to_pylist() if r["n"] != LARGEST[r["plan"]]]
     names = {r["selector"] for r in whole}
     assert names == {
         "sample",
@@ -79,17 +77,16 @@ def test_replayed_selectors_choose_as_the_run_did(
         "bleu",
     }
     assert {r["agreement"] for r in whole} == {1.0}
-    assert all(r["agreement"] is None for r in result.to_pylist() if r["n"] != 6)
+    assert {r["agreement"] for r in cut} == {None}
     scored = {(r["task"], r["metric"]) for r in whole}
     assert scored == {("open", "win"), ("translation", "win"), ("translation", "chrf")}
-    assert "chops: left out: chops needs the engine 'judge'" in capsys.readouterr().out
+    assert "chops: left out: chops needs the engine 'judge'" in replayed.shown
     # the means are those that winrate computes
-    assert main(["winrate", f"out={finished}", "winrate.draws=200"]) == 0
-    scores = pq.read_table(finished / "scores.parquet").to_pylist()
+    assert main(["winrate", f"out={finished_run.name}", "winrate.draws=200"]) == 0
+    scores = pq.read_table(Path(finished_run.name, "scores.parquet")).to_pylist()
     for name in sorted(names - {"sample"}):
-        (theirs,) = [
-            r for r in scores if (r["system"], r["metric"], r["language"]) == (f"hedged/{name}", "chrf", "all")
-        ]
+        wanted = (f"hedged/{name}", "chrf", "all")
+        (theirs,) = [r for r in scores if (r["system"], r["metric"], r["language"]) == wanted]
         mine = found(result, selector=name, n=6, metric="chrf")
         for key in ("mean", "ci_low", "ci_high", "difference", "difference_low", "difference_high"):
             assert mine[key] == pytest.approx(theirs[key])
@@ -101,11 +98,9 @@ def test_replayed_selectors_choose_as_the_run_did(
     assert tokens == sorted(tokens) and tokens[0] > 0
 
 
-@pytest.mark.ray
-def test_a_new_selector_on_a_table_that_was_moved_without_ray_or_a_model(finished: Path, tmp_path: Path) -> None:
-    replay.run(str(finished), [f"replay.table={tmp_path / 'a.parquet'}", "winrate.draws=50"])
+def test_a_new_selector_on_a_table_that_was_moved_without_ray_or_a_model(replayed: Replayed, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    (tmp_path / "a.parquet").rename(tmp_path / "b" / "pools.parquet")
+    shutil.copy(replayed.table, tmp_path / "b" / "pools.parquet")
     (tmp_path / "replay_shortest.py").write_text(SOURCE.replace('"shortest"', '"replay_shortest"'))
     code = (
         "import sys; from pipeline.cli import main; "
@@ -128,37 +123,39 @@ def test_a_new_selector_on_a_table_that_was_moved_without_ray_or_a_model(finishe
     shortest = [
         min((c for c in p.row.candidates[:2]), key=lambda c: len(c.text or "")) for p in table if p.row.task != "open"
     ]
-    values = [chrf_matrix([c.text or ""], ["alpha bravo coral delta ember"])[0][0] / 100 for c in shortest]
+    values = [chrf_matrix([c.text or ""], [REFERENCE])[0][0] / 100 for c in shortest]
     mine = found(result, selector="mine", n=2)
     assert mine["mean"] == pytest.approx(np.mean(values), abs=0.02)  # ties between lengths are broken by a hash
     assert mine["agreement"] is None
 
 
-@pytest.mark.ray
-def test_the_table_holds_pools_utilities_and_candidate_games(finished: Path, tmp_path: Path) -> None:
-    replay.run(str(finished), [f"replay.table={tmp_path / 't.parquet'}", "winrate.draws=50"])
-    rows = {p.row.prompt_id: p for p in ReplayTable(*place_of(str(tmp_path / "t.parquet")))}
+def test_the_table_holds_pools_utilities_and_candidate_games(finished: Path, replayed: Replayed) -> None:
+    rows = {p.row.prompt_id: p for p in ReplayTable(*place_of(str(replayed.table)))}
     before = rows_of(RunFolder(str(finished)), "games", "prompt_id", "candidates", "scores", "games", "usage")
     assert len(rows) == len(before) == 16
     for row in before:
         pools = rows[row["prompt_id"]]
         assert [vars(c) for c in pools.row.candidates] == row["candidates"]
         assert [vars(s) for s in pools.row.scores] == row["scores"]
-        texts = [c["text"] for c in row["candidates"]]
-        assert pools.matrices["hedged", "chrf"] == chrf_matrix(texts, texts)
-        assert ("hedged", "bleu") in pools.matrices
-        assert {g.system for g in pools.row.games} <= {f"hedged#{i}" for i in range(6)} and pools.row.games
+        for plan, n in LARGEST.items():
+            own = [c["text"] for c in row["candidates"] if c["plan"] == plan]
+            assert pools.matrices[plan, "chrf"] == chrf_matrix(own, own)
+            assert len(own) == n and (plan, "bleu") in pools.matrices
+        played = {g.system for g in pools.row.games}
+        assert played <= {f"{plan}#{i}" for plan, n in LARGEST.items() for i in range(n)}
+        assert {name.partition("#")[0] for name in played} == set(LARGEST)
 
 
-@pytest.mark.ray
-def test_what_replay_refuses(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_replay_refuses(
+    finished: Path, replayed: Replayed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = f"replay.table={tmp_path / 't.parquet'}"
     with pytest.raises(ConfigError, match=r"selectors\.new: chops needs the engine 'judge'.*use select"):
         replay.run(str(finished), [table, "selectors.new={kind: chops, engine: judge}"])
     with pytest.raises(ConfigError, match=r"selectors\.judge: judge needs the engine 'generator'"):
         replay.run(str(finished), [table, "selectors.judge.engine=generator"])
     with pytest.raises(InputError, match="no answer can be scored"):
-        replay.run(str(finished), [table, "replay.metrics=[none]"])
+        replay.run(str(replayed.table), ["replay.metrics=[none]"])
     with pytest.raises(InputError, match="no replay table"):
         replay.run(str(RunFolder(str(finished)).data_files("selections")[0]))
     with pytest.raises(ConfigError, match="no such run folder"):

@@ -87,8 +87,7 @@ def asked(*numbers: int) -> set[str]:
     return {str(derive_seed(f"user: question {i}")) for i in numbers}
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster", "own_datasets_cache")
+@pytest.mark.usefixtures("no_ray", "own_datasets_cache")
 def test_a_retry_gives_the_tables_of_an_undisturbed_run_and_asks_for_the_failed_rows_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

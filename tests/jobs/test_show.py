@@ -62,12 +62,12 @@ def test_a_prompt_of_a_running_job_shows_all_that_is_known(going_on: RunFolder) 
     assert "candidate 0 of hedged: greedy, small-writer, en, stop, temperature 0, seed 7, 12 tokens" in text
     assert "mbr 0.25\n    | greedy text" in text
     assert "seed 77" in text and "mbr 0.5; chosen by mbr\n    | fine" in text
-    assert "mbr -\n    error: timed out for good" in text
+    assert "mbr -\n    error: timed out␊for good" in text
     assert "selection hedged/mbr: candidate 1, score 0.5\n" in text
     assert "selection hedged/fusion: a new text, score -\n    | new" in text
     assert "game hedged/mbr against hedged/sample (ab)" in text and "win, score 1, label mass 0.91; clear" in text
     assert "cost of select/select:x on m: 3 requests, 300 prompt tokens (256 cached), 1 new" in text
-    assert "error in select/select:x: ValueError: bad thing" in text
+    assert "error in select/select:x: ValueError: bad␊thing" in text
 
 
 def test_a_prompt_that_the_running_pass_has_not_reached_is_shown_as_far_as_it_is(going_on: RunFolder) -> None:

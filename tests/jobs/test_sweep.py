@@ -129,8 +129,7 @@ def test_the_policy_is_a_config_layer(tmp_path: Path) -> None:
     assert "2 of 3 candidates give 90%" in layer.read_text()
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("no_ray")
 def test_a_whole_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Two tasks: translation by its references, open prompts by a judge's games; then its policy in a run."""
     items = [

@@ -15,26 +15,14 @@ import pytest
 from pipeline.cli import main
 from pipeline.storage import RunFolder
 from pipeline.verification.sampling import common_prefix
+from tests.conftest import RealRun
 
 Rows = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 28 prompts with a hedged set, and a second plan that was extended in a second step."""
-    folder = tmp_path_factory.mktemp("verify") / "run"
-    words = [f"out={folder}", "prompts.limit_clusters=4", "plans.warm={kind: mixed, n: 3}", "selectors.judge=null"]
-    words += ["selectors.chops=null", "execution.progress=false"]
-    for more in ([], ["plans.warm.n=5"]):
-        for job in ("generate", "select"):
-            assert main([job, "dummy", *words, *more]) == 0
-    return folder
-
-
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(finished, tmp_path / "run")
-    return RunFolder(str(tmp_path / "run"))
+def run(finished_run: RunFolder, no_ray: None) -> RunFolder:
+    return finished_run
 
 
 def tamper(run: RunFolder, table: str, change: Callable[[Rows], None]) -> None:
@@ -53,12 +41,11 @@ def verify(run: RunFolder, *words: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(Path(run.name, "verify.json").read_text())
 
 
-@pytest.mark.ray
 def test_every_text_of_the_dummy_engine_is_the_same_again(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = verify(run, "verify.rows=10")
     assert (code, found["rows"], found["problems"], found["mismatches"]) == (0, 10, [], [])
     assert [(m["plan"], m["n"], m["same"], m["min_match"]) for m in found["matches"]] == [
-        ("hedged", 50, 50, 1.0),
+        ("hedged", 60, 60, 1.0),
         ("warm", 50, 50, 1.0),
     ]
     assert "0 checks failed" in capsys.readouterr().out
@@ -79,12 +66,11 @@ def change_text(prompt_id: str, index: int, everywhere: bool) -> Callable[[Rows]
     return change
 
 
-@pytest.mark.ray
 def test_a_text_that_was_changed_everywhere_is_found_by_sampling_again(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompt_id = run.table("candidates", ["row_id", "prompt_id"])["prompt_id"][3].as_py()
-    for table in ("candidates", "selections"):
+    for table in ("candidates", "selections", "games"):
         tamper(run, table, change_text(prompt_id, 4, everywhere=True))
     code, found = verify(run, "verify.rows=null")
     assert (code, found["problems"]) == (3, [])
@@ -94,7 +80,6 @@ def test_a_text_that_was_changed_everywhere_is_found_by_sampling_again(
     assert verify(run, "verify.rows=null", "verify.min_match=0.9")[0] == 0
 
 
-@pytest.mark.ray
 def test_tables_that_do_not_fit_together_are_found_without_sampling(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,11 +97,10 @@ def test_tables_that_do_not_fit_together_are_found_without_sampling(
     assert code == 3
     problems = {(p["check"], p["prompt_id"]): p["message"] for p in found["problems"]}
     assert set(problems) == {("candidates", ids[0]), ("index", ids[1]), ("prompt", ids[2]), ("scores", ids[3])}
-    assert "99 of 5" in problems["index", ids[1]]
+    assert "99 of 6" in problems["index", ids[1]]
     assert f"prompt {ids[0]}" in capsys.readouterr().out
 
 
-@pytest.mark.ray
 def test_provenance_that_is_not_the_tables(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     text = Path(run.name, "config.yaml").read_text()
     Path(run.name, "config.yaml").write_text(text.replace("temperature: 0.7", "temperature: 0.8", 1))
@@ -144,15 +128,12 @@ def test_common_prefix() -> None:
     assert common_prefix("abc", "abcdef") == 1.0
 
 
-@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.ray
-def test_a_real_engine_gives_its_answers_again(ray_cluster: str, chat_model: str, tmp_path: Path) -> None:
-    run = RunFolder(str(tmp_path / "run"))
-    engine = f"engines.generator={{kind: vllm, model: {chat_model}, max_model_len: 512}}"
-    words = ["dummy", engine, "prompts.limit_clusters=1", "sampling={kind: hedged, n: 2, max_tokens: 12}"]
-    assert main(["generate", *words, f"out={run.name}", "execution.progress=false"]) == 0
-    code, found = verify(run, "verify.rows=3", "verify.min_match=0.5")
+@pytest.mark.timeout(900)
+def test_a_real_engine_gives_its_answers_again(real_run: RealRun, tmp_path: Path) -> None:
+    shutil.copytree(real_run.folder.name, tmp_path / "run")
+    code, found = verify(RunFolder(str(tmp_path / "run")), "verify.rows=2", "verify.min_match=0.5")
     (match,) = found["matches"]
     assert (code, found["problems"], match["n"]) == (0, [], 6)
     assert match["prefix"] > 0.5

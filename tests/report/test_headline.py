@@ -1,27 +1,32 @@
-"""The headline claims no more than the intervals and the judge's audit allow."""
+"""The headline claims no more than the intervals and the judge's audit allow; its sentences: golden/headlines.md."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline.config import Config
 from pipeline.report.collect import collect
-from pipeline.report.headline import Headline, headline
+from pipeline.report.headline import Headline, by_language, headline
 from pipeline.report.model import Report
 from pipeline.report.render import render_html, render_markdown
 from pipeline.report.sides import side
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
+from tests.report import translation
+from tests.report.golden import assert_golden
 from tests.report.runs import CONFIG, Page, config_with, game, rows_for, write_run
 
+Rows = list[dict[str, Any]]
+Case = tuple[Rows, Config]
+MBR, SAMPLE = "hedged/mbr", "hedged/sample"
+CIRCULAR = ("hedged/mbr", "hedged/hedged_mbr")  # they make the same choices
 
-def headline_of(tmp_path: Path, rows: list[dict[str, Any]]) -> tuple[Report, Headline]:
-    report = collect(write_run(tmp_path / "run", rows), config_with())
-    return report, headline(report)
 
-
-def audited(rows: list[dict[str, Any]], original: Callable[[int, str], str]) -> list[dict[str, Any]]:
+def audited(rows: Rows, original: Callable[[int, str], str]) -> Rows:
     """Add games of the judge's audit: ``original(row_id, order)`` is the verdict on the undamaged answer."""
     for row in rows:
         for version in ("identical", "truncated"):
@@ -32,101 +37,166 @@ def audited(rows: list[dict[str, Any]], original: Callable[[int, str], str]) -> 
     return rows
 
 
-def with_verdicts(rows: list[dict[str, Any]], verdict: Callable[[int, str, str], str]) -> list[dict[str, Any]]:
+def with_verdicts(questions: int, verdict: Callable[[int, str, str], str]) -> Rows:
+    """Games of greedy and mbr: ``verdict(row_id, system, order)``."""
+    rows = rows_for(questions)
     for row in rows:
         names = ("greedy", "mbr")
         row["games"] = [game(s, o, verdict(row["row_id"], s, o)) for s in names for o in ("ab", "ba")]
     return rows
 
 
-def test_headline_names_a_winner_only_when_certain(tmp_path: Path) -> None:
-    even = ("win", "loss")
-    rows = with_verdicts(rows_for(30), lambda i, s, o: "win" if s == "mbr" and (i // 7) % 6 else even[i % 2])
-    report, found = headline_of(tmp_path / "a", rows)
-    best = report.contests[0].standings[0]
-    assert best.system == "hedged/mbr" and best.joint_low is not None and best.joint_low > 0.5
-    assert found.kind == "won" and found.title == "mbr beats sample" and "ahead of every other system" in found.text
-    rows = with_verdicts(rows_for(3), lambda i, s, o: "win" if (i // 7) % 2 else "loss")
-    report, found = headline_of(tmp_path / "b", rows)
-    assert found.kind == "open" and found.title == "No system can be told from sample at n = 21 prompts"
-    rows = with_verdicts(rows_for(40), lambda i, s, o: "win" if (i // 7) % 9 == 0 else "loss")
-    report, found = headline_of(tmp_path / "c", rows)
-    assert found.kind == "lost" and found.title == "sample beats all 2 systems"
+def sure_win(questions: int) -> Rows:
+    return with_verdicts(questions, lambda i, s, o: "win" if s == "mbr" and (i // 7) % 6 else "loss")
 
 
-def test_headline_without_numbers(tmp_path: Path) -> None:
-    report, found = headline_of(tmp_path / "a", with_verdicts(rows_for(1), lambda i, s, o: "win"))
-    assert found.kind == "open" and "no interval" in found.text  # one cluster
-    assert "fewer than 2 independent clusters: no interval" in render_html(report)
-    report, found = headline_of(tmp_path / "b", with_verdicts(rows_for(2), lambda i, s, o: "invalid"))
-    assert found.kind == "empty" and "No verdict could be used" in render_html(report)
-    Page(render_html(report))
-    rows = [row | {"games": [], "selections": [], "candidates": []} for row in rows_for(1)]
-    report, found = headline_of(tmp_path / "c", rows)
-    assert found.kind == "empty" and not report.contests
-    parsed = Page(render_html(report))
-    assert "No games were judged" in parsed.plain and not re.search(r"\b(None|nan)\b", parsed.plain)
+def two_templates() -> Rows:
+    rows = sure_win(30)
+    for row in rows:  # a paired comparison does not know which one is meant
+        row["games"] += [g | {"template": "other@1"} for g in row["games"]]
+    return rows
 
 
-def test_few_clusters_claim_nothing_however_short_the_interval() -> None:
-    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM - 1) == "even"
+def oracle_on_top() -> Case:
+    rows = with_verdicts(30, lambda i, s, o: "win" if s == "greedy" or (i // 7) % 6 else "loss")
+    return rows, config_with(selectors={**CONFIG["selectors"], "greedy": {"kind": "oracle"}})
+
+
+def scores(questions: int, gain: float = 0.08, **values: Callable[[list[float]], list[float]]) -> Case:
+    """Translations; ``values`` change a set's chrF."""
+    rows = translation.rows_for(questions, gain)
+    for row in rows:
+        for score in row["scores"]:
+            if score["scorer"] == "metric:chrf" and score["plan"] in values:
+                score["values"] = values[score["plan"]](score["values"])
+    return rows, translation.config()
+
+
+def games(rows: Rows) -> Case:
+    return rows, config_with()
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "ahead of all": lambda: games(
+        with_verdicts(30, lambda i, s, o: "win" if s == "mbr" and (i // 7) % 6 else ("win", "loss")[i % 2])
+    ),
+    "few questions": lambda: games(with_verdicts(3, lambda i, s, o: "win" if (i // 7) % 2 else "loss")),
+    "all lose": lambda: games(with_verdicts(40, lambda i, s, o: "win" if (i // 7) % 9 == 0 else "loss")),
+    "one question": lambda: games(with_verdicts(1, lambda i, s, o: "win")),
+    "no verdict": lambda: games(with_verdicts(2, lambda i, s, o: "invalid")),
+    "no games": lambda: games([r | {"games": [], "selections": [], "candidates": []} for r in rows_for(1)]),
+    "a judge who guesses": lambda: games(audited(sure_win(30), lambda i, o: "win" if o == "ab" else "loss")),
+    "a judge who is able": lambda: games(audited(sure_win(30), lambda i, o: "win" if (i // 7) % 10 else "loss")),
+    "a judge who is misled": lambda: games(audited(sure_win(30), lambda i, o: "loss" if (i // 7) % 10 else "win")),
+    "a small audit": lambda: games(audited(sure_win(2), lambda i, o: "win")),
+    "an oracle on top": oracle_on_top,
+    "two templates": lambda: games(two_templates()),
+    "scores: a gain": lambda: scores(10),
+    "scores: no gain": lambda: scores(10, gain=0.0),
+    "scores: few questions": lambda: scores(5),
+    "scores: all lose": lambda: scores(
+        10, hedged=lambda values: [v - 0.2 if i in (0, 2, 4) else v for i, v in enumerate(values)]
+    ),
+    "scores: an answer from outside on top": lambda: scores(10, **{"answer:copy_source": lambda values: [0.95]}),
+}
+Found = Callable[[str], tuple[Report, Headline]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Report and headline of a case, made once."""
+
+    @cache
+    def make(name: str) -> tuple[Report, Headline]:
+        rows, config = CASES[name]()
+        report = collect(write_run(tmp_path_factory.mktemp("run"), rows), config)
+        return report, headline(report)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "systems", "close"),
+    [
+        ("ahead of all", "won", [MBR], ()),
+        ("few questions", "open", ["hedged/greedy", MBR], None),
+        ("all lose", "lost", ["hedged/greedy", MBR], None),
+        ("one question", "open", ["hedged/greedy", MBR], None),
+        ("no verdict", "empty", [None], None),
+        ("no games", "empty", [None], None),
+        ("a judge who guesses", "judge", [None], None),
+        ("a judge who is able", "won", [MBR], ()),
+        ("a judge who is misled", "judge", [None], None),
+        ("a small audit", "judge", [None], None),
+        ("an oracle on top", "won", [MBR], ()),
+        ("two templates", "won", [MBR], None),
+        ("scores: a gain", "won", CIRCULAR, CIRCULAR),
+        ("scores: no gain", "open", None, None),
+        ("scores: few questions", "open", None, None),
+        ("scores: all lose", "lost", None, None),
+        ("scores: an answer from outside on top", "won", CIRCULAR, CIRCULAR),
+    ],
+)
+def test_what_is_claimed_about_whom(
+    found: Found, name: str, kind: str, systems: list[str] | None, close: tuple[str, ...] | None
+) -> None:
+    made = found(name)[1]
+    assert made.kind == kind
+    assert systems is None or made.system in systems
+    assert made.against == (None if made.system is None else SAMPLE)
+    assert made.close == (None if close is None else tuple(s for s in close if s != made.system))
+
+
+def test_its_sentences(found: Found) -> None:
+    parts = []
+    for name in CASES:
+        report, made = found(name)
+        parts += [f"## {name}\n\n**{made.title}**\n\n{made.text}\n\n{by_language(report)}".rstrip() + "\n"]
+    assert_golden("headlines.md", "\n".join(parts))
+
+
+def test_the_page_of_a_judge_who_guesses(found: Found) -> None:
+    report, _ = found("a judge who guesses")
+    assert report.contests[0].standings[0].side == "above"  # without the audit it would win
+    assert not by_language(report) and not [c for c in report.costs if c.tokens_per_point is not None]
+    assert 'class="headline judge"' in render_html(report)
+    assert_golden("no_winner.md", render_markdown(report).partition("## Prompts to read")[0])
+    assert not [a.grade for a in found("a small audit")[0].audit if a.grade != "unknown"]
+
+
+@pytest.mark.parametrize("name", ["one question", "no verdict", "no games", "a small audit", "a judge who is able"])
+def test_pages_are_whole_without_numbers(found: Found, name: str) -> None:
+    words = Page(render_html(found(name)[0])).plain.split()
+    assert not {"None", "nan", "None,", "nan%"} & set(words)
+
+
+def test_certain_and_uncertain_sides(found: Found) -> None:
+    best = found("ahead of all")[0].contests[0].standings[0]
+    assert best.system == MBR and best.joint_low is not None and best.joint_low > 0.5
+    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM - 1) == "even"  # however short the interval
     assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM) == "above"
     assert side(0.39, 0.41, n_clusters=CLUSTERS_TO_CLAIM) == "below"
     assert side(None, None, n_clusters=100) == "none"
 
 
 def test_a_language_of_few_prompts_claims_nothing(tmp_path: Path) -> None:
-    rows = sure_win(10)
+    rows = with_verdicts(10, lambda i, s, o: "win" if i % 9 or o == "ab" else "tie")
     for row in rows:
         if row["language"] == "fr" and row["row_id"] > 7 * 5:
             row["language"] = "it"
-    report, _ = headline_of(tmp_path, with_verdicts(rows, lambda i, s, o: "win" if i % 9 or o == "ab" else "tie"))
+    report = collect(write_run(tmp_path, rows), config_with())
     sides = {r.language: r.side for r in report.contests[0].standings[0].languages}
     assert sides["de"] == "above" and sides["fr"] == sides["it"] == "even"
 
 
-def sure_win(questions: int) -> list[dict[str, Any]]:
-    return with_verdicts(rows_for(questions), lambda i, s, o: "win" if s == "mbr" and (i // 7) % 6 else "loss")
-
-
-def test_no_winner_is_named_by_a_judge_who_guesses(tmp_path: Path) -> None:
-    rows = audited(sure_win(30), lambda i, o: "win" if o == "ab" else "loss")  # always the first
-    report, found = headline_of(tmp_path / "a", rows)
-    assert report.contests[0].standings[0].side == "above"  # without the audit it would win
-    assert found.kind == "judge" and found.title == "No winner: big-judge cannot be told from a judge who guesses"
-    html = render_html(report)
-    parsed = Page(html)
-    assert "The judge failed its audit" in html and 'class="headline judge"' in html
-    assert parsed.row("cut in half") and "cannot be told from chance" in parsed.plain
-    assert "no difference is claimed" in html and not [c for c in report.costs if c.tokens_per_point is not None]
-    assert "mbr beats sample" not in html and "ahead in" not in html
-    text = render_markdown(report)
-    assert "No winner" in text and "| cut in half | 210 | 0 | 50.0% |" in text
-
-    rows = audited(sure_win(30), lambda i, o: "win" if (i // 7) % 10 else "loss")
-    report, found = headline_of(tmp_path / "b", rows)
-    assert found.title == "mbr beats sample" and "failed its audit" not in render_html(report)
-    assert "prefers the undamaged answer" in Page(render_html(report)).plain
-    rows = audited(sure_win(30), lambda i, o: "loss" if (i // 7) % 10 else "win")
-    assert headline_of(tmp_path / "c", rows)[1].title == "No winner: big-judge prefers damaged answers"
-
-
-def test_an_audit_that_is_too_small_is_not_called_failed(tmp_path: Path) -> None:
-    report, found = headline_of(tmp_path, audited(sure_win(2), lambda i, o: "win"))
-    assert found.title == "No winner: too few audited questions to trust big-judge"
-    html = render_html(report)
-    assert "Too few questions to audit the judge" in html and "failed its audit" not in html
-    assert "it has too few questions to say" in Page(html).plain
-
-
 def test_games_of_candidates_and_of_the_audit_are_not_between_systems(tmp_path: Path) -> None:
-    rows = audited(with_verdicts(rows_for(7), lambda i, s, o: "win"), lambda i, o: "win")
+    rows = audited(with_verdicts(7, lambda i, s, o: "win"), lambda i, o: "win")
     for row in rows:
         for i in range(3):
             verdict = ("loss", "win", "win")[i]
             row["games"] += [game("", o, verdict) | {"system": f"hedged#{i}"} for o in ("ab", "ba")]
         row["games"][-1] |= {"score": None, "verdict": "invalid"}
-    report, _ = headline_of(tmp_path, rows)
+    report = collect(write_run(tmp_path, rows), config_with())
     n = len(rows)
     assert (report.n_games, report.n_candidate_games, report.n_audit_games) == (4 * n, 6 * n, 4 * n)
     assert report.n_invalid_games == 0
@@ -138,20 +208,18 @@ def test_games_of_candidates_and_of_the_audit_are_not_between_systems(tmp_path: 
     assert [f.count for f in report.failures if f.where == "judge (candidate)"] == [n]
 
 
-def test_an_oracle_never_wins_games(tmp_path: Path) -> None:
-    rows = with_verdicts(rows_for(30), lambda i, s, o: "win" if s == "greedy" or (i // 7) % 6 else "loss")
-    selectors = {**CONFIG["selectors"], "greedy": {"kind": "oracle"}}
-    report = collect(write_run(tmp_path, rows), config_with(selectors=selectors))
-    assert report.contests[0].standings[0].system == "hedged/greedy"
-    found = headline(report)
-    assert found.title == "mbr beats sample" and "greedy (100.0%) chose by the reference: an upper bound" in found.text
+def test_an_oracle_and_what_was_not_compared_gain_nothing(found: Found) -> None:
+    report, _ = found("an oracle on top")
+    assert report.contests[0].standings[0].system == "hedged/greedy"  # it wins every game
     assert next(c for c in report.costs if c.system == "hedged/greedy").tokens_per_point is None
+    assert found("two templates")[0].contests[0].behind is None
 
 
-def test_systems_that_were_not_compared_are_not_said_to_be_even(tmp_path: Path) -> None:
-    rows = sure_win(30)
-    for row in rows:  # with two templates a paired comparison does not know which one is meant
-        row["games"] += [g | {"template": "other@1"} for g in row["games"]]
-    report, found = headline_of(tmp_path, rows)
-    assert report.contests[0].behind is None
-    assert found.title == "mbr beats sample" and "It was not compared with the other systems" in found.text
+def test_outside_games_take_the_place_of_the_runs(tmp_path: Path) -> None:
+    lines = [f"{p},en,theirs,ours,{o},{s}" for p in range(60) for o, s in (("ab", 1), ("ba", 1 if p % 6 else 0))]
+    (tmp_path / "games.csv").write_text("prompt_id,language,system,opponent,order,score\n" + "\n".join(lines))
+    config = config_with(winrate={"games": str(tmp_path / "games.csv"), "draws": 200})
+    report = collect(write_run(tmp_path / "run", rows_for(1)), config)
+    made = headline(report)
+    assert (made.kind, made.system, made.against) == ("won", "theirs", "ours")
+    assert report.contests[0].standings[0].pooled.win_rate == pytest.approx(110 / 120)

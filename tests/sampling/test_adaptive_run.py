@@ -1,8 +1,9 @@
-"""Adaptive N in a real run (local Ray, dummy engine): exact accounts, the same after a kill, more prompts, refusals."""
+"""Adaptive N in a whole job (without Ray, dummy engine): exact accounts, also after a kill, more prompts, refusals."""
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from pipeline.cli import main
 from pipeline.commands import generate, select
 from pipeline.config import load_config
 from pipeline.errors import ResumeError
-from pipeline.execution import passes
 from pipeline.selection.best_of_n import BestOfN
 from pipeline.storage import RunFolder
 from tests.conftest import jsonl, rows_of
-from tests.execution.test_resume import Killed, Requests, kill
+from tests.execution.test_resume import Killed, Requests
+from tests.inprocess import without_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 HIGHEST = 1.0  # of rewards that are normal: four prompts in ten reach it with three candidates
 ROUNDS = "adaptive: {by: best_of_n, first: 3, mean_n: 6}"
@@ -77,14 +78,20 @@ def test_rounds_add_up_survive_a_kill_and_equal_a_uniform_run(
     mine = words(tmp_path / "run", prompts, *requests.words(), *REWARDED)
     monkeypatch.setattr(BestOfN, "highest", lambda _: HIGHEST)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(passes, "finish", killed_in("generate-generator-3", passes.finish))
+    blocks = count(1)  # six a pass: half of the second round's rows are stored
+
+    def kill(_: int) -> None:
+        if next(blocks) == 15:
+            raise Killed
+
+    with without_ray(kill), pytest.raises(Killed):
         generate.run(load_config(mine))
     assert run.marker("candidates") is None
     (path,) = run.parquet_files("adaptive")
     decided, asked = Path(path).read_bytes(), requests.new()
     generate.run(load_config(mine))
-    assert requests.new() == {} and Path(path).read_bytes() == decided  # every row was durable
+    again = requests.new()
+    assert Path(path).read_bytes() == decided
     rows = rows_of(run, "candidates", "prompt_id", "candidates", "scores", "usage", "errors")
     assert_adds_up(run, rows)
     assert "tokens spent" in capsys.readouterr().out
@@ -93,7 +100,8 @@ def test_rounds_add_up_survive_a_kill_and_equal_a_uniform_run(
     known = [next(s["values"] for s in row["scores"] if s["scorer"].startswith(SCORER)) for row in rows]
     reached = [max(values[:3]) >= HIGHEST for values in known]
     assert 3 < sum(reached) < 21 and {n for n, there in zip(counts, reached, strict=True) if there} == {3}
-    assert asked["generator", "generate"] == 24 * 2 + sum(n > 3 for n in counts)
+    assert asked["generator", "generate"] == 24 * 2 + sum(n > 3 for n in counts[:12])
+    assert again == {("generator", "generate"): sum(n > 3 for n in counts[12:])}
     assert not any(row["errors"] for row in rows)
 
     select.run(load_config(mine))
@@ -107,12 +115,6 @@ def test_rounds_add_up_survive_a_kill_and_equal_a_uniform_run(
         assert len(full["candidates"]) == 12
 
 
-def killed_in(name: str, finish: Any) -> Any:
-    """``passes.finish`` that is killed in the pass of that name."""
-    return lambda spec, *rest: kill() if spec.name == name else finish(spec, *rest)
-
-
-@pytest.mark.slow
 def test_two_plans_in_three_rounds_more_prompts_refusals_and_verify(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

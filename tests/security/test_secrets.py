@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,14 +13,16 @@ import pyarrow as pa
 import pytest
 
 from pipeline.cli import _stderr, main
+from pipeline.commands.context import update_manifest
 from pipeline.config import load_config
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.execution.observe import job_log
 from pipeline.execution.worker import Worker
+from pipeline.lock import run_lock
 from pipeline.records import Candidate, Row, RowError
-from pipeline.safety import find_secrets, redact
+from pipeline.safety import find_secrets, is_variable_name, redact
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
 from pipeline.schema import COLUMNS
@@ -28,6 +31,19 @@ from pipeline.selection.stage import SelectStage
 from pipeline.storage import RunFolder
 
 KEY = "opaque-4711-key-of-the-test"
+_TAIL = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ"
+TOKENS = [
+    *(
+        begin + _TAIL
+        for begin in ("gsk_", "github_pat_11", "glpat-", "xai-", "sk-ant-api03-", "sk-proj-", "hf_", "npm_")
+    ),
+    *(begin + _TAIL for begin in ("pplx-", "nvapi-", "r8_", "csk-", "tgp_v1_", "xoxb-", "hvs.", "sk_live_", "ghp_")),
+    "AIza" + _TAIL + "123456789",
+    "sk-or-v1-" + "0a1b" * 16,
+    "sk-" + "0a1b2c3d" * 4,
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P",
+]
+SLOWEST = 5.0  # seconds for a hundred thousand characters on a busy machine; most take 0.1 s
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +67,12 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
         ("token hf_AbCdEfGhIjKlMnOpQrSt", "hf_AbCdEfGhIjKlMnOpQrSt"),
         ("sk-proj-A1b2C3d4E5f6G7h8", "sk-proj-A1b2C3d4E5f6G7h8"),
         ("AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
+        ("x-api-key: hunter2", "hunter2"),
+        ("{'X-Goog-Api-Key': ['hunter2']}", "hunter2"),
+        ('{"password": 12345678}', "12345678"),
+        ("password=hunter2&x", "hunter2"),
+        ("at http://me:p@ss/w@head:8265 refused", "ss/w"),
+        *((f"bad key {key}.", key) for key in TOKENS),
     ],
 )
 def test_redaction(text: str, gone: str) -> None:
@@ -71,6 +93,48 @@ def test_ordinary_texts_stay(text: str) -> None:
     assert redact(text) == text
 
 
+HOSTILE = {
+    unit: unit * (100_000 // len(unit))
+    for unit in (
+        *("sk-", "sk-A1", "sk_live_", "eyJ", "eyJa.", "a://", "://a:", "://:", "bearer ", "bearer-", "authorization "),
+        *("authorization=", "?key", "&a.", "x-api-key", "api_key:", "'secret' ", '"api_key":"', "hf_", "AKIA", "AIza"),
+        *(
+            "-----BEGIN PRIVATE KEY-----",
+            "-",
+            "_",
+            ".",
+            " ",
+            "a",
+            "@",
+            "://a:b@",
+            "password=",
+            "cookie: ",
+            '"',
+            "token",
+        ),
+    )
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_redaction_takes_time_linear_in_the_text(text: str) -> None:
+    start = time.process_time()
+    redact(text)
+    redact("?" + text)
+    assert time.process_time() - start < SLOWEST
+
+
+def test_a_long_text_is_cut_before_it_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in range(1960, 2010, 7):  # a key across the cut leaves no half
+        assert KEY[:8] not in redact("x" * at + KEY + "y" * 100_000, 2000)
+    many = f"{KEY} " * 5_000
+    assert KEY[:8] not in redact(many, 2000) and len(redact("ordinary words " * 10**5, 2000)) == 2000
+    seen: list[int] = []
+    monkeypatch.setattr("pipeline.safety._redacted", lambda text: seen.append(len(text)) or text)
+    redact("x" * 10**7, 2000)
+    assert seen == [2000 + 2 * 4096]
+
+
 @pytest.mark.parametrize(
     ("word", "where"),
     [
@@ -82,6 +146,11 @@ def test_ordinary_texts_stay(text: str) -> None:
             "extra_body.headers[0]",
         ),
         ("out=s3://access:hunter2@bucket/run", "out"),
+        ("engines.generator={kind: openai, model: m, extra_body: {x-api-key: [hunter2]}}", "extra_body.x-api-key"),
+        ("engines.generator={kind: openai, model: m, extra_body: {password: 12345678}}", "extra_body.password"),
+        ("engines.generator={kind: openai, model: m, extra_body: {h: [[apiKey, hunter2]]}}", "extra_body.h[0][1]"),
+        ("engines.generator={kind: openai, model: m, extra_body: {h: {name: X-Api-Key, value: hunter2}}}", "h.value"),
+        *((f"report.note={token}", "report.note") for token in TOKENS),
     ],
 )
 def test_a_config_with_a_secret_is_refused_before_it_is_stored(
@@ -91,8 +160,54 @@ def test_a_config_with_a_secret_is_refused_before_it_is_stored(
     assert main(["generate", "dummy", word]) == 2
     said = capsys.readouterr().err
     assert where in said and "environment variable" in said
-    assert KEY not in said and "hunter2" not in said
+    assert KEY not in said and "hunter2" not in said and "12345678" not in said and _TAIL not in said
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("key", ["0a1b2c3d4e5f60718293a4b5c6d7e8f9", "A1b2C3d4E5f6G7h8I9j0K1l2", "my key", *TOKENS])
+@pytest.mark.parametrize("place", ["engines.generator.api_key_env", "ray.env[0]"])
+def test_a_key_where_a_variables_name_belongs_is_refused_unprinted(
+    key: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["engines.generator={kind: openai, model: m}", f"engines.generator.api_key_env={key}"]
+    words = words if "api_key_env" in place else [f"ray.env=[{key}]"]
+    assert main(["generate", "dummy", *words, f"out={tmp_path / 'out'}"]) == 2
+    said = capsys.readouterr()
+    assert place in said.err and key not in said.err + said.out and not (tmp_path / "out").exists()
+
+
+def test_the_names_of_variables_are_taken() -> None:
+    names = ["OPENAI_API_KEY", "my_key", "LOGIN", "AZURE_OPENAI_API_KEY_EASTUS2", "KEY_2024"]
+    assert all(map(is_variable_name, names)) and not is_variable_name("") and not is_variable_name("A-B")
+
+
+def test_a_variable_that_the_config_names_is_a_secret_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGIN_4712", "x9y8z7-no-secret-by-name")
+    assert redact("x9y8z7-no-secret-by-name") != "***"
+    load_config(["dummy", "engines.other={kind: openai, model: m, api_key_env: LOGIN_4712}"])
+    assert redact("x9y8z7-no-secret-by-name") == "***"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:hunter2@head:8265", "http://hunter2@head:8265", "http://h?token=hunter2"]
+)
+@pytest.mark.parametrize("job", ["submit", "status", "stop"])
+def test_a_password_in_the_clusters_address_is_refused(
+    job: str, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["dummy", f"out={tmp_path / 'out'}"] if job == "submit" else ["lemonpress-run-1"]
+    assert main([job, *words, "--address", address]) == 2
+    said = capsys.readouterr()
+    assert "RAY_AUTH_TOKEN" in said.err and "hunter2" not in said.err + said.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_lock_and_manifest_hold_no_secret(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["lemonpress", "run", f"report.note={KEY}"])
+    with run_lock(run):
+        assert "***" in run.read_json("work", "lock.json")["command"]
+    update_manifest(run, {"jobs": {"run": {"error": f"no {KEY}", "list": [{"x": KEY}]}}})
+    assert KEY not in str(run.read_text("manifest.json")) and KEY not in str(run.read_text("work", "lock.json"))
 
 
 def test_names_that_only_sound_like_secrets_are_taken() -> None:
@@ -167,10 +282,11 @@ def test_logs_hold_no_secret(run: RunFolder, capsys: pytest.CaptureFixture[str])
     person = _stderr()
     logger.addHandler(person)
     with job_log(run, "generate", "r1") as path:
-        logger.warning("failed with %s", KEY, extra={"fields": {"error": f"Bearer {KEY}", "row_id": 7}})
+        fields = {"error": f"Bearer {KEY}", "row_id": 7, "jobs": [{"error": KEY}]}
+        logger.warning("failed with %s", KEY, extra={"fields": fields})
     logger.removeHandler(person)
     text = Path(path).read_text()
-    assert '"row_id": 7' in text and text.count("***") == 2 and KEY not in text
+    assert '"row_id": 7' in text and text.count("***") == 3 and KEY not in text
     assert "failed with ***" in capsys.readouterr().err
 
 

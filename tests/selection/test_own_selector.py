@@ -35,6 +35,7 @@ def test_a_selector_of_ones_own_works_from_the_config(tmp_path: Path, monkeypatc
     (tmp_path / "my_selectors.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)  # where the user stands; the workers have never heard of this folder
     words = ["dummy", "modules=[my_selectors]", "selectors.shortest.minimum=3", "prompts.limit_clusters=1"]
+    words += [f"selectors.{name}=null" for name in ("best_of_n", "judge", "chops")]  # no pass that is not asked about
     config = load_config([*words, f"out={tmp_path / 'run'}", "execution.progress=false"])
     generate.run(config)
     select.run(config)

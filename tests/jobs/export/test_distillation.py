@@ -14,8 +14,6 @@ from pipeline.cli import main
 from pipeline.storage import RunFolder
 from tests.conftest import ROOT, rows_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-
 LANGUAGES = ("de", "en", "es", "fr")
 QUESTIONS = 6
 DUMMY = ["engines.teacher_a.kind=dummy", "export.language=false", "execution.progress=false", "winrate.draws=100"]
@@ -33,7 +31,7 @@ def mgsm(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("own_datasets_cache")
+@pytest.mark.usefixtures("no_ray", "own_datasets_cache")
 def test_two_teachers_answers_become_data_that_loads(mgsm: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 
@@ -68,6 +66,8 @@ def test_two_teachers_answers_become_data_that_loads(mgsm: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_script_runs_and_resumes(mgsm: Path, tmp_path: Path) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
