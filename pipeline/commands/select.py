@@ -92,23 +92,15 @@ def print_choices(run: RunFolder) -> None:
     table = Table(title="choices", title_justify="left")
     table.add_column("candidate set")
     table.add_column("method")
-    names = (
-        "answers",
-        "greedy",
-        "verdicts",
-        "unreadable",
-        "failed requests",
-        "fallbacks",
-        "bars lifted",
-        "|Z|",
-        "without",
-    )
-    for name in names:
-        table.add_column(name, justify="right")
     rows = count_choices(run)
+    has_parts = any(row.evidence is not None or row.without for row in rows)
+    names = ["answers", "greedy", "verdicts", "unreadable", "failed requests", "fallbacks", "bars lifted"]
+    for name in [*names, *(("|Z|", "without a part") if has_parts else ())]:
+        table.add_column(name, justify="right")
     for row in rows:
         greedy = row.share(row.greedy)
         numbers = (row.invalid, row.failed, row.fallbacks.total(), row.lifted)
+        evidence = "-" if row.mean_evidence is None else f"{row.mean_evidence:.1f}"
         table.add_row(
             row.plan,
             row.method,
@@ -116,8 +108,7 @@ def print_choices(run: RunFolder) -> None:
             "-" if greedy is None else f"{greedy:.0%}",
             "-" if row.verdicts is None else f"{row.verdicts:,}",
             *(f"{n:,}" for n in numbers),
-            "-" if row.mean_evidence is None else f"{row.mean_evidence:.1f}",
-            f"{row.without.total():,}",
+            *((evidence, f"{row.without.total():,}") if has_parts else ()),
         )
     console(table)
     for row in rows:

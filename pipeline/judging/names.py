@@ -8,6 +8,9 @@ JUDGE_FAILED = "judge failed: "
 UNREADABLE = "judge unreadable: "
 """Begins ``games.reason`` where its words name no option, or several."""
 
+CUT = f"{UNREADABLE}cut"
+"""Begins it where the words ended at the token limit: with more room it may be another verdict."""
+
 CANDIDATE = "#"
 """Between a plan's name and a candidate's index: ``hedged#3`` in ``games.system``."""
 

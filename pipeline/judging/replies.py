@@ -109,7 +109,8 @@ def _patterns(labels: tuple[str, ...]) -> _Patterns:
         labels,
         whole=re.compile(rf"[^\w+?=/&\\]*({any_case})[\s.,:;!。．)\]}}*_`\"'”’」』】）✅✔️☑️👍|~>-]*"),
         decorated=re.compile(
-            rf"(?:[(\[{{【「『“\"'*_`]+\s*({one})\s*[.:。]?\s*[)\]}}】」』”\"'*_`]+|[(\[]+\s*({any_case})\s*[)\]]+)"
+            rf"(?:[(\[{{【「『“\"'*_`]{{1,6}}\s{{0,3}}({one})\s{{0,3}}[.:。]?\s{{0,3}}[)\]}}】」』”\"'*_`]+"
+            rf"|[(\[]{{1,6}}\s{{0,3}}({any_case})\s{{0,3}}[)\]]+)"
         ),
         boxed=re.compile(rf"\\f?boxed\s*\{{\s*(?:\\text\s*\{{\s*)?\(?\s*({any_case})\s*\)?\s*\}}?\s*\}}"),
         mention=re.compile(stand),

@@ -79,6 +79,15 @@ def test_a_run_stops_and_resumes(
         assert len(details) == 56 and not any("invalid" in detail for detail in details)
 
 
+@pytest.mark.ray
+def test_a_run_on_ray_stops(ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", *WORDS, *NO_JUDGED, f"out={tmp_path / 'run'}", f"ray.address={ray_cluster}"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "of the first 50 verdicts cannot be read" in said and "Let me look at both" in said
+    assert main([*words, "engines.judge.verdict_tokens=128"]) == 0
+
+
 def test_it_can_be_told_to_go_on(no_ray: None, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert main(["run", *WORDS, *NO_JUDGED, f"out={out}", "judge.max_invalid=1"]) == 0
