@@ -22,6 +22,8 @@ def check(config: Config) -> None:
     _check_variables(config)
     for name, engine in config.engines.items():
         engine.check(f"engines.{name}")
+        if engine.verdict_tokens is not None and engine.verdict_tokens < 1:
+            raise ConfigError(f"engines.{name}.verdict_tokens: at least 1, not {engine.verdict_tokens}")
     for task_name, task in config.tasks.items():
         task.check(f"tasks.{task_name}")
     _check_plans(config)

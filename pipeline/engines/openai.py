@@ -109,7 +109,6 @@ class OpenAIEngineConfig(EngineConfig):
             ("retries", self.retries >= 0),
             ("top_logprobs", self.top_logprobs >= 1),
             ("structured_output", self.structured_output in ("auto", *STRUCTURED)),
-            ("verdict_tokens", self.verdict_tokens is None or self.verdict_tokens >= 1),
             ("max_tokens_field", self.max_tokens_field in ("max_tokens", "max_completion_tokens")),
         ):
             if not valid:
@@ -160,7 +159,7 @@ class OpenAIEngine(PartialEngine):
         self._slots = asyncio.Semaphore(config.concurrency)
         self._pace: AsyncLimiter | None = None
         self.verdict_tokens = config.verdict_room()
-        self._structured = Structured(config.structured_output, config.base_url)
+        self._structured = Structured(config.structured_output, config.base_url, config.thinks())
 
     async def start(self) -> None:
         """Make the client; no request is sent.

@@ -25,10 +25,13 @@ class Structured:
     Args:
         wanted: ``auto``, or one of :data:`STRUCTURED`.
         base_url: of the endpoint.
+        thinks: whether the model is told to think first: vLLM servers without a reasoning parser would not let it.
     """
 
-    def __init__(self, wanted: str, base_url: str | None) -> None:
+    def __init__(self, wanted: str, base_url: str | None, thinks: bool = False) -> None:
         self._mode = by_address(base_url) if wanted == "auto" else wanted
+        if thinks and (wanted, self._mode) == ("auto", "choice"):
+            self._mode = "none"
         self._known = self._mode == "none"
         self._lock = asyncio.Lock()
 

@@ -235,7 +235,7 @@ class VLLMEngine(PartialEngine):
         structured = None
         if params.json_schema:
             structured = StructuredOutputsParams(json=json.loads(params.json_schema))
-        elif params.choice:
+        elif params.choice and not self.config.thinks():  # it would leave no room for the thoughts
             structured = StructuredOutputsParams(choice=list(params.choice))
         with _parameter_errors():
             sampling = VLLMParams(
