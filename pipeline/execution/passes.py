@@ -242,6 +242,8 @@ def _execute(
         faults = [host.faults() for host in hosts]
     except (ray.exceptions.RayError, OSError) as error:
         control.check()  # a pass that is told to stop ends with an error; the reason says more
+        for host in hosts:
+            host.check_stopped()
         raise _failure(spec, run, error) from error
     finally:
         control.draining = False
@@ -260,8 +262,6 @@ def _failure(spec: PassSpec, run: RunFolder, error: Exception) -> LemonpressErro
     """What a person can act on, from Ray's error."""
     again = "run the same command again to resume"
     cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    if isinstance(cause, UnreadableJudge):
-        return UnreadableJudge(f"pass {spec.name}: {cause}")
     if isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS:
         return StorageError(f"pass {spec.name}: cannot write to {run.root}: {cause.strerror or cause}; {again}")
     return LemonpressError(f"pass {spec.name}: {_cause(error)}; {again}")

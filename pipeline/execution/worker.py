@@ -249,7 +249,8 @@ class Worker:
                 row = await stage(row, meter)
         except EngineDead as error:
             await self._die(str(error))
-        except UnreadableJudge:
+        except UnreadableJudge as error:
+            self._reporter.stop(str(error))
             raise  # of all rows, not of this one
         except Exception as error:
             message = redact(str(error), _MESSAGE_LIMIT)
