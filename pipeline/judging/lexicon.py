@@ -69,18 +69,27 @@ NOT = _either(
 )
 """Turns a statement round."""
 
-BUT = _either(
-    "<if> <unless> <depend\\w*> <whether> <either> <maybe> <perhaps> <might> <could> <should> <may> <but> "
-    "<however> <although> <though> <while> <whereas> <unclear> <unsure> <hard_to> <first_thought> <wenn> "
-    "<falls> <aber> <jedoch> <ob> <hängt> <vielleicht> <könnte> <pero> <aunque> <quizás?> <podría> <mais> "
-    "<cependant> <peut-être> <pourrait> <mas> <porém> <talvez> <poderia> <ma> <però> <forse> <se> <maar> "
-    "<misschien> <men> <kanske> <но> <хотя> <если> <зависит> <возможно> <але> <якщо> <ale> <jeśli> <może> "
-    "<pokud> <ama> <eğer> <belki> <nhưng> <nếu> <có_thể> <tetapi> <jika> <mungkin> <lakini> <αλλά> <αν> <ίσως> "
-    "แต่ ถ้า อาจ लेकिन अगर शायद কিন্তু যদি لكن إذا ربما اما_اگر اگر שאבל <אבל> <אם> 但 如果 取决 也许 "
-    "可能 かもしれ 場合 しかし "
-    "ですが 지만 만약 경우"
+IF = _either(
+    "<if> <unless> <depend\\w*> <whether> <either> <maybe> <perhaps> <might> <could> <should> <may> <unclear> "
+    "<unsure> <hard_to> <first_thought> <wenn> <falls> <ob> <hängt> <vielleicht> <könnte> <quizás?> <podría> "
+    "<peut-être> <pourrait> <talvez> <poderia> <forse> <se> <misschien> <kanske> <если> <зависит> <возможно> <якщо> "
+    "<jeśli> <może> <pokud> <eğer> <belki> <nếu> <có_thể> <jika> <mungkin> <αν> <ίσως> ถ้า อาจ अगर शायद যদি إذا ربما "
+    "اگر <אם> 如果 取决 也许 可能 かもしれ 場合 만약 경우"
 )
 """Hedges a statement."""
+
+BUT = _either(
+    "<but> <however> <yet> <nevertheless> <aber> <jedoch> <doch> <pero> <sin_embargo> <mais> <cependant> <mas> "
+    "<porém> <ma> <però> <maar> <men> <но> <однако> <але> <ale> <ama> <fakat> <nhưng> <tetapi> <tapi> <lakini> "
+    "<αλλά> แต่ लेकिन কিন্তু لكن اما_ <אבל> 但是 但 不过 しかし ですが が、 けど 지만 하지만"
+)
+"""Turns from one option to the other: what comes behind it is meant."""
+
+THOUGH = _either(
+    "<although> <though> <while> <whereas> <obwohl> <während> <aunque> <mientras> <bien_que> <alors_que> <embora> "
+    "<enquanto> <sebbene> <mentre> <hoewel> <terwijl> <хотя> <хоча> <choć> <mặc_dù> <meskipun> แม้ यद्यपि 虽然 雖然 尽管"
+)
+"""Begins what is said beside the point."""
 
 REFUSAL = _either(
     "i_can['’]?t i_cannot i_am_unable i['’]m_unable unable_to not_able_to i_don['’]t_know <sorry> as_an_ai "
@@ -105,7 +114,7 @@ COPULAS = "is|was|wins|ist|es|est|é|è|jest|je|är|er|on|to|hat|beats"
 
 BETTER_ENGLISH = (
     r"(?:is|was|seems|looks|are|'s|’s)?\s*(?:(?:clearly|slightly|much|far|the|a|overall|definitely|simply|somewhat|"
-    r"significantly|marginally|more|my|also|still|certainly|considerably|indeed|therefore|thus|just|to\s+be)\s+){0,4}"
+    r"significantly|marginally|more|my|still|certainly|considerably|indeed|therefore|thus|just|to\s+be)\s+){0,4}"
     r"(?:better|best|superior|preferable|stronger|preferred|winner|wins|won)"
     r"(?=\s*(?:$|[,:)—–-]|than|because|since|as|for|overall|here|in|and|answer|option|choice|one|response|candidate|by|on|of|"
     r"due|with))"

@@ -104,7 +104,7 @@ def _patterns(labels: tuple[str, ...]) -> _Patterns:
     one = "[" + "".join(map(re.escape, labels)) + "]"
     any_case = "[" + "".join(sorted({c for label in labels for c in (label, label.lower())})) + "]"
     stand = rf"(?<![{_LETTERS}+#/&=\\'’.-])({one})(?![{_LETTERS}+#/&=×*]|-\w|['’][a-z]{{1,2}}\b(?!en|an)|[.,]\d)"
-    end = r"(?=\s*(?:$|\n|[.,;!。，；！।)—–]|-\s|because\b|since\b))"
+    end = r"(?=\s*(?:$|\n|[.;!。；！।)—–]|-\s|[,，]?\s*(?:because|since)\b))"
     return _Patterns(
         labels,
         whole=re.compile(rf"[^\w+?=/&\\]*({any_case})[\s.,:;!。．)\]}}*_`\"'”’」』】）✅✔️☑️👍|~>-]*"),
@@ -237,20 +237,41 @@ def _praised(text: str, patterns: _Patterns, options: Mapping[str, str]) -> set[
     tie = next((label for label, words in options.items() if "equal" in words.casefold()), None)
     found: set[str] = set()
     for sentence in re.split(r"(?<=[.!?。！？;；।\n])\s*", text):
-        if len(sentence) > _LONGEST_SENTENCE or sentence.rstrip().endswith(("?", "？")):
-            continue
-        if re.search(lexicon.NOT, sentence, re.IGNORECASE) or re.search(lexicon.BUT, sentence, re.IGNORECASE):
+        asks = sentence.rstrip().endswith(("?", "？"))
+        if asks or len(sentence) > _LONGEST_SENTENCE or re.search(lexicon.IF, sentence, re.IGNORECASE):
             continue
         sentence = sentence.strip().rstrip(".!。！;；।").strip()
-        own = _own_words(sentence, options)
-        named = _named(sentence, patterns)
-        if own is not None:
-            found.add(own)
-        elif tie is not None and re.search(lexicon.EQUAL, sentence, re.IGNORECASE):
-            found.add(tie) if named - {tie} in (set(), set(patterns.labels) - {tie}) else None
-        elif len(named) == 1 and _takes(sentence, label := next(iter(named))):
-            found.add(label)
+        clauses = re.split(lexicon.BUT, sentence, flags=re.IGNORECASE)
+        said = [_clause(clause, patterns, options, tie) for clause in clauses]
+        if said[-1] is not None or len(said) == 1:  # of two sides of a matter the last one is meant, if it says one
+            found |= {label for labels in said for label in labels or ()}
     return found
+
+
+def _clause(clause: str, patterns: _Patterns, options: Mapping[str, str], tie: str | None) -> set[str] | None:
+    """Labels that a clause praises; ``None`` when it praises none."""
+    beside = re.match(rf"\W*{lexicon.THOUGH}", clause, re.IGNORECASE)
+    if beside:  # While A is short, B is better
+        parts = re.split(r"[,，、]", clause[beside.end() :], maxsplit=1)
+    else:
+        parts = re.split(rf"[,，、]?\s*{lexicon.THOUGH}", clause, flags=re.IGNORECASE)
+    found = set()
+    for part in parts:
+        label = None if re.search(lexicon.NOT, part, re.IGNORECASE) else _praise(part, patterns, options, tie)
+        if label is not None:
+            found.add(label)
+    return found or None
+
+
+def _praise(clause: str, patterns: _Patterns, options: Mapping[str, str], tie: str | None) -> str | None:
+    own = _own_words(clause, options)
+    if own is not None:
+        return own
+    named = _named(clause, patterns)
+    if tie is not None and re.search(lexicon.EQUAL, clause, re.IGNORECASE):
+        return tie if named - {tie} in (set(), set(patterns.labels) - {tie}) else None
+    label = next(iter(named)) if len(named) == 1 else None
+    return label if label is not None and _takes(clause, label) else None
 
 
 def _named(sentence: str, patterns: _Patterns) -> set[str]:
