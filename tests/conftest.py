@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipeline.cache import model_path
 from pipeline.cli import main
@@ -26,6 +27,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_DEFAULT_REGION": "us-east-1"}
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of ten seconds: test_observe.py waits for them
+# A busy machine is no fault of an example's: slow generation ends no test, pytest's own time limit does.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 """Real prompts, answers and votes, where they lie beside the checkout."""
@@ -41,6 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(group):
                 item.add_marker(pytest.mark.xdist_group(group))
                 break
+        else:
+            if "finished" in getattr(item, "fixturenames", ()):  # a run that is made once
+                item.add_marker(pytest.mark.xdist_group("finished"))
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ from pipeline.report.wording import (
     model_label,
     percent,
     quality,
+    share,
     signed,
     signed_interval,
 )
@@ -256,7 +257,7 @@ def _bounds(report: Report, task: TaskScores) -> str:
     if oracle is not None:
         words = f" The oracle, which knows the reference, reaches {_mean(task, oracle)}: an upper bound, not a system."
         if leader is not None and leader.recovered is not None:
-            words += f" Of its gain {report.short(leader.system)} recovers {leader.recovered:.0%}."
+            words += f" Of its gain {report.short(leader.system)} recovers {share(leader.recovered)}."
     above = [s for s in task.systems if s in task.outside and _above(task, s)]
     if above:
         names = listing([f"{report.short(s)} ({_mean(task, s)})" for s in above])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,10 +17,12 @@ import pytest
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.errors import ConfigError
+from pipeline.hashing import derive_seed
 from pipeline.prompts import FileSource, RunSource, read_prompts
 from pipeline.remote import local_copies
 from pipeline.storage import RunFolder
-from tests.conftest import ROOT, rows_of
+from tests.conftest import rows_of
+from tests.inprocess import without_ray
 
 GAMES = "prompt_id,language,system,opponent,order,score\n" + "".join(
     f"p{i},en,ours,theirs,{order},{(i + 1) % 3 / 2}\n" for i in range(60) for order in ("ab", "ba")
@@ -144,57 +144,69 @@ def test_outside_games_and_their_tables_on_the_store(bucket: Bucket) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "own_datasets_cache")
-def test_a_whole_run_on_the_store_killed_once_and_resumed(bucket: Bucket, tmp_path: Path) -> None:
-    """Prompts, outside answers, tables, checkpoints, lock and report are on the server; the driver dies half-way."""
-    n, k = 48, 4
+def test_a_whole_run_on_the_store_stopped_once_and_resumed(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prompts, outside answers, tables, checkpoints, lock and report are on the server.
+
+    Two blocks are stored without Ray, then the process is gone; what is left is made on Ray.
+    """
+    n, k, stored = 24, 4, 2
     answer = bucket.put(
         "in/answers.jsonl", "".join(json.dumps({"q": i, "text": f"reply {i}"}) + "\n" for i in range(n))
     )
     numbered = "".join(json.dumps({"prompt": f"question {i}", "language": "en", "q": str(i)}) + "\n" for i in range(n))
     prompts = bucket.put("in/prompts.jsonl", numbered)
+    log = tmp_path / "calls.log"
     settings = f"""
 out: "{bucket.uri("runs/whole")}"
 prompts: {{kind: file, path: "{prompts}", columns: {{id: q}}}}
 selectors: {{random: null, likelihood: null, best_of_n: null, judge: null, chops: {{engine: generator}}}}
 answers: {{filed: {{kind: file, path: "{answer}", id: q}}}}
-judge: {{audit: 0}}
+judge: {{audit: 0, engine: generator}}
 winrate: {{draws: 200}}
 execution: {{rows_per_checkpoint: {k}, progress: false, share_passes: true}}
-engines: {{generator: {{latency: 0.3, pool: {{calls_per_actor: 4}}, log: "{tmp_path / "calls.log"}"}}}}
+engines: {{generator: {{log: "{log}"}}}}
 """
-    config = bucket.put("in/mine.yaml", settings)
-    command = [sys.executable, "-m", "pipeline.cli", "run", "dummy", config]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["run", "dummy", bucket.put("in/mine.yaml", settings)]
     run = RunFolder(bucket.uri("runs/whole"))
-    deadline = time.monotonic() + 120
-    while not durable(run):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert run.marker("candidates") is None
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
 
+    def gone(blocks: int) -> None:
+        if blocks == stored:
+            raise KeyboardInterrupt
+
+    with without_ray(gone):
+        assert main(words) == 130
+    assert run.marker("candidates") is None
+    leave_lock_of_a_dead_process(run)
+    assert main(words) == 0
+
+    assert not [path for path in (*Path().iterdir(), *tmp_path.iterdir()) if path.name in ("s3:", bucket.name)]
+    names = [f.path for f in bucket.fs.get_file_info(pafs.FileSelector(f"{bucket.name}/runs/whole", recursive=True))]
+    for table in ("prompts", "candidates", "selections", "games"):
+        assert any(f"/whole/{table}/" in name and name.endswith(".parquet") for name in names)
     rows = rows_of(run, "games", "prompt_id", "candidates", "selections", "answers", "games", "errors")
     assert [r["prompt_id"] for r in rows] == [str(i) for i in range(n)]
     for i, r in enumerate(rows):
         assert len(r["candidates"]) == 5 and not r["errors"]
         assert r["answers"] == [{"system": "filed", "text": f"reply {i}"}]
         assert Counter(g["system"] for g in r["games"])["filed"] == 2
+    begins = Counter(line.split()[1] for line in log.read_text().splitlines() if line.endswith("begin"))
+    assert {begins[str(derive_seed(f"user: question {i}"))] for i in range(n)} == {2}  # greedy and sampled, once each
     marker = run.marker("candidates")
-    assert marker is not None and marker["summary"]["resumed"] >= k
+    assert marker is not None and marker["summary"]["resumed"] == stored * k
     assert marker["summary"]["shared"] and not run.exists("work", marker["summary"]["shared"])
-    print(f"resumed: {marker['summary']['resumed']} of {n} rows were durable at the kill")
     assert "lemonpress" in (run.read_text("report", "index.html") or "").lower()
     assert "hushhush" not in (run.read_text("config.yaml") or "") and os.environ["AWS_SECRET_ACCESS_KEY"] == "hushhush"
-    again = [sys.executable, "-m", "pipeline.cli", "report", f"out={bucket.uri('runs/whole')}"]
-    done = subprocess.run(again, cwd=ROOT, check=True, capture_output=True, text=True)  # config.yaml found on the store
-    assert f"{bucket.name}/runs/whole/report" in done.stdout
+    capsys.readouterr()
+    assert main(["report", f"out={bucket.uri('runs/whole')}"]) == 0  # config.yaml found on the store
+    assert f"{bucket.name}/runs/whole/report" in capsys.readouterr().out
     assert load_config([run.uri("config.yaml")]).judge.audit == 0
 
 
-def durable(run: RunFolder) -> list[str]:
-    """Committed blocks of the running pass, which generate and select share."""
-    files = run.data_files("work/generate-generator+select-generator/checkpoint")
-    return [f for f in files if ".pending" not in f]
+def leave_lock_of_a_dead_process(run: RunFolder) -> None:
+    """As a SIGKILL would."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    lock = run.read_json("work", "lock.json")
+    run.write_json({**lock, "released": False, "pid": dead.pid, "beat": time.time()}, "work", "lock.json")

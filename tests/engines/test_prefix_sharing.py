@@ -1,4 +1,4 @@
-"""Judge calls about one prompt share its prefix in a real engine's cache."""
+"""Selectors that ask a real engine: all get answers, and calls about one prompt share its prefix in the cache."""
 
 from __future__ import annotations
 
@@ -73,3 +73,15 @@ def test_judge_calls_share_the_question(chat: Runner, kind: str) -> None:
     share, best = recorder.total.cached / recorder.total.prompt, allowed / recorder.total.prompt
     print(f"{kind}: {calls} calls, {recorder.total.prompt} tokens, cached {share:.1%}, whole blocks allow {best:.1%}")
     assert recorder.total.cached >= 0.9 * allowed
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("judge", 3), ("one_pass", 1), ("chops", 2), ("fusion", 1)])
+def test_a_real_model_can_be_asked_in_every_way(chat: Runner, kind: str, calls: int) -> None:
+    row = Row(0, kind, language="en", messages=[{"role": "user", "content": "What is the capital of France?"}])
+    row.candidates = [Candidate(text, plan="x") for text in ("Paris.", "It is Paris, on the Seine.", "I do not know.")]
+    meter = Meter(chat.engine)
+    limits = {"chops": {"checklist_tokens": 12}, "fusion": {"max_tokens": 12}}.get(kind, {})
+    choice = chat(SELECTORS.get(kind)(engine="judge", **limits).select(Pool(row, "x", row.plan("x"), 1, meter)))
+    assert meter.total.requests == calls and meter.total.prompt > 0
+    assert choice.text if kind == "fusion" else choice.index is not None
+    assert "failure" not in choice.detail and "fallback" not in choice.detail

@@ -13,9 +13,6 @@ from pipeline.engines.base import Engine
 from pipeline.engines.transformers import TransformersEngine, TransformersEngineConfig
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
 T = TypeVar("T")
 WORDS = [f"w{i}" for i in range(40)]
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {{ end }} {% endfor %}"
@@ -28,6 +25,8 @@ CHATS = [
 
 def save_model(folder: Path, labels: int = 1, pad_token_id: int | None = 1) -> Path:
     """A random two-layer Llama with a classification head, and a word tokenizer with a chat template."""
+    import torch
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = {w: i for i, w in enumerate(["[unk]", "[pad]", "[end]", "user", "assistant", *WORDS])}
@@ -92,6 +91,9 @@ def rewards(config: TransformersEngineConfig, chats: list[Any]) -> list[Any]:
 
 def direct(folder: Path, chats: list[Any], **template: Any) -> list[float]:
     """The scores by one plain forward pass per conversation."""
+    import torch
+    import transformers
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     scores = []
@@ -121,6 +123,8 @@ def test_a_model_without_a_padding_token_is_read_at_its_last_token(tmp_path: Pat
 
 def test_a_head_of_two_layers_spread_by_accelerate(tiny: Path, tmp_path: Path) -> None:
     """INF-ORM's layout: a stock Llama whose ``score`` is Linear, ReLU, Linear, in a config that says 2 labels."""
+    import torch
+    import transformers
     from safetensors.torch import load_file, save_file
 
     save_model(tmp_path, labels=2)
@@ -178,6 +182,8 @@ def test_a_bad_row_does_not_fail_its_neighbours(tiny: Path) -> None:
 
 
 def test_a_broken_device_is_the_end_of_the_engine(tiny: Path) -> None:
+    import torch
+
     async def call(engine: TransformersEngine) -> list[Any]:
         def broken(rows: list[list[int]]) -> Any:
             raise torch.AcceleratorError("device-side assert")
@@ -232,6 +238,8 @@ def test_what_is_no_reward_model_is_refused(tiny: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_a_head_is_refused(tiny: Path, tmp_path: Path) -> None:
     """transformers fills a missing head with noise and only warns: every score would be random."""
+    import transformers
+
     config = transformers.AutoConfig.from_pretrained(tiny)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path)

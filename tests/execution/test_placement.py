@@ -214,8 +214,9 @@ ray.shutdown(); cluster.shutdown()
 """
 
 
+@pytest.mark.slow  # one engine over two nodes is in the submitted run of tests/jobs/test_submit.py
 @pytest.mark.ray
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [1, 2])
 def test_engines_over_several_nodes_get_a_placement_group_each_which_ends_with_the_pass(
     size: int, tmp_path: Path
 ) -> None:

@@ -1,4 +1,6 @@
-"""A Ray cluster of two raylets on this machine, with its job server and token authentication, in a process of its own.
+"""A Ray cluster of two raylets on this machine, in a process of its own, with its job server and token authentication.
+
+Each has four GPUs that are not there.
 
     python -m tests.execution.two_nodes DASHBOARD_PORT TEMP_DIR      (the token comes from RAY_AUTH_TOKEN)
 
@@ -32,6 +34,7 @@ def main(port: int, folder: str) -> None:
     """Start the cluster and keep it until standard input ends."""
     head = {
         "num_cpus": 4,
+        "num_gpus": 4,
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
         "dashboard_port": port,
@@ -42,7 +45,7 @@ def main(port: int, folder: str) -> None:
     # As `ray start` does. Ray's job supervisor looks its own cluster up in this file, and takes any Ray that runs on
     # the machine where there is none (ray/dashboard/modules/job/job_supervisor.py, `_get_driver_env_vars`).
     Path(folder, "ray_current_cluster").write_text(cluster.address)
-    cluster.add_node(num_cpus=4)
+    cluster.add_node(num_cpus=4, num_gpus=4)
     cluster.wait_for_nodes()
     wait_for_jobs(f"http://127.0.0.1:{port}")
     print("ready", flush=True)

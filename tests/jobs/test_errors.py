@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.cli import main
 from pipeline.failures import find_failures
 from pipeline.schema import COLUMNS, with_provenance
 from pipeline.storage import MARKER, RunFolder
+from tests.conftest import rows_of
 
 TEXT = "A SECRETLY LONG ANSWER"
 
@@ -129,3 +131,15 @@ def test_a_clean_run_and_no_run(run: RunFolder, tmp_path: Path, capsys: pytest.C
     assert main(["errors", str(tmp_path / "empty")]) == 2
     assert "no run here" in capsys.readouterr().err
     assert main(["errors"]) == 2
+
+
+def test_a_finished_runs_fallbacks_are_no_failed_rows(finished: Path) -> None:
+    """The other tables here are written by hand; these were made by the jobs."""
+    run = RunFolder(str(finished))
+    found = find_failures(run)
+    assert (found.table, found.rows, found.failed) == ("games", 16, 0)
+    chosen = [s for row in rows_of(run, "games", "selections") for s in row["selections"]]
+    details = [(s["method"], json.loads(s["detail"] or "{}").get("fallback")) for s in chosen]
+    stored = Counter((f"select:{method}", why) for method, why in details if why)
+    assert {(c.stage, c.example): c.count for c in found.causes if c.kind == "Fallback"} == stored
+    assert stored["select:greedy", "no greedy candidate"] == 16  # the second set has none

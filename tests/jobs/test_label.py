@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,12 +18,13 @@ import pytest
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, InputError
-from pipeline.labelling.labels import NO_ROW, Label
+from pipeline.labelling.labels import NO_ROW, Label, Labels
 from pipeline.prompts import FileSource, Given, read_prompts
 from pipeline.schema import read_provenance
 from pipeline.scoring.chrf import chrf_matrix
 from pipeline.storage import RunFolder
 from tests.conftest import DATA, jsonl, rows_of
+from tests.jobs import test_retry as tables
 
 ARENA = DATA / "arena-hard-v0.1"
 MODELS = ("gpt-4-0314", "gpt-4-0613", "gpt-3.5-turbo-0125")
@@ -226,6 +228,19 @@ def test_ranks_put_the_chosen_first_among_equals() -> None:
     label = Label(2, [1.0, None, 3.0, 3.0], "c", None, [None] * 4)
     assert label.ranks() == [3, None, 1, 2]
     assert Label(0, None, "a", None, [None] * 2).ranks() == [None, None]
+
+
+def test_what_a_selector_fell_back_to_is_no_label(run: RunFolder) -> None:
+    details = [None, '{"invalid": 1}', '{"fallback": "no valid verdict"}']
+    answers = [{"text": text, "plan": "given", "error": None} for text in "ab"]
+    chosen = {"plan": "given", "method": "judge", "index": 1, "text": "b", "score": 0.5}
+    rows = [
+        tables.row(i, candidates=answers, selections=[chosen | {"detail": detail}]) for i, detail in enumerate(details)
+    ]
+    tables.write(run, "selections", rows)
+    found = Labels(run, "given", "judge").of(np.arange(3))
+    assert [(found[i].index, found[i].answer) for i in range(3)] == [(1, "b"), (1, "b"), (None, None)]
+    assert [found[i].error for i in range(3)] == [None, None, "fell back: no valid verdict"]
 
 
 def test_rows_of_one_group_must_ask_the_same(run: RunFolder, tmp_path: Path, own_datasets_cache: None) -> None:

@@ -22,9 +22,10 @@ from pipeline.commands import replay
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, InputError, UnfinishedTableError
 from pipeline.records import Candidate, Row, Score
-from pipeline.replay.players import Player, choose, first_candidates
+from pipeline.replay.players import Player, choose, first_candidates, players
 from pipeline.replay.table import Pools, ReplayTable, place_of
 from pipeline.scoring.chrf import chrf_matrix
+from pipeline.selection.base import Pool
 from pipeline.selection.mbr import MBR
 from pipeline.storage import RunFolder
 from tests.conftest import ROOT, rows_of
@@ -188,3 +189,19 @@ def test_utilities_are_looked_up_and_new_texts_computed() -> None:
     assert asyncio.run(choose(player, pools, "a", 4, config)) == (3, "four")
     utility = pools.utilities("a")["chrf"]
     assert utility(["one two"], ["one six"], None) == chrf_matrix(["one two"], ["one six"])
+
+
+def test_ties_between_stored_values_are_broken_as_in_the_run() -> None:
+    config = load_config(["dummy"])
+    found, _ = players(config, config)
+    (player,) = [p for p in found if p.name == "judge"]
+    mine, theirs = [], []
+    for i in range(40):
+        candidates = [Candidate(text=text, plan="hedged") for text in "abcd"]
+        row = Row(0, f"p{i}", candidates=candidates, scores=[Score("judge", "hedged", [0.5, 0.9, 0.9, 0.9])])
+        mine.append(asyncio.run(choose(player, Pools(row, {}), "hedged", 4, config))[0])
+        theirs.append(
+            config.selectors["judge"].best(Pool(row, "hedged", candidates, config.seed), row.scores[0].values)
+        )
+    assert mine == [choice.index for choice in theirs]
+    assert set(mine) == {1, 2, 3}

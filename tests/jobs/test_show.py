@@ -14,7 +14,7 @@ from pipeline.commands.show import describe, find
 from pipeline.errors import InputError
 from pipeline.schema import with_columns, with_provenance
 from pipeline.storage import MARKER, RunFolder
-from tests.conftest import run_with_prompts
+from tests.conftest import rows_of, run_with_prompts
 from tests.report.runs import candidate, game
 
 
@@ -93,3 +93,17 @@ def test_what_cannot_be_shown(going_on: RunFolder, tmp_path: Path, capsys: pytes
     Path(going_on.path("candidates"), "broken.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(InputError, match=r"broken\.parquet"):  # a finished table has no half-written file
         find(going_on, "p5")
+
+
+def test_a_finished_run_shows_a_prompt_and_no_other(finished: Path) -> None:
+    run = RunFolder(str(finished))
+    rows = rows_of(run, "games", "prompt_id", "messages", "candidates", "selections", "games")
+    row = rows[5]
+    lines = list(describe(run, row["prompt_id"]))
+    assert lines[0].startswith(f"prompt {row['prompt_id']} (row 5, ")
+    assert f"    | {row['messages'][0]['content']}" in lines
+    kinds = ("candidate ", "selection ", "game ")
+    titles = [sum(line.startswith(kind) for line in lines) for kind in kinds]
+    assert titles == [11, len(row["selections"]), len(row["games"])] and min(titles) > 10
+    texts = {line for c in row["candidates"] for line in c["text"].split("\n")}
+    assert texts <= {line.removeprefix("    | ") for line in lines if line.startswith("    | ")}

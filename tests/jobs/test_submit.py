@@ -46,12 +46,54 @@ from pipeline.selection.base import Choice, Pool, Selector, selector
 @selector(NAME)
 @dataclass
 class Where(Selector):
-    """The first candidate; its detail says on which node it was chosen, and whether the secret came along."""
+    """The first candidate; its detail says where and beside what it was chosen, and whether the secret came along."""
 
     async def select(self, pool: Pool) -> Choice:
         node = ray.get_runtime_context().get_node_id()
         secret = os.environ.get("LP_TEST_SECRET", "")
-        return Choice(0, detail={"node": node, "secret": len(secret), "package": pipeline.__file__})
+        groups = [g["state"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
+        left = {"groups": groups, "gpus": ray.available_resources().get("GPU")}
+        return Choice(0, detail={"node": node, "secret": len(secret), "package": pipeline.__file__, **left})
+'''
+
+ENGINE = '''
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
+
+from pipeline.engines.base import ENGINES
+from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
+
+
+@ENGINES.register("large")
+@dataclass
+class Large(DummyEngineConfig):
+    """A dummy engine that asks for as many GPUs as a large model, and notes what it got."""
+
+    wide: bool = False
+
+    def gpus(self):
+        return 8.0
+
+    def parallel(self):
+        return 4, 2
+
+    def can_spread(self):
+        return True
+
+    def spread(self):
+        return replace(self, wide=True)
+
+    def is_spread(self):
+        return self.wide
+
+    def create(self):
+        group = ray.util.placement_group_table(ray.util.get_current_placement_group())
+        nodes = list(group["bundles_to_node_id"].values())
+        Path(self.log).write_text(json.dumps([group["state"], sorted(nodes.count(n) for n in set(nodes))]) + "\\n")
+        return DummyEngine(self)
 '''
 
 
@@ -100,6 +142,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     assert any(line.strip() == "ready" for line in cluster.stdout)
     folder = tmp_path_factory.mktemp("site")
     (folder / "my_selectors.py").write_text(SELECTOR)
+    (folder / "my_engines.py").write_text(ENGINE)
     (folder / "my_words.py").write_text('NAME = "where"\n')
     env |= {"PYTHONPATH": str(ROOT), "LP_TEST_SECRET": SECRET}
     del env["RAY_AUTH_MODE"]  # a person has the token, and nothing else
@@ -113,25 +156,30 @@ QUICK = ["prompts.limit_clusters=2", "execution.progress=false"]
 
 @pytest.mark.ray
 def test_a_submitted_run_works_on_both_nodes(site: Site) -> None:
-    words = ["dummy", *QUICK, "out=run", "modules=[my_words,my_selectors]", "selectors.where={}"]
+    """A person's own selector and engine come along; one engine of eight GPUs spans the nodes while it is needed."""
+    words = ["dummy", *QUICK, "out=run", "modules=[my_words,my_selectors,my_engines]", "selectors.where={}"]
+    words += [f"engines.generator={{kind: large, model: large, log: {site.folder / 'engine.log'}}}"]
     # More blocks than one worker holds at a time, and slow ones: some are left when the second worker is up.
     words += ["engines.reward={latency: 2, pool: {size: 2, num_cpus: 2}}", "execution.rows_per_checkpoint=1"]
-    words += ["prompts.limit_clusters=4"]
     code, out, err = site.run("submit", "--address", site.address, *words, "ray.env=[LP_TEST_SECRET]")
     assert code == 0, out + err
     first, *log = out.splitlines()
     assert first.startswith("submitted lemonpress-run-")
     assert first.endswith(f"with LP_TEST_SECRET; out={site.folder / 'run'}")
-    assert any(line.startswith("placement (run): 1 x dummy-generator on CPUs, then 2 x dummy-reward") for line in log)
+    placed = "placement (run): 1 x large TP=4 PP=2 on 8 GPUs, each over several nodes, then 2 x dummy-reward"
+    assert any(line.startswith(placed) for line in log)
+    group = (site.folder / "engine.log").read_text().splitlines()[0]
+    assert json.loads(group) == ["CREATED", [4, 4]]
     assert any("select-reward" in line for line in log)  # the jobs' tables are in the log
     assert f"report: {site.folder / 'run' / 'report' / 'index.html'}" in out
 
     run = RunFolder(str(site.folder / "run"))
     rows = rows_of(run, "games", "selections", "errors")
-    assert len(rows) == 28
+    assert len(rows) == 14
     assert all(row["errors"] == [] for row in rows)
     details = [json.loads(s["detail"]) for row in rows for s in row["selections"] if s["method"] == "where"]
     assert len({d["node"] for d in details}) == 2
+    assert all((d["groups"], d["gpus"]) == ([], 8.0) for d in details)  # given back with the pass
     assert {d["secret"] for d in details} == {len(SECRET)}
     assert all("runtime_resources" in d["package"] for d in details)  # the submitter's Lemonpress, whatever is there
     assert SECRET not in out + err
@@ -146,6 +194,7 @@ def test_a_submitted_run_works_on_both_nodes(site: Site) -> None:
     assert out.startswith(f"{note['id']}  SUCCEEDED  run  since ")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_failing_job_gives_its_own_exit_code(site: Site) -> None:
     words = ["dummy", *QUICK, "out=fails", "prompts.kind=file", "prompts.path=nowhere.jsonl"]
@@ -182,12 +231,14 @@ def test_a_disconnected_job_goes_on_and_can_be_stopped(site: Site) -> None:
 @pytest.mark.ray
 def test_a_wrong_address_token_or_id_is_one_line(site: Site) -> None:
     words = ["submit", "dummy", "out=never", "--address"]
-    cases = [
-        (site.run(*words, f"http://127.0.0.1:{free_port()}"), "no Ray job server answers at http://127.0.0.1"),
-        (site.run(*words, site.address, RAY_AUTH_TOKEN="wrong"), "refuses the token"),
-        (site.run("logs", "no-such-job", "--address", site.address), "no-such-job"),
+    started = [  # at once: most of their time goes into imports
+        (site.start(*words, f"http://127.0.0.1:{free_port()}"), "no Ray job server answers at http://127.0.0.1"),
+        (site.start(*words, site.address, RAY_AUTH_TOKEN="wrong"), "refuses the token"),
+        (site.start("logs", "no-such-job", "--address", site.address), "no-such-job"),
     ]
-    for (code, out, err), message in cases:
+    for process, message in started:
+        out, err = process.communicate(timeout=240)
+        code = process.returncode
         assert code == 2, err
         assert message in err
         assert len(err.strip().splitlines()) == 1

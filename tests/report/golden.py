@@ -21,3 +21,19 @@ def assert_golden(name: str, text: str) -> None:
         path.write_text(found, encoding="utf-8")
     reviewed = path.read_text(encoding="utf-8") if path.exists() else ""
     assert found.split("\n") == reviewed.split("\n"), f"{path.name} reads differently: see {__name__}"
+
+
+def shortened(markdown: str, prompts: int = 2) -> str:
+    """A page in Markdown with the first few of its prompts to read."""
+    head, *cards = re.split(r"(?=^<details>)", markdown, flags=re.M)
+    return "".join([head, *cards[:prompts]]) + markdown[markdown.index("## How these numbers were made") :]
+
+
+def above_agreement(markdown: str) -> str:
+    """All that comes before the shares of equal choices, which the page rounds to whole percentages."""
+    return markdown.partition("\nShare of prompts for which two selectors")[0].replace("⟦U\\+202E⟧", "")
+
+
+def numbers(text: str) -> set[str]:
+    """Everything with a digit in it."""
+    return set(re.findall(r"[+−]?\d(?:[\d.,]*\d)?%?", text.replace("\\", "")))

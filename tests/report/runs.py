@@ -189,7 +189,7 @@ class Page(HTMLParser):
         self.texts: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
         self.headings: list[int] = []
-        self.plain = ""
+        self.plain = self.spaced = ""  # the second with a space between elements
         self.feed(html)
         self.close()
         assert not self.stack, f"left open: {self.stack}"
@@ -222,6 +222,7 @@ class Page(HTMLParser):
         if self.stack and self.stack[-1][0] in ("style", "script"):
             return
         self.plain += data
+        self.spaced += data + " "
         if self.stack and "text" in str(self.stack[-1][1].get("class", "")).split():
             self.texts[-1] = (self.texts[-1][0] + data, self.texts[-1][1])
         if any(tag in ("td", "th") for tag, _ in self.stack):

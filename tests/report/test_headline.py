@@ -159,7 +159,8 @@ def test_the_page_of_a_judge_who_guesses(found: Found) -> None:
     report, _ = found("a judge who guesses")
     assert report.contests[0].standings[0].side == "above"  # without the audit it would win
     assert not by_language(report) and not [c for c in report.costs if c.tokens_per_point is not None]
-    assert 'class="headline judge"' in render_html(report)
+    html = render_html(report)
+    assert 'class="headline judge"' in html and "beats" not in html and "ahead in" not in html
     assert_golden("no_winner.md", render_markdown(report).partition("## Prompts to read")[0])
     assert not [a.grade for a in found("a small audit")[0].audit if a.grade != "unknown"]
 

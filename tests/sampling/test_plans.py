@@ -73,13 +73,18 @@ def test_pruning_reaches_the_engine() -> None:
     assert (params.top_p, params.top_k, params.min_p, params.stop) == (0.9, 20, 0.05, ("x",))
 
 
-def test_seeds_differ_by_run_prompt_plan_and_entry() -> None:
-    def seeds(plan: str, prompt: str, run: int) -> list[int | None]:
-        return [r.params.seed for r in MixedTemperatures(n=2, temperatures=[0.5, 1.0]).requests(plan, prompt, run)]
+@pytest.mark.parametrize(
+    "plan", [SingleTemperature(n=3), Hedged(n=4), MixedTemperatures(n=3, temperatures=[0.0, 0.5, 1.0])]
+)
+def test_seeds_differ_by_run_prompt_plan_entry_and_candidate(plan: PlanConfig) -> None:
+    def seeds(name: str, prompt: str, run: int) -> list[int]:
+        asked = [r.params for r in plan.requests(name, prompt, run)]
+        return [p.seed + k for p in asked if p.seed is not None for k in range(p.n)]
 
-    groups = [seeds("x", "p", 1), seeds("y", "p", 1), seeds("x", "q", 1), seeds("x", "p", 2)]
-    assert len({s for group in groups for s in group}) == 8
-    assert seeds("x", "p", 1) == groups[0]
+    keys = [(name, f"p{i}", run) for name in ("x", "y") for i in range(50) for run in (1, 2)]
+    made = [s for key in keys for s in seeds(*key)]
+    assert len(made) == len(set(made)) == sum(r.params.n for r in plan.requests("x", "p", 1) if r.params.seed) * 200
+    assert seeds("x", "p", 1) == seeds("x", "p", 1)
 
 
 def test_identical_candidates_are_kept() -> None:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from pipeline.cli import main
 from pipeline.engines.base import LabelProbs, Tokens
@@ -68,6 +67,8 @@ def test_a_template_of_ones_own_has_its_own_frame_defended(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def tokenizer(chat_model: str) -> Any:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(chat_model)
 
 

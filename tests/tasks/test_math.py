@@ -258,11 +258,12 @@ def test_digits_of_any_script(value: int, language: str) -> None:
 
 
 @pytest.mark.skipif(not MGSM.is_dir(), reason="no MGSM files")
-def test_every_mgsm_reference_equals_itself_in_the_renderings_of_its_language() -> None:
+@pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.slow)])  # every tenth, and all of them
+def test_an_mgsm_reference_equals_itself_in_the_renderings_of_its_language(step: int) -> None:
     count = 0
     for path in sorted(MGSM.glob("mgsm_*.tsv")):
         language = path.stem.removeprefix("mgsm_")
-        for line in path.read_text("utf-8").splitlines():
+        for line in path.read_text("utf-8").splitlines()[::step]:
             reference = line.rpartition("\t")[2]
             value = Decimal(reference.replace(",", ""))
             here = row(language, reference)
@@ -274,7 +275,7 @@ def test_every_mgsm_reference_equals_itself_in_the_renderings_of_its_language() 
                     assert MATH.verify(frame.format(text), reference, here) == 1.0, (language, frame, text)
             assert MATH.verify(f"Answer: {value + 1}", reference, here) == 0.0
             count += 1
-    assert count >= 1750
+    assert count >= 1750 // step
 
 
 def test_equality_needs_no_main_thread() -> None:

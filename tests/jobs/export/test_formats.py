@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.cli import main
 from pipeline.errors import ConfigError
 from pipeline.storage import RunFolder
+from tests.conftest import rows_of
 from tests.jobs.export import data
 
 TURNS = [{"role": "user", "content": "What is question 0 about?"}]
@@ -143,3 +146,21 @@ def test_a_new_text_is_exported_without_a_candidate(tmp_path: Path) -> None:
     record = data.records(data.export(data.write(tmp_path, [row]), format="dpo"))[0]
     assert record["chosen"][0]["content"] == "A fusion of both." and record["score_chosen"] is None
     assert record["rejected"][0]["content"] == "Another one."
+
+
+def test_a_finished_runs_answers_are_exported(finished_run: RunFolder) -> None:
+    """The other runs here are written by hand; this one was made by the jobs."""
+    words = ["export.plan=warm", "export.method=best_of_n", "export.format=dpo", "export.language=false"]
+    assert main(["export", f"out={finished_run.name}", *words, "export.truncated=false"]) == 0
+    rows = rows_of(finished_run, "selections", "prompt_id", "messages", "candidates", "scores", "selections")
+    wanted = []
+    for row in rows:
+        (chosen,) = [s for s in row["selections"] if (s["plan"], s["method"]) == ("warm", "best_of_n")]
+        (scores,) = [s["values"] for s in row["scores"] if (s["plan"], s["scorer"]) == ("warm", "best_of_n")]
+        wanted.append((row["messages"][0]["content"], chosen["text"], max(scores), min(scores)))
+    files = finished_run.parquet_files("export", "dpo", "data")
+    records = [r for file in files for r in pq.read_table(file).to_pylist()]
+    exported = [
+        (r["prompt"][0]["content"], r["chosen"][0]["content"], r["score_chosen"], r["score_rejected"]) for r in records
+    ]
+    assert sorted(exported) == sorted(wanted)
