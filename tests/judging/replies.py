@@ -361,7 +361,7 @@ CLEAR: list[tuple[str, str]] = [
     ),
     ("B. Answer B is better.", "B"),
     (
-        "Let's analyze:\n\n**Answer A:** fluent, wrong date.\n**Answer B:** right date.\n\n**Conclusion:** Answer B is better.",
+        "Let's analyze:\n\n**Answer A:** wrong date.\n**Answer B:** right date.\n\n**Conclusion:** Answer B is better.",
         "B",
     ),
     ("Based on the comparison, the answer is: (B).", "B"),
