@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.errors import UnreadableJudge
+from pipeline.safety import isolated
 
 FIRST = 50
 """Verdicts after which a judge must have been read mostly."""
@@ -39,7 +40,7 @@ class FirstVerdicts:
             if not valid and words not in self._quoted and len(self._quoted) < _SHOWN:
                 self._quoted.append(words)
         if self.asked == FIRST and self.invalid > self.most * FIRST:
-            quoted = "\n".join(f"  - {' '.join(words.split())[:200]}" for words in self._quoted)
+            quoted = "\n".join(f"  - {isolated(' '.join(words.split())[:200])}" for words in self._quoted)
             raise UnreadableJudge(
                 f"{self.invalid} of the first {FIRST} verdicts cannot be read (judge.max_invalid={self.most:g}):\n"
                 f"{quoted}\nIf they were cut, raise {self.key}.verdict_tokens; if the judge does not say a letter, try "
