@@ -120,7 +120,8 @@ class Config:
 
     def sets_of(self, selector: str) -> list[str]:
         """The candidate sets that one selector is applied to."""
-        return self.selectors[selector].plans or self.sets()
+        apart = {p.candidate_set or name for name, p in self.all_plans().items() if p.apart}
+        return self.selectors[selector].plans or [name for name in self.sets() if name not in apart]
 
     def systems(self) -> list[str]:
         """Full names of this run's systems. Under a policy, those that exist for every row: ``policy/...``."""

@@ -22,6 +22,8 @@ def check(config: Config) -> None:
     _check_variables(config)
     for name, engine in config.engines.items():
         engine.check(f"engines.{name}")
+        if engine.verdict_tokens is not None and engine.verdict_tokens < 1:
+            raise ConfigError(f"engines.{name}.verdict_tokens: at least 1, not {engine.verdict_tokens}")
     for task_name, task in config.tasks.items():
         task.check(f"tasks.{task_name}")
     _check_plans(config)
@@ -109,6 +111,8 @@ def _check_numbers(config: Config) -> None:
     for field_name in ("audit", "max_chars", "reason_tokens"):
         if getattr(config.judge, field_name) < 0:
             raise ConfigError(f"judge.{field_name}: must be at least 0, not {getattr(config.judge, field_name)}")
+    if not 0 <= config.judge.max_invalid <= 1:
+        raise ConfigError(f"judge.max_invalid: a share from 0 to 1, not {config.judge.max_invalid}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
     if config.resume not in ("check", "force"):

@@ -81,6 +81,10 @@ class LimitReached(LemonpressError):
     exit_code = 4
 
 
+class UnreadableJudge(LemonpressError):
+    """Most of a judge's first verdicts cannot be read; what is done is stored."""
+
+
 class RunBusy(LemonpressError):
     """Another process works on the same run folder."""
 

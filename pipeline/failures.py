@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.errors import UnfinishedTableError
-from pipeline.judging.names import JUDGE_FAILED
+from pipeline.judging.names import JUDGE_FAILED, UNREADABLE
 from pipeline.stats.choices import column, nested
 from pipeline.storage import TABLES, RunFolder
 
@@ -130,10 +130,12 @@ def _in_detail(stage: str, detail: str | None) -> Iterator[Found]:
         yield "selection", "select", stage, "Fallback", str(found["fallback"]), 1
     invalid = found.get("invalid")
     if isinstance(invalid, int) and invalid > 0 and not found.get("failure"):
-        yield "verdict", "select", stage, "UnreadableVerdict", "the judge named none of the labels", int(invalid)
+        said = found.get("unreadable") or "the judge named none of the labels"
+        yield "verdict", "select", stage, "UnreadableVerdict", str(said), int(invalid)
 
 
 def _game(reason: str) -> Found:
     if reason.startswith(JUDGE_FAILED):
         return "verdict", "judge", "judge", "RequestFailed", reason.removeprefix(JUDGE_FAILED), 1
-    return "verdict", "judge", "judge", "UnreadableVerdict", "the judge named none of the labels", 1
+    said = reason.removeprefix(UNREADABLE) if reason.startswith(UNREADABLE) else "the judge named none of the labels"
+    return "verdict", "judge", "judge", "UnreadableVerdict", said, 1

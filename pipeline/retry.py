@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline import tables
 from pipeline.errors import LemonpressError
-from pipeline.judging.names import JUDGE_FAILED
+from pipeline.judging.names import CUT, JUDGE_FAILED, UNREADABLE
 from pipeline.reading.write import write_shards
 from pipeline.stats.choices import nested
 from pipeline.storage import VERSION, RunFolder
@@ -55,7 +55,7 @@ def failed_rows(run: RunFolder, step: Step) -> Ids:
 
     A row failed in a job when it has an error of it, or when a request was refused: one of its candidates has no text,
     a selector or the judge went without an answer. A verdict that cannot be read is no failure, for it would be the
-    same again.
+    same again, unless it was cut: with a larger ``verdict_tokens`` it may be read.
     """
     wanted = {"row_id": {""}, "errors": {"job"}, **_LEAVES[step.job]}
     found = [np.empty(0, np.int64)]
@@ -77,17 +77,19 @@ def _refused(batch: pa.RecordBatch, job: str) -> list[bool]:
     if job == "select":
         return [any(_has_failure(detail) for (detail,) in one) for one in nested(batch, "selections", "detail")]
     games = nested(batch, "games", "verdict", "reason")
-    return [any(v == "invalid" and (r or "").startswith(JUDGE_FAILED) for v, r in one) for one in games]
+    return [any(v == "invalid" and (r or "").startswith((JUDGE_FAILED, CUT)) for v, r in one) for one in games]
 
 
 def _has_failure(detail: str | None) -> bool:
-    if not detail or '"failure"' not in detail:
+    if not detail or ('"failure"' not in detail and '"unreadable"' not in detail):
         return False
     try:
         found = json.loads(detail)
     except ValueError:  # a user's own selector may have written anything
         return False
-    return isinstance(found, dict) and bool(found.get("failure"))
+    if not isinstance(found, dict):
+        return False
+    return bool(found.get("failure")) or f"{UNREADABLE}{found.get('unreadable')}".startswith(CUT)
 
 
 class Retry:

@@ -25,6 +25,8 @@ class JudgeConfig:
         max_chars: longer answers are cut in the judge's prompt to this many characters (0 = never).
         reason_tokens: the judge first writes a reason of at most so many tokens (0 = none, the paper's setting); costs
             a second request a game, and is shown in the report.
+        max_invalid: the job stops when a larger share of a judge's first 50 verdicts cannot be read, here and where
+            selectors ask judges; 1 = never.
     """
 
     engine: str | None = "judge"
@@ -36,6 +38,7 @@ class JudgeConfig:
     scores: str = "hard"
     max_chars: int = 0
     reason_tokens: int = 0
+    max_invalid: float = 0.5
 
 
 @dataclass

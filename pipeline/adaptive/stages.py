@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pipeline.adaptive.known import SCORER, known_values
 from pipeline.engines.base import Engine
 from pipeline.errors import ResumeError
+from pipeline.judging.early import FirstVerdicts
 from pipeline.records import Row, Score
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Pool, Selector
@@ -29,6 +30,7 @@ class ScoreStage(Stage):
         selector: the selector.
         run_seed: as in the select stage.
         tasks: settings of the tasks that have any.
+        early: notices a judge that cannot be read.
     """
 
     plan: str
@@ -38,6 +40,7 @@ class ScoreStage(Stage):
     selector: Selector
     run_seed: int
     tasks: dict[str, Task] = field(default_factory=dict)
+    early: FirstVerdicts | None = None
 
     reads: ClassVar[tuple[str, ...]] = (
         *("row_id", "prompt_id", "task", "language", "messages", "reference"),
@@ -57,8 +60,8 @@ class ScoreStage(Stage):
         candidates = row.plan(self.set_name)
         usable = engine if self.selector.engine else None
         known = known_values(row, self.set_name, self.method) if usable is not None else {}
-        origins = self.selector.origins
-        pool = Pool(row, self.set_name, candidates, self.run_seed, usable, self.tasks, origins=origins, known=known)
+        more: dict[str, Any] = {"origins": self.selector.origins, "known": known, "early": self.early}
+        pool = Pool(row, self.set_name, candidates, self.run_seed, usable, self.tasks, **more)
         if not pool.selectable():
             return row
         values = (await self.selector.select(pool)).values

@@ -12,6 +12,7 @@ from pipeline.commands.chain import Step
 from pipeline.commands.context import Job, console, update_manifest
 from pipeline.config import Config, to_dict
 from pipeline.extend import Made
+from pipeline.judging.early import FirstVerdicts
 from pipeline.safety import say
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
@@ -33,6 +34,7 @@ BY_REFERENCE = (
 def plan_settings(plan: PlanConfig) -> dict[str, Any]:
     """What a plan's candidates depend on; nothing about rounds where there are none."""
     settings: dict[str, Any] = to_dict(plan)
+    del settings["apart"]
     if plan.adaptive.by is None:
         del settings["adaptive"]
     return settings
@@ -54,7 +56,8 @@ def steps(config: Config, base: GenerateStage) -> Iterator[Step]:
     further = max(1, round((plan.n - plan.adaptive.first) / plan.adaptive.rounds))
     yield Step(plan.engine, first, settings, plan.adaptive.first, units=units)
     for number in range(2, plan.adaptive.rounds + 1):
-        score = ScoreStage(name, set_name, number - 1, by, selector, config.seed, config.tasks)
+        early = FirstVerdicts(config.judge.max_invalid, f"engines.{selector.engine}")
+        score = ScoreStage(name, set_name, number - 1, by, selector, config.seed, config.tasks, early)
         scoring = {**settings, "by": numbers["by"]}
         yield Step(selector.engine, score, scoring, plan.adaptive.first, units=units, phase=2 * number - 3)
         extend = ExtendStage(base, number)

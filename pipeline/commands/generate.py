@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,13 @@ from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
 from pipeline.safety import say
 from pipeline.sampling.stage import GenerateStage
+from pipeline.storage import RunFolder
+from pipeline.tasks import task_named
 
 if TYPE_CHECKING:
     from pipeline.execution.spec import PassSpec
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, later: Sequence[Plan] = ()) -> None:
@@ -37,8 +43,23 @@ def run(config: Config, later: Sequence[Plan] = ()) -> None:
     with job("generate", config) as current:
         report = read_prompts(config.prompts, current.run)
         say(*report.lines())
+        for line in task_warnings(config, current.run):
+            logger.warning("%s", line)
         run_passes(current, passes(config), later)
         adaptive.report_account(current)
+
+
+def task_warnings(config: Config, run: RunFolder) -> list[str]:
+    """What the tasks have to say about the languages of a run's prompts."""
+    rows: Counter[tuple[str, str | None]] = Counter()
+    for batch in run.dataset("prompts").to_batches(columns=["task", "language"]):
+        rows.update(zip(batch.column("task").to_pylist(), batch.column("language").to_pylist(), strict=True))
+    found = []
+    for (name, language), count in sorted(rows.items(), key=str):
+        said = task_named(name or "open", config.tasks).warning(language)
+        if said:
+            found.append(f"{count:,} {name} prompts in {language or 'no known language'}: {said}")
+    return found
 
 
 def passes(config: Config) -> list[PassSpec]:

@@ -16,6 +16,7 @@ from pipeline.extend import Made
 from pipeline.judging.answers import AnswersStage
 from pipeline.judging.audit import VERSIONS, AuditStage, choose_rows, find_donors
 from pipeline.judging.compare import VERDICT, check_pairwise
+from pipeline.judging.early import FirstVerdicts
 from pipeline.judging.lookup import write_lookup
 from pipeline.judging.names import AUDIT, CANDIDATE, ORIGINAL
 from pipeline.judging.pairwise import JudgeStage
@@ -144,17 +145,20 @@ def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
         "max_chars": judge.max_chars,
         "reason_tokens": judge.reason_tokens,
         "run_seed": config.seed,
+        "tasks": config.tasks,
+        "early": FirstVerdicts(judge.max_invalid, f"engines.{judge.engine}"),
     }
     fixed: dict[str, Any] = {
         "template": load_template(judge.template).hash,
         "scores": judge.scores,
         "max_chars": judge.max_chars,
+        "tasks": to_dict(config.tasks),
     }
     fixed |= {"reason_tokens": judge.reason_tokens} if judge.reason_tokens else {}
     answers = Made.read(run, "selections")
     if judge.audit:
         donors = audit_donors(config, run, opponent)
-        audited = AuditStage(**rules, opponent=opponent, seed=config.seed, donors=donors, tasks=config.tasks)
+        audited = AuditStage(**rules, opponent=opponent, seed=config.seed, donors=donors)
         inputs = {"audit": judge.audit, **answers.ids(opponent)}
         units: dict[str, Any] = {f"{ORIGINAL} vs {AUDIT}{version}": inputs for version in VERSIONS}
         own = {**fixed, "seed": config.seed}

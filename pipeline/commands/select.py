@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pipeline.config import Config, to_dict
 from pipeline.engines.base import spell_needs
 from pipeline.errors import ConfigError, TooManyFailedRows
 from pipeline.extend import Made
+from pipeline.judging.early import FirstVerdicts
 from pipeline.policy import Policy
 from pipeline.prompts import read_prompts
 from pipeline.safety import say
@@ -23,6 +25,8 @@ from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.execution.spec import PassSpec
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, later: Sequence[Plan] = ()) -> None:
@@ -69,7 +73,8 @@ def passes(config: Config) -> list[PassSpec]:
         fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
         units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
         known = frozenset(p for p in plans if numbers_hold(config, name, pools, p))
-        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars, known)
+        early = FirstVerdicts(config.judge.max_invalid, f"engines.{chosen.engine}")
+        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars, known, early)
         settings = fixed | {"plans": list(plans)}
         steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
     if policy is not None:
@@ -87,11 +92,15 @@ def print_choices(run: RunFolder) -> None:
     table = Table(title="choices", title_justify="left")
     table.add_column("candidate set")
     table.add_column("method")
-    for name in ("answers", "greedy", "verdicts", "unreadable", "failed requests", "fallbacks", "bars lifted"):
+    rows = count_choices(run)
+    has_parts = any(row.evidence is not None or row.without for row in rows)
+    names = ["answers", "greedy", "verdicts", "unreadable", "failed requests", "fallbacks", "bars lifted"]
+    for name in [*names, *(("|Z|", "without a part") if has_parts else ())]:
         table.add_column(name, justify="right")
-    for row in count_choices(run):
+    for row in rows:
         greedy = row.share(row.greedy)
         numbers = (row.invalid, row.failed, row.fallbacks.total(), row.lifted)
+        evidence = "-" if row.mean_evidence is None else f"{row.mean_evidence:.1f}"
         table.add_row(
             row.plan,
             row.method,
@@ -99,8 +108,14 @@ def print_choices(run: RunFolder) -> None:
             "-" if greedy is None else f"{greedy:.0%}",
             "-" if row.verdicts is None else f"{row.verdicts:,}",
             *(f"{n:,}" for n in numbers),
+            *((evidence, f"{row.without.total():,}") if has_parts else ()),
         )
     console(table)
+    for row in rows:
+        if row.incomplete:
+            logger.warning(
+                "%s: %s, on every prompt: it is another method than its name says", row.system, row.incomplete
+            )
 
 
 def show() -> None:

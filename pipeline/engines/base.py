@@ -22,6 +22,12 @@ Prompt = Sequence[Message] | str
 CAPABILITIES = ("generate", "label_probs", "loglikelihood", "reward", "embed", "quality", "count_tokens")
 
 
+VERDICT_TOKENS = 32
+"""Room for a verdict that is written: ``Answer: **(B)** answer B is better`` has 12 tokens."""
+THINKING_TOKENS = 4096
+"""Room for a verdict of a model that thinks first."""
+
+
 def spell_needs(needs: Iterable[str]) -> str:
     """Capabilities as words, sorted; ``a|b`` (either will do) reads "a or b"."""
     return ", ".join(need.replace("|", " or ") for need in sorted(needs))
@@ -94,6 +100,14 @@ class Generation:
     tokens: Tokens
 
 
+@dataclass(frozen=True)
+class Step:
+    """One generated token, and the likeliest ones in its place: token -> probability."""
+
+    token: str
+    top: dict[str, float]
+
+
 @dataclass
 class LabelProbs:
     """Result of :meth:`Engine.label_probs`.
@@ -101,10 +115,17 @@ class LabelProbs:
     Attributes:
         probs: label -> raw probability of its first token, summed over the label's token variants
             (with and without a leading space); not normalised.
+        text: what the model wrote, where the engine let it write: the label need not come first then, and what counts
+            is what the text says.
+        steps: the tokens of ``text``, in order.
+        finish_reason: of ``text``.
     """
 
     probs: dict[str, float]
     tokens: Tokens
+    text: str | None = None
+    steps: Sequence[Step] = ()
+    finish_reason: str | None = None
 
     @property
     def mass(self) -> float:
@@ -156,6 +177,7 @@ class Engine(Protocol):
     model: str
     revision: str | None
     capabilities: frozenset[str]
+    verdict_tokens: int
 
     async def start(self) -> None:
         """Load the model; called once, on the event loop that will make all calls."""
@@ -199,6 +221,8 @@ class CountsUnfinished(Protocol):
 
 class PartialEngine:
     """Base of engines that have a part of the protocol only; ``capabilities`` says which, so nobody asks for more."""
+
+    verdict_tokens: int = VERDICT_TOKENS
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         raise self._cannot("generate")
@@ -296,6 +320,8 @@ class EngineConfig:
     Attributes:
         model: name or path; ``cache:NAME`` is looked up in Lemonpress's cache folder.
         revision: model revision, recorded with every candidate.
+        verdict_tokens: longest verdict, in tokens, where the model is a judge that writes it; ``null`` = 32, or 4,096
+            for a model that is told to think first. It may be raised to resume a job whose verdicts were cut.
         price: what its tokens and hours cost, for ``limits.money`` and estimates.
     """
 
@@ -304,12 +330,21 @@ class EngineConfig:
     """Whether a request's answer depends on nothing but the request."""
     model: str = ""
     revision: str | None = None
+    verdict_tokens: int | None = None
     pool: PoolConfig = field(default_factory=PoolConfig)
     price: PriceConfig = field(default_factory=PriceConfig)
 
     def capabilities(self) -> frozenset[str]:
         """What the engine will be able to do, known before anything loads."""
         raise NotImplementedError
+
+    def thinks(self) -> bool:
+        """Whether the model is told to think before it answers."""
+        return False
+
+    def verdict_room(self) -> int:
+        """Tokens that a verdict may take."""
+        return self.verdict_tokens or (THINKING_TOKENS if self.thinks() else VERDICT_TOKENS)
 
     def gpus(self) -> float:
         """GPUs that one engine needs."""

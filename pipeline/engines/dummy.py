@@ -139,6 +139,7 @@ class DummyEngine:
         self.model = config.model or "dummy"
         self.revision = config.revision
         self.capabilities = config.capabilities()
+        self.verdict_tokens = config.verdict_room()
         self._slots = asyncio.Semaphore(config.slots) if config.slots else None
         self._unfinished = 0
 

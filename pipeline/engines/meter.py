@@ -70,6 +70,7 @@ class Meter:
         self.model = engine.model
         self.revision = engine.revision
         self.capabilities = engine.capabilities
+        self.verdict_tokens = engine.verdict_tokens
         self.total = Tokens(requests=0)
 
     async def _count(self, call: Awaitable[R], sequences: int = 1) -> R:

@@ -22,11 +22,14 @@ from pipeline.engines.base import (
     PartialEngine,
     Prompt,
     SamplingParams,
+    Step,
     Tokens,
     require,
 )
 from pipeline.engines.chat import chat_messages
+from pipeline.engines.labels import match_label
 from pipeline.engines.reasoning import split_reasoning
+from pipeline.engines.structured import STRUCTURED, Structured, chosen, structured_fields
 from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
 from pipeline.safety import HIDDEN, holds_secret, redact
 
@@ -70,6 +73,10 @@ class OpenAIEngineConfig(EngineConfig):
         assistant_prefill: the endpoint can continue a begun answer (vLLM servers can); otherwise the prefill of a
             label decision is ignored.
         embeddings: the model serves ``/embeddings``.
+        structured_output: how a reply is held to one of several labels: ``choice`` (``structured_outputs``, vLLM
+            servers), ``schema`` (``response_format`` with an enum: OpenAI, Google), ``none`` (plain text, which is
+            read); ``auto`` = by the address: ``choice`` on this machine and private networks, ``schema`` for those two,
+            else ``none``. The first request of this kind tries it once, and goes on with what the endpoint takes.
     """
 
     base_url: str | None = None
@@ -84,6 +91,7 @@ class OpenAIEngineConfig(EngineConfig):
     top_logprobs: int = 20
     assistant_prefill: bool = False
     embeddings: bool = False
+    structured_output: str = "auto"
 
     def capabilities(self) -> frozenset[str]:
         offered = {"generate": True, "label_probs": self.logprobs, "embed": self.embeddings}
@@ -100,6 +108,7 @@ class OpenAIEngineConfig(EngineConfig):
             ("timeout", self.timeout > 0),
             ("retries", self.retries >= 0),
             ("top_logprobs", self.top_logprobs >= 1),
+            ("structured_output", self.structured_output in ("auto", *STRUCTURED)),
             ("max_tokens_field", self.max_tokens_field in ("max_tokens", "max_completion_tokens")),
         ):
             if not valid:
@@ -123,8 +132,14 @@ class OpenAIEngineConfig(EngineConfig):
         return None if host in ("localhost", "::1") or host.startswith("127.") else self.api_key_env
 
     def identity(self) -> dict[str, Any]:
+        # Not verdict_tokens and structured_output: they decide whether a verdict can be read, and may be set to resume.
         names = ("kind", "model", "revision", "base_url", "extra_body", "logprobs", "top_logprobs", "assistant_prefill")
         return {name: getattr(self, name) for name in names}
+
+    def thinks(self) -> bool:
+        effort = self.extra_body.get("reasoning_effort")
+        kwargs = self.extra_body.get("chat_template_kwargs") or {}
+        return effort not in (None, "none") or bool(isinstance(kwargs, dict) and kwargs.get("enable_thinking"))
 
     def create(self) -> Engine:
         return OpenAIEngine(self)
@@ -143,6 +158,8 @@ class OpenAIEngine(PartialEngine):
         holds_secret(config.api_key_env)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._pace: AsyncLimiter | None = None
+        self.verdict_tokens = config.verdict_room()
+        self._structured = Structured(config.structured_output, config.base_url, config.thinks())
 
     async def start(self) -> None:
         """Make the client; no request is sent.
@@ -189,8 +206,10 @@ class OpenAIEngine(PartialEngine):
             "stop": list(params.stop) or None,
             "min_p": params.min_p or None,
             "top_k": params.top_k or None,
-            "structured_outputs": {"choice": list(params.choice)} if params.choice else None,
         }
+        if params.choice:
+            mode = await self._structured.mode(lambda fields: self._try(fields, params.max_tokens))
+            fields |= structured_fields(mode, params.choice)
         if params.json_schema:
             schema = {"name": "answer", "schema": json.loads(params.json_schema), "strict": True}
             fields["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -203,6 +222,8 @@ class OpenAIEngine(PartialEngine):
             tokens = _usage(data)
             share, rest = divmod(tokens.completion, params.n)
             completions = [_completion(c, share + (k < rest)) for k, c in enumerate(choices[: params.n])]
+            for completion in completions if params.choice else ():
+                completion.text = chosen(completion.text)
             if not greedy and params.seed is not None:
                 for k, completion in enumerate(completions):
                     completion.seed = params.seed + k
@@ -211,13 +232,16 @@ class OpenAIEngine(PartialEngine):
         return await self._sample(prompt, fields, 0, parse)
 
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
-        """Probabilities of the labels among the ``top_logprobs`` most likely first tokens.
+        """Probabilities of the labels among the ``top_logprobs`` most likely first tokens, and what was written.
 
-        A token counts for a label when, without leading white space, it equals the label, or else begins it and
-        no other label. What the endpoint leaves out of its list counts as 0.
+        A token counts for a label when, without what decorates it (``(B``, ``**B``), it equals the label, or else
+        begins it and no other label. What the endpoint leaves out of its list counts as 0. A chat model that is not
+        given the beginning of its answer may write ``verdict_tokens``: the label may come later.
         """
-        fields: dict[str, Any] = {"temperature": 0, self.config.max_tokens_field: 1}
-        if prefill and self.config.assistant_prefill:
+        prefilled = bool(prefill and self.config.assistant_prefill)
+        room = 1 if prefilled or isinstance(prompt, str) else self.verdict_tokens
+        fields: dict[str, Any] = {"temperature": 0, self.config.max_tokens_field: room}
+        if prefilled:
             if isinstance(prompt, str):
                 prompt += prefill
             else:
@@ -225,21 +249,29 @@ class OpenAIEngine(PartialEngine):
                 fields |= {"continue_final_message": True, "add_generation_prompt": False}
 
         def parse(data: Any) -> LabelProbs:
-            logprobs = data["choices"][0].get("logprobs")
-            if not logprobs:
-                raise EngineRequestError("the endpoint returned no log-probabilities; set logprobs: false")
-            if logprobs.get("content"):
-                top = [(item["token"], item["logprob"]) for item in logprobs["content"][0]["top_logprobs"]]
-            else:
-                top = list(logprobs["top_logprobs"][0].items())
+            choice = data["choices"][0]
+            steps = _steps(choice.get("logprobs"))
             probs = dict.fromkeys(labels, 0.0)
-            for token, logprob in top:
+            for token, probability in steps[0].top.items() if steps else ():
                 label = match_label(token, labels)
                 if label is not None:
-                    probs[label] += math.exp(logprob)
-            return LabelProbs(probs, _usage(data))
+                    probs[label] += probability
+            if room == 1:
+                return LabelProbs(probs, _usage(data))
+            said = _completion(choice, len(steps))
+            thoughts = f"<think>{said.reasoning}" if said.reasoning and not said.text else ""
+            return LabelProbs(probs, _usage(data), thoughts or said.text, steps, said.finish_reason)
 
         return await self._sample(prompt, fields, self.config.top_logprobs, parse)
+
+    async def _try(self, fields: dict[str, Any], room: int) -> bool:
+        """Whether the endpoint takes these fields; what else goes wrong is raised."""
+        ask: Prompt = [{"role": "user", "content": "Answer with the letter A and nothing else."}]
+        try:
+            await self._sample(ask, {self.config.max_tokens_field: room, **fields}, 0, _usage)
+        except _Refused:
+            return False
+        return True
 
     async def embed(self, text: str) -> Embedding:
         def parse(data: Any) -> Embedding:
@@ -276,8 +308,7 @@ class OpenAIEngine(PartialEngine):
             except TimeoutError:
                 raise EngineRequestError(f"no complete answer within {self._longest():g} s, retries included") from None
             except openai.OpenAIError as error:
-                too_long = getattr(error, "code", None) == "context_length_exceeded"
-                raise (PromptTooLong if too_long else EngineRequestError)(self._scrub(self._explain(error))) from None
+                raise _kind_of(error)(self._scrub(self._explain(error))) from None
         try:
             answer = json.loads(raw.http_response.content)
             return parse(answer)
@@ -309,13 +340,35 @@ class OpenAIEngine(PartialEngine):
         return redact(message.replace(self._key, HIDDEN) if self._key else message, 400)
 
 
-def match_label(token: str, labels: Sequence[str]) -> str | None:
-    """The label that ``token`` stands for: equal to it, else the beginning of it and of no other label."""
-    text = token.lstrip()
-    if text in labels:
-        return text
-    owners = [label for label in labels if text and label.startswith(text)]
-    return owners[0] if len(owners) == 1 else None
+class _Refused(EngineRequestError):
+    """The endpoint does not take the request as it stands (status 400, 404, 422, 501)."""
+
+
+def _kind_of(error: Exception) -> type[EngineRequestError]:
+    if getattr(error, "code", None) == "context_length_exceeded":
+        return PromptTooLong
+    return _Refused if getattr(error, "status_code", None) in (400, 404, 422, 501) else EngineRequestError
+
+
+def _steps(logprobs: Any) -> list[Step]:
+    """The generated tokens with their likeliest ones, of a chat's or a completion's log-probabilities."""
+    if not logprobs:
+        raise EngineRequestError("the endpoint returned no log-probabilities; set logprobs: false")
+    if logprobs.get("content"):
+        items = [(i["token"], [(t["token"], t["logprob"]) for t in i["top_logprobs"]]) for i in logprobs["content"]]
+    else:
+        tops = logprobs["top_logprobs"]
+        items = [
+            (token, list(top.items()))
+            for token, top in zip(logprobs.get("tokens") or [""] * len(tops), tops, strict=True)
+        ]
+    found = []
+    for token, pairs in items:
+        top: dict[str, float] = {}
+        for name, logprob in pairs:
+            top[name] = top.get(name, 0.0) + math.exp(logprob)
+        found.append(Step(token, top))
+    return found
 
 
 def _usage(data: Any) -> Tokens:

@@ -94,7 +94,12 @@ class VLLMEngineConfig(EngineConfig):
     add_bos: bool = False
 
     def capabilities(self) -> frozenset[str]:
-        return _RUNNERS.get(self.runner, frozenset())
+        able = _RUNNERS.get(self.runner, frozenset())
+        # The first tokens of a model that thinks are no labels: its verdicts are written, and read.
+        return able - {"label_probs"} if self.thinks() else able
+
+    def thinks(self) -> bool:
+        return bool(self.thinking or self.chat_template_kwargs.get("enable_thinking"))
 
     def check(self, key: str) -> None:
         if not self.model:
@@ -160,6 +165,7 @@ class VLLMEngine(PartialEngine):
         self.model = config.model
         self.revision = config.revision
         self.capabilities = config.capabilities()
+        self.verdict_tokens = config.verdict_room()
         self._ids = itertools.count()
         self._labels: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self._llm: Any = None
@@ -238,7 +244,7 @@ class VLLMEngine(PartialEngine):
         structured = None
         if params.json_schema:
             structured = StructuredOutputsParams(json=json.loads(params.json_schema))
-        elif params.choice:
+        elif params.choice and not self.config.thinks():  # it would leave no room for the thoughts
             structured = StructuredOutputsParams(choice=list(params.choice))
         with _parameter_errors():
             sampling = VLLMParams(

@@ -11,6 +11,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from pipeline.engines.base import PoolConfig
+from pipeline.errors import UnreadableJudge
 from pipeline.execution.carry import Carry, ExtendingWorker
 from pipeline.execution.journal import JournalState, start_journal
 from pipeline.execution.placing import Placing, cluster_processors
@@ -113,6 +114,12 @@ class Host:
                 **({"parts": parts(spec.parts)} if spec.parts else {}),
             },
         )
+
+    def check_stopped(self) -> None:
+        """Raise why a worker stops the whole pass, if one does."""
+        why = ray.get(self.progress.read.remote()).stopped
+        if why:
+            raise UnreadableJudge(why)
 
     def faults(self) -> JournalState:
         """What the journal says of deaths. Raises Ray's errors."""

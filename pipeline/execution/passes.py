@@ -25,7 +25,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pipeline import __version__, tables
 from pipeline.engines.base import PriceConfig
-from pipeline.errors import STORAGE_ERRORS, LemonpressError, StorageError
+from pipeline.errors import STORAGE_ERRORS, LemonpressError, StorageError, UnreadableJudge
 from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.control import Control, Ledger
 from pipeline.execution.hosting import Host, Outcome
@@ -48,6 +48,7 @@ from pipeline.execution.unfinished import (
 from pipeline.execution.watch import Watch
 from pipeline.extend import root
 from pipeline.hashing import digest
+from pipeline.judging.early import FIRST
 from pipeline.memory import give_back
 from pipeline.schema import METADATA_KEY, with_columns, with_provenance
 from pipeline.settings import ExecutionConfig
@@ -100,14 +101,21 @@ def run_pools(
     committed, pending = checkpoint_files(run, spec)
     resumed = pads.dataset(committed, filesystem=run.fs, format="parquet").count_rows() if committed else 0
     outcomes = [Outcome(Counts(), JournalState()) for _ in spec.hosted]
+    forget = False
     try:
         if total and (resumed < total or pending):
             spec = replace(spec, stages=spec.prepare(run, spec.reads)) if spec.prepare else spec
             outcomes = _execute(spec, run, config, control, upstream, total, resumed, state["blocks"])
+    except UnreadableJudge:
+        forget = _only_first_verdicts(spec, run, resumed)
+        raise
     finally:
         state["seconds"] += time.monotonic() - started
         state["latencies"] = _latencies(spec, state, outcomes)
-        run.write_json(state, "work", spec.name, STATE)
+        if forget:
+            run.remove_file("work", spec.name, STATE)
+        else:
+            run.write_json(state, "work", spec.name, STATE)
     files = run.parquet_files(spec.writes, state["blocks"])
     done = [_summary(each, run, files, total, outcome) for each, outcome in zip(spec.hosted, outcomes, strict=True)]
     for summary in done:
@@ -116,6 +124,15 @@ def run_pools(
         summary.beside = spec.name if spec.pools else ""
     finish(spec, run, state, files, done)
     return done
+
+
+def _only_first_verdicts(spec: PassSpec, run: RunFolder, resumed: int) -> bool:
+    """Whether all that a stopped pass has stored are its workers' first rows: their verdicts are asked for again, by
+    another judge if need be.
+    """
+    committed, _ = checkpoint_files(run, spec)
+    stored = pads.dataset(committed, filesystem=run.fs, format="parquet").count_rows() if committed else 0
+    return not resumed and stored <= FIRST * sum(each.engine.pool.most() for each in spec.hosted if each.engine)
 
 
 def _summary(spec: PassSpec, run: RunFolder, files: list[str], total: int, outcome: Outcome) -> PassSummary:
@@ -234,6 +251,8 @@ def _execute(
         faults = [host.faults() for host in hosts]
     except (ray.exceptions.RayError, OSError) as error:
         control.check()  # a pass that is told to stop ends with an error; the reason says more
+        for host in hosts:
+            host.check_stopped()
         raise _failure(spec, run, error) from error
     finally:
         control.draining = False

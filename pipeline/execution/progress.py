@@ -40,6 +40,7 @@ class Counts:
         latency: seconds that each row was in flight.
         workers: actors (restarts included) that reported.
         load: how full the engines were (:meth:`Timeline.to_json`); the counting actor's only.
+        stopped: why a worker stops the whole pass: Ray passes on an exception's words, not the exception.
     """
 
     rows: int = 0
@@ -54,6 +55,7 @@ class Counts:
     latency: Histogram = field(default_factory=Histogram)
     workers: set[str] = field(default_factory=set)
     load: dict[str, Any] = field(default_factory=dict)
+    stopped: str = ""
 
     @property
     def mean_in_flight(self) -> float:
@@ -71,6 +73,7 @@ class Counts:
         self.ended = max((t for t in (self.ended, other.ended) if t is not None), default=None)
         for name in ("rows", "failed", "tokens", "prompt_tokens", "cached_tokens", "row_seconds", "busy_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.stopped = self.stopped or other.stopped
         self.latency.merge(other.latency)
         self.workers |= other.workers
 
@@ -180,6 +183,11 @@ class Reporter:
             ids = {"row_id": row.row_id, "prompt_id": row.prompt_id}
             self._events.append({**ids, "stage": e.stage, "kind": e.kind, "error": e.message[:_MESSAGE]})
 
+    def stop(self, why: str) -> None:
+        """The pass must end."""
+        self._counts.stopped = why
+        self._send()
+
     def rest(self) -> None:
         """Some rows are done: where no other is in flight the actor may be about to go, so what is known is sent."""
         if not self._in_flight:
@@ -205,7 +213,7 @@ class Reporter:
         if self._metrics is not None:
             ok, tokens = c.rows - c.failed, (c.prompt_tokens, c.cached_tokens, c.tokens)
             self._metrics.report(ok, c.failed, *tokens, self._in_flight)
-        if self._progress is not None and (c.rows or c.busy_seconds or sample is not None):
+        if self._progress is not None and (c.rows or c.busy_seconds or c.stopped or sample is not None):
             self._progress.add.remote(c, self._events, *([sample] if sample is not None else []))
         self._reset()
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 from pipeline.engines.base import Engine, EngineConfig
 from pipeline.engines.meter import InFlight, Meter
 from pipeline.engines.refusal import Refusal
-from pipeline.errors import EngineDead, PoisonRow
+from pipeline.errors import EngineDead, PoisonRow, UnreadableJudge
 from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
@@ -251,6 +251,9 @@ class Worker:
                     row = await stage(row, meter)
         except EngineDead as error:
             await self._die(str(error))
+        except UnreadableJudge as error:
+            self._reporter.stop(str(error))
+            raise  # of all rows, not of this one
         except Exception as error:
             message = redact(str(error), _MESSAGE_LIMIT)
             if isinstance(error, TimeoutError) and limit.expired():

@@ -8,6 +8,7 @@ one, in another language) and *identical* (put to the judge all the same: what i
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import re
 import unicodedata
@@ -19,7 +20,7 @@ from pipeline.engines.base import Engine
 from pipeline.hashing import derive_seed, hash_rng
 from pipeline.judging.names import AUDIT, ORIGINAL
 from pipeline.judging.referee import ORDERS, Referee, Refereeing
-from pipeline.languages import base_language
+from pipeline.languages import base_language, is_language
 from pipeline.records import Row
 from pipeline.selection.stage import answer
 from pipeline.stage import Stage
@@ -41,13 +42,11 @@ class AuditStage(Refereeing, Stage):
         opponent: the system whose answer serves as the original.
         seed: of the alterations.
         donors: the chosen rows' ids, each with an answer in another language; ``None`` = there is none.
-        tasks: settings of the tasks that have any.
     """
 
     opponent: str = ""
     seed: int = 1
     donors: Mapping[int, str | None] = field(default_factory=dict)
-    tasks: dict[str, Task] = field(default_factory=dict)
 
     reads: ClassVar[tuple[str, ...]] = (
         "row_id",
@@ -137,22 +136,25 @@ def choose_rows(rows: Iterable[tuple[int, str, str | None]], per_language: int, 
 
 
 def find_donors(rows: list[Row], opponent: str, tasks: Mapping[str, Task]) -> dict[int, str | None]:
-    """For every row, an answer in a language other than the one asked for: of its cluster if there is one, else of any
-    row, else the question itself where that is in another language.
+    """For every row, an answer in another language than the one that was asked for and answered in.
+
+    What an answer is in is identified, not taken from the request: a model that answers every prompt in English leaves
+    no such version, and no judge is graded down for it. Of its cluster if there is one, else of any row, else the
+    question itself where that is in another language.
     """
-    answers = [(r.cluster_id, _language(r, tasks), original_answer(r, opponent)) for r in rows]
+    originals = [(r.cluster_id, original_answer(r, opponent)) for r in rows]
+    right = functools.cache(is_language)  # by text and language: every text is asked about once for each language
     donors: dict[int, str | None] = {}
-    for row in rows:
-        mine = _language(row, tasks)
+    for row, (_, original) in zip(rows, originals, strict=True):
+        wanted = base_language(task_for(row, tasks).answer_language(row))
+        if wanted is None or not original or not right(original, wanted):
+            donors[row.row_id] = None  # the original is in the wrong language itself, or that cannot be told
+            continue
         others = sorted(
             (cluster != row.cluster_id, derive_seed("donor", row.prompt_id, text), text)
-            for cluster, language, text in answers
-            if text and language and mine and language != mine
+            for cluster, text in originals
+            if text and right(text, wanted) is False
         )
-        asked = row.messages[-1].get("content") if row.messages and base_language(row.language) != mine else None
+        asked = row.messages[-1].get("content") if row.messages and base_language(row.language) != wanted else None
         donors[row.row_id] = others[0][2] if others else asked
     return donors
-
-
-def _language(row: Row, tasks: Mapping[str, Task]) -> str | None:
-    return base_language(task_for(row, tasks).answer_language(row))

@@ -11,6 +11,12 @@ PLEA = "an answer speaks to the judge, and gained nothing by it"
 PLEA_IGNORED = "an answer speaks to the judge: judged without those sentences"
 """The same, where they would have changed the verdict in its favour."""
 
+UNREADABLE = "judge unreadable: "
+"""Begins ``games.reason`` where its words name no option, or several."""
+
+CUT = f"{UNREADABLE}cut"
+"""Begins it where the words ended at the token limit: with more room it may be another verdict."""
+
 CANDIDATE = "#"
 """Between a plan's name and a candidate's index: ``hedged#3`` in ``games.system``."""
 

@@ -34,6 +34,7 @@ class JudgeStage(Refereeing, Stage):
 
     reads: ClassVar[tuple[str, ...]] = (
         "prompt_id",
+        "task",
         "language",
         "messages",
         "candidates",

@@ -8,12 +8,14 @@ from typing import Any
 
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.errors import EngineRequestError
-from pipeline.judging.compare import Verdict, ask
-from pipeline.judging.names import JUDGE_FAILED, PLEA, PLEA_IGNORED
+from pipeline.judging.compare import Judge, Verdict
+from pipeline.judging.early import FirstVerdicts
+from pipeline.judging.names import JUDGE_FAILED, PLEA, PLEA_IGNORED, UNREADABLE
 from pipeline.judging.pleas import without_pleas
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import pairwise_score
 from pipeline.records import Game, Row
+from pipeline.tasks import Task, task_for
 
 ORDERS = ("ab", "ba")
 """``ab``: the system was shown first."""
@@ -39,6 +41,8 @@ class Refereeing:
         reason_tokens: the judge first writes a reason of at most so many tokens, and is shown it when it chooses; kept
             in ``games.reason`` (0 = none: the verdict is read from one prefill).
         run_seed: seeds the word in the frames (:func:`~pipeline.judging.templates.framed`).
+        tasks: settings of the tasks that have any: the judge sees their instructions.
+        early: notices a judge that cannot be read.
     """
 
     judge: str
@@ -47,6 +51,8 @@ class Refereeing:
     max_chars: int = 0
     reason_tokens: int = 0
     run_seed: int = 1
+    tasks: dict[str, Task] = field(default_factory=dict)
+    early: FirstVerdicts | None = None
 
 
 @dataclass
@@ -60,6 +66,7 @@ class Referee:
 
     def __post_init__(self) -> None:
         self._template = load_template(self.rules.template, self.row.language)
+        self._judge = Judge(self.engine, task_for(self.row, self.rules.tasks).question(self.row), self.rules.early)
 
     async def play(
         self, system: str, opponent: str, mine: str | None, theirs: str | None, order: str, ask_always: bool = False
@@ -84,6 +91,8 @@ class Referee:
         said, reason = await (self._ask(mine, theirs) if order == "ab" else self._ask(theirs, mine))
         if said.error is not None:
             return Game(**base, score=None, mass=None, verdict="invalid", reason=f"{JUDGE_FAILED}{said.error}"[:500])
+        if said.problem is not None:
+            return Game(**base, score=None, mass=None, verdict="invalid", reason=f"{UNREADABLE}{said.problem}"[:500])
         scores = [self._score(said, soft, order) for soft in (rules.soft, False)]
         mass = min(1.0, sum(said.probs.values()))
         return Game(**base, score=scores[0], mass=mass, verdict=_word(scores[1]), reason=reason)
@@ -117,9 +126,9 @@ class Referee:
 
     async def _call(self, first: str, second: str) -> tuple[Verdict, str | None]:
         template = self._template
-        turns = template.render(self.row.messages, answer_a=self._cut(first), answer_b=self._cut(second))
+        turns = self._judge.render(template, answer_a=self._cut(first), answer_b=self._cut(second))
         if not self.rules.reason_tokens:
-            return await ask(self.engine, turns, template.labels, template.prefill), None
+            return await self._judge.ask(turns, template, template.labels), None
         turns = [*turns[:-1], {"role": "user", "content": f"{turns[-1]['content']}\n\n{_REASON}"}]
         params = SamplingParams(temperature=0.0, max_tokens=self.rules.reason_tokens)
         try:
@@ -127,7 +136,7 @@ class Referee:
         except EngineRequestError as error:
             return Verdict({}, str(error)), None
         turns += [{"role": "assistant", "content": template.defused(reason)}, {"role": "user", "content": _CHOOSE}]
-        return await ask(self.engine, turns, template.labels, template.prefill), reason[:_LONGEST_REASON]
+        return await self._judge.ask(turns, template, template.labels), reason[:_LONGEST_REASON]
 
     def _cut(self, text: str) -> str:
         limit = self.rules.max_chars

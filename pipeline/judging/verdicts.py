@@ -1,11 +1,10 @@
-"""From label probabilities, or a judge's words, to verdicts.
+"""From label probabilities to verdicts.
 
 A verdict is invalid when the labels hold less than half of the mass, or an endpoint's numbers are no probabilities.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,17 +14,8 @@ MIN_MASS = 0.5
 _MAX_MASS = 1.05  # rounded log-probabilities add up to a little more than 1
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
-_LONGEST = 100  # characters of a judge's words that can still be nothing but a label
 
-
-def read_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label that a judge wrote: ``(B)`` or ``B.`` at best; anything longer is not guessed at, and ``None``."""
-    text = text.strip()
-    said = re.sub(r"^\W+|\W+$", "", text) if len(text) <= _LONGEST else ""
-    return said if said in labels else None
-
-
-def _mass(probs: Mapping[str, float]) -> float | None:
+def mass_of(probs: Mapping[str, float]) -> float | None:
     """What the labels hold together, or ``None`` when the verdict is invalid."""
     mass = sum(probs.values())
     usable = all(p >= 0 for p in probs.values()) and MIN_MASS <= mass <= _MAX_MASS  # false for NaN, too
@@ -34,7 +24,7 @@ def _mass(probs: Mapping[str, float]) -> float | None:
 
 def pick(probs: Mapping[str, float], *tie_key: Any) -> str | None:
     """The most probable label (ties by seeded hash), or ``None`` when the verdict is invalid."""
-    if _mass(probs) is None:
+    if mass_of(probs) is None:
         return None
     labels = list(probs)
     index = argmax([probs[label] for label in labels], *tie_key)
@@ -43,7 +33,7 @@ def pick(probs: Mapping[str, float], *tie_key: Any) -> str | None:
 
 def expected_grade(probs: Mapping[str, float], labels: Sequence[str]) -> float | None:
     """Mean of the numeric labels under their normalised probabilities, or ``None`` when invalid."""
-    mass = _mass(probs)
+    mass = mass_of(probs)
     if mass is None:
         return None
     return sum(float(label) * probs[label] for label in labels) / mass
@@ -57,7 +47,7 @@ def pairwise_score(probs: Mapping[str, float], first: str, second: str, tie: str
         first, second, tie: the labels for "first is better", "second is better" and "neither".
         soft: win probability plus half the tie probability, instead of the hard 1, 1/2, 0.
     """
-    mass = _mass(probs)
+    mass = mass_of(probs)
     if mass is None:
         return None
     if soft:

@@ -50,6 +50,7 @@ def warnings(report: Report) -> list[Banner]:
                 "Judge with another model.",
             )
         )
+    found += _methods(report)
     if config.report.note:
         found.append(Banner("note", "Read this first", config.report.note))
     found += [
@@ -77,6 +78,34 @@ def warnings(report: Report) -> list[Banner]:
             )
         )
     return sorted(found, key=lambda b: b.level != "loud")
+
+
+def _methods(report: Report) -> list[Banner]:
+    """Selectors that were another method than their name says, or had another, perhaps better, model to help."""
+    found = []
+    for entry in report.selectors:
+        if entry.incomplete:
+            text = f"{report.short(entry.system)}: {entry.incomplete}, on any prompt. Its numbers are another method's."
+            found.append(Banner("loud", "A method without its main part", text))
+    config = report.config
+    models = {engine_model(config, plan.engine) for plan in config.all_plans().values()}
+    for name, chosen in config.selectors.items():
+        fusor = engine_model(config, chosen.engine or "")
+        sets = config.sets_of(name) if chosen.kind == "fusion" else []
+        writers = {
+            engine_model(config, plan.engine)
+            for key, plan in config.all_plans().items()
+            if (plan.candidate_set or key) in sets
+        }
+        if not writers or fusor in writers:
+            continue
+        alone = "It also answered alone: compare with that." if fusor in models else "It did not answer alone: let it."
+        text = (
+            f"{name} writes its answers with {fusor}, and the candidates are {listing(sorted(writers))}'s: what it "
+            f"gains may be that model's ability, not the method's. {alone}"
+        )
+        found.append(Banner("loud", "The fusor is another model than the generator", text))
+    return found
 
 
 def _data_warnings(report: Report, contest: Contest) -> list[Banner]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE
+from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE, JUDGE_FAILED
 from pipeline.report.model import Failure, Load, Report, Spent
 from pipeline.scoring.measure import LANGUAGE, METRIC
 from pipeline.stats.choices import Choices, column, nested
@@ -79,6 +79,8 @@ class Counts:
         for entry in report.selectors:
             if entry.missing:
                 self._failed(f"select:{entry.method}", "no answer could be selected", entry.missing)
+            for reason, count in entry.without.items():
+                self._failed(f"select:{entry.method}", reason, count)
             for reason, count in entry.fallbacks.items():
                 self._failed(f"select:{entry.method}", f"fell back: {reason}", count)
         report.failures = [Failure(*key, count, example) for key, (count, example) in self._failures.items()]
@@ -121,7 +123,8 @@ class Counts:
                 self._numbers["invalid_games"] += len(invalid)
             where = "judge" if name == "games" else f"judge ({name.removesuffix('_games')})"
             for reason, count in Counter(pc.struct_field(invalid, "reason").to_pylist()).items():
-                cause = "invalid verdict: the judge's call failed" if reason else "invalid verdict: unreadable"
+                failed = bool(reason) and reason.startswith(JUDGE_FAILED)
+                cause = "invalid verdict: the judge's call failed" if failed else "invalid verdict: unreadable"
                 self._failed(where, cause, count, reason)
 
     def _main_metrics(self, batch: pa.RecordBatch) -> None:

@@ -13,21 +13,24 @@ from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
 from pipeline.hashing import derive_seed
 from pipeline.languages import base_language, by_language, is_language, language_name
-from pipeline.records import Candidate
+from pipeline.records import Candidate, Row
 from pipeline.sampling.plans import PLANS, PlannedRequest, SingleTemperature
+from pipeline.tasks.base import Task
+
+_OTHERS = ("en", "zh", "es")  # a translation between the languages of the table leaves neither
 
 
 @PLANS.register("evidence")
 @dataclass
 class Evidence(SingleTemperature):
-    """M samples of the same generator, told to answer in the evidence language.
+    """M samples of the same generator, told to answer in the evidence language: the task's request, for that language.
 
     A sample that language identification finds to be in another language is drawn again, at most ``redraws`` times,
     then dropped; one that cannot be told is kept. The size of what is left is the number of candidates of this plan.
 
     Attributes:
         n: M, the number of samples.
-        languages: language of the prompt -> evidence language; ``default`` for all others.
+        languages: language that answers should be in -> evidence language; ``default`` for all others.
         redraws: how often samples in the wrong language are drawn again.
         instruction: added to the last user turn; ``{language}`` is the English name of the evidence language.
     """
@@ -49,20 +52,25 @@ class Evidence(SingleTemperature):
             if base_language(prompt) == base_language(evidence):
                 raise ConfigError(f"{key}.languages.{prompt}: evidence must be in another language, not {evidence}")
 
-    def answer_language(self, language: str | None) -> str | None:
-        chosen = by_language(self.languages, language) or self.languages["default"]
-        if base_language(chosen) == base_language(language):
-            return by_language(self.languages, chosen) or "zh"
-        return chosen
+    def answer_language(self, task: Task, row: Row) -> str | None:
+        """The evidence language: neither that of the answers nor, for a translation, that of the source."""
+        answers = task.answer_language(row)
+        taken = {base_language(answers), base_language(task.source_language_of(row))}
+        wanted = by_language(self.languages, answers) or self.languages["default"]
+        choices = (wanted, self.languages["default"], *self.languages.values(), *_OTHERS)
+        return next(tag for tag in choices if base_language(tag) not in taken)
 
     def redraw_limit(self) -> int:
         return self.redraws
 
-    def prompt(self, prompt: Prompt, language: str | None) -> Prompt:
-        chosen = self.answer_language(language)
+    def prompt(self, task: Task, row: Row) -> Prompt:
+        """What the task would ask for in the evidence language, and a line that says so."""
+        chosen = self.answer_language(task, row)
+        assert chosen is not None
+        prompt = task.instruct_in(chosen, row.messages, row)
         line = self.instruction.format(language=language_name(chosen) or chosen)
         if isinstance(prompt, str):
-            return f"{prompt}\n{line}\n"
+            return f"{line}\n{prompt}"
         turns = [dict(turn) for turn in prompt]
         last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
         if last is None:

@@ -15,8 +15,9 @@ from pipeline.engines.base import Prompt, SamplingParams
 from pipeline.errors import ConfigError
 from pipeline.hashing import derive_seed
 from pipeline.languages import is_among
-from pipeline.records import Candidate
+from pipeline.records import Candidate, Row
 from pipeline.registry import Registry
+from pipeline.tasks.base import Task
 
 PLANS: Registry[PlanConfig] = Registry("sampling plan", ("pipeline.sampling.plans", "pipeline.sampling.evidence"))
 
@@ -50,6 +51,8 @@ class PlanConfig:
             different engines make a teacher pool.
         confidence_tokens: measure self-certainty, for its selector, from so many top tokens a step; 0 = off.
         only_languages: sample only for prompts in these languages (primary subtags); ``null`` = for all.
+        apart: only selectors that name the set in ``plans`` are applied to it: for comparisons (MBR with more
+            candidates, the fusor answering alone).
         adaptive: draw in rounds, and more candidates only where they are worth their tokens.
     """
 
@@ -69,6 +72,7 @@ class PlanConfig:
     candidate_set: str | None = None
     confidence_tokens: int = 0
     only_languages: list[str] | None = None
+    apart: bool = False
     adaptive: Adaptive = field(default_factory=Adaptive)
 
     def wants(self, language: str | None) -> bool:
@@ -121,13 +125,13 @@ class PlanConfig:
         """How often candidates that were not accepted are drawn again."""
         return 0
 
-    def prompt(self, prompt: Prompt, language: str | None) -> Prompt:
-        """What the generator is asked, from what the task would ask it."""
-        return prompt
+    def prompt(self, task: Task, row: Row) -> Prompt:
+        """What the generator is asked."""
+        return task.instruct(row.messages, row)
 
-    def answer_language(self, language: str | None) -> str | None:
-        """Language in which the candidates should be, for a prompt in ``language``."""
-        return language
+    def answer_language(self, task: Task, row: Row) -> str | None:
+        """Language in which the candidates should be."""
+        return task.answer_language(row)
 
     def accepts(self, candidate: Candidate) -> bool:
         """Whether to keep a candidate; refused ones are drawn again, :meth:`redraw_limit` times."""

@@ -87,7 +87,7 @@ class GenerateStage(Stage):
         if self.policy is not None and not self.policy.wants_plan(self.set_name, row):
             return row
         task = task_for(row, self.tasks)
-        prompt = self.config.prompt(task.instruct(row.messages, row), row.language)
+        prompt = self.config.prompt(task, row)
         drawn: list[tuple[Candidate, float | None]] = []
         failures: list[EngineRequestError] = []
 
@@ -133,7 +133,7 @@ class GenerateStage(Stage):
             "revision": engine.revision,
             "plan": self.set_name,
             "origin": request.origin,
-            "language": self.config.answer_language(task.answer_language(row)),
+            "language": self.config.answer_language(task, row),
             "temperature": params.temperature,
             "min_p": params.min_p,
             "top_p": params.top_p,

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.engines.base import Engine, spell_needs
 from pipeline.errors import ConfigError, EngineRequestError, nearest
 from pipeline.hashing import argmax, derive_seed
+from pipeline.judging.compare import Judge
+from pipeline.judging.early import FirstVerdicts
 from pipeline.records import Candidate, Row, Score, Selection
 from pipeline.registry import Registry
 from pipeline.tasks import Task, task_for
+from pipeline.tasks.base import Question
 
 if TYPE_CHECKING:  # numpy loads with it, and the config imports this module
     from pipeline.scoring.utility import Utility
@@ -46,6 +49,7 @@ class Pool:
         origins: only candidates of these origins may be chosen, or take part; empty = all.
         utilities: utilities by name that know their values already; those that are missing are computed.
         known: text -> the selector's number for it, where it was asked for before; such a text costs nothing.
+        early: notices a judge that cannot be read.
     """
 
     row: Row
@@ -58,6 +62,17 @@ class Pool:
     origins: Sequence[str] = ()
     utilities: Mapping[str, Utility] = field(default_factory=dict)
     known: Mapping[str, float] = field(default_factory=dict)
+    early: FirstVerdicts | None = None
+
+    @property
+    def question(self) -> Question:
+        """The prompt as judges, reward models and fusors see it."""
+        return self.task.question(self.row)
+
+    def judge(self) -> Judge:
+        """The engine as a judge of this prompt's answers."""
+        assert self.engine is not None
+        return Judge(self.engine, self.question, self.early)
 
     @property
     def task(self) -> Task:
@@ -122,6 +137,8 @@ class Selector:
     """
 
     kind: ClassVar[str] = ""
+    draws: ClassVar[str] = ""
+    """The kind whose seeded choices it shares; empty = its own."""
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "0"
     source: ClassVar[str] = ""
@@ -161,7 +178,7 @@ class Selector:
         """The selectable candidate with the largest value; ties by seeded hash; no valid value: the fallback."""
         valid = set(pool.selectable())
         masked = [v if i in valid else None for i, v in enumerate(values)]
-        index = argmax(masked, *pool.key(self.kind))
+        index = argmax(masked, *pool.key(self.draws or self.kind))
         if index is None:
             return Choice(pool.fallback(), detail={**detail, "fallback": "no valid score"}, values=values)
         return Choice(index, score=masked[index], detail=detail, values=values)

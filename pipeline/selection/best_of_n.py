@@ -28,4 +28,4 @@ class BestOfN(Selector):
     @staticmethod
     async def _reward(pool: Pool, text: str) -> float | None:
         assert pool.engine is not None
-        return (await pool.engine.reward(pool.row.messages, text)).value
+        return (await pool.engine.reward(pool.question.messages, text)).value

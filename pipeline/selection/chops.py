@@ -16,7 +16,8 @@ from pipeline.selection.one_pass import OnePass
 class CHOPS(OnePass):
     """The judge writes a checklist for this prompt, then sees it with all candidates at once and names one.
 
-    The checklist is written once, for all permutations; everything else is as in one-pass selection. O(1 + R) calls.
+    The checklist is written once, for all permutations; everything else is as in one-pass selection, the seeded orders
+    too, so that the checklist is all the difference; an empty one is marked. O(1 + R) calls.
 
     Attributes:
         checklist_template: name or file of the template that asks for the checklist.
@@ -40,5 +41,5 @@ class CHOPS(OnePass):
         assert pool.engine is not None
         template = load_template(self.checklist_template, pool.row.language)
         params = SamplingParams(temperature=0.0, max_tokens=self.checklist_tokens)
-        generation = await pool.engine.generate(template.render(messages=pool.row.messages), params)
+        generation = await pool.engine.generate(pool.judge().render(template), params)
         return generation.completions[0].text.strip()

@@ -9,14 +9,14 @@ from pipeline.engines.base import SamplingParams
 from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.hashing import derive_seed, hash_rng
 from pipeline.judging.templates import load_template
-from pipeline.languages import language_name
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
 @selector("fusion")
 @dataclass
 class Fusion(Selector):
-    """A fusor model reads prompt and candidates and writes a new answer (``index`` -1) in the prompt's language.
+    """A fusor model reads prompt and candidates and writes a new answer (``index`` -1) in the language that
+    the task asks for.
 
     The candidates are shown in an order shuffled by a hash of (run seed, prompt_id) and recorded; the fusor is asked
     for the best parts and to discard the worst explicitly. A request that fails or an empty answer falls back to the
@@ -53,9 +53,10 @@ class Fusion(Selector):
         if len({pool.candidates[i].text for i in order}) == 1:
             return Choice(order[0], detail={"identical": True})
         hash_rng(*pool.key(self.kind)).shuffle(order)
+        asked = pool.question
         answers = [(str(place), pool.candidates[i].text) for place, i in enumerate(order, 1)]
         prompt = load_template(self.template, pool.row.language).render(
-            messages=pool.row.messages, answers=answers, language=language_name(pool.row.language)
+            messages=asked.messages, answers=answers, language=asked.language
         )
         seed = derive_seed(*pool.key(self.kind, "seed")) if self.temperature else None
         params = SamplingParams(temperature=self.temperature, max_tokens=self.max_tokens, seed=seed)

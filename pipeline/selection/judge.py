@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.errors import EngineRequestError
-from pipeline.judging.compare import VERDICT, verdict
+from pipeline.judging.compare import VERDICT
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import expected_grade
 from pipeline.selection.base import Choice, Pool, Selector, score_texts, selector
@@ -47,10 +47,9 @@ class PointwiseJudge(Selector):
         return self.best(pool, values, **({"invalid": invalid} if invalid else {}), **failures)
 
     async def _grade(self, pool: Pool, text: str) -> float | None:
-        assert pool.engine is not None
         template = load_template(self.template, pool.row.language)
         labels = template.labels
-        said = await verdict(pool.engine, template, pool.row.messages, labels, answer=text)
+        said = await pool.judge().verdict(template, labels, answer=text)
         if said.error:
             raise EngineRequestError(said.error)
         return expected_grade(said.probs, labels)

@@ -17,7 +17,8 @@ from pipeline.selection.base import Choice, Pool, Selector, selector
 class Likelihood(Selector):
     """Highest mean (or total) token log-probability.
 
-    Sampled candidates bring their log-probability; given ones cost one prefill each on ``engine``.
+    Sampled candidates bring their log-probability; given ones cost one prefill each on ``engine``, under the prompt
+    that the task would have them sampled with (raw text for base models).
 
     Attributes:
         normalize: ``mean`` per token (the end token counts) or ``total``.
@@ -60,7 +61,7 @@ class Likelihood(Selector):
     @staticmethod
     async def _score(engine: Engine, pool: Pool, text: str) -> tuple[float | None, int | None]:
         try:
-            result = await engine.loglikelihood(pool.row.messages, text)
+            result = await engine.loglikelihood(pool.task.instruct(pool.row.messages, pool.row), text)
         except EngineRequestError:
             return None, None
         return result.logprob, result.num_tokens

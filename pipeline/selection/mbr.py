@@ -32,7 +32,9 @@ class MBR(Selector):
     The candidate is the hypothesis, the others are references; it is left out by index, not by text, so a
     repeated text supports itself. Ties are broken by a seeded hash. O(N^2) utilities: on the CPU (``chrf``,
     ``bleu``), from O(N) embeddings, or from O(N^2) verdicts. The pairwise judge (win 1, tie 1/2, loss 0) is asked
-    about every two distinct texts in both orders; a pair with an unreadable verdict is left out of the means.
+    about every two distinct texts in both orders. A pair with an unreadable verdict counts as a tie, so that all means
+    are over the same number of games and one readable win in one game does not beat three in four; a candidate without
+    any readable game is not chosen.
 
     For large N there are approximations, which do not always choose the same candidate (``docs/performance.md`` has
     how often, and what it costs). ``reference_subset`` compares with the same R candidates only, drawn by a seeded
@@ -101,10 +103,9 @@ class MBR(Selector):
             means, detail = [*found], {**detail, "approximation": "aggregate"}
             matrix = []
         elif self.utility == "judge":
-            assert pool.engine is not None
-            judge = PairwiseJudge(pool.engine, pool.row.messages)
+            judge = PairwiseJudge(pool.judge())
             templates = [load_template(name, pool.row.language) for name in (self.template, across)]
-            matrix = await judge.matrix(templates[0], texts, templates[1], extra)
+            matrix = [_with_ties(row) for row in await judge.matrix(templates[0], texts, templates[1], extra)]
             detail |= judge.tally.detail()
         elif self.utility == "embedding":
             assert pool.engine is not None
@@ -121,6 +122,15 @@ class MBR(Selector):
         for i, value in zip(indices, mean_of_others(matrix) if means is None else means, strict=True):
             values[i] = value
         return self.best(pool, values, **detail)
+
+
+def _with_ties(row: Sequence[float | None]) -> list[float | None]:
+    """A candidate's games with a tie for each that cannot be read, unless that is all of them.
+
+    Its own place holds the tie of two equal texts, so one value is always there.
+    """
+    known = sum(u is not None for u in row)
+    return [None] * len(row) if known <= 1 < len(row) else [0.5 if u is None else u for u in row]
 
 
 def _spread(matrix: Matrix, columns: Sequence[int], n: int) -> Matrix:

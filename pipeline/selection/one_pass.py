@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 from pipeline.errors import ConfigError
 from pipeline.hashing import hash_rng
-from pipeline.judging.compare import VERDICT, Tally, verdict
+from pipeline.judging.compare import VERDICT, Tally
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import LETTERS, pick
 from pipeline.selection.base import Choice, Pool, Selector, selector
+
+EMPTY_CHECKLIST = "the checklist is empty"
 
 
 @selector("one_pass")
@@ -31,6 +33,7 @@ class OnePass(Selector):
         permutations: R, the number of orders in which the judge is shown the candidates.
     """
 
+    draws: ClassVar[str] = "one_pass"
     needs: ClassVar[frozenset[str]] = frozenset({VERDICT})
     cost: ClassVar[str] = "R = 1"
     source: ClassVar[str] = "arXiv 2506.20544, CHOPS without its checklist"
@@ -57,30 +60,29 @@ class OnePass(Selector):
         orders = [self._order(pool, indices, r) for r in range(self.permutations)]
         picks = await asyncio.gather(*(self._pick(pool, order, checklist, tally) for order in orders))
         detail: dict[str, Any] = {"permutations": picks, **tally.detail()}
-        if checklist:
-            detail["checklist"] = checklist
+        if checklist is not None:
+            detail |= {"checklist": checklist} if checklist else {"without": EMPTY_CHECKLIST}
         votes = Counter(pool.candidates[p["pick"]].text for p in picks if p["pick"] is not None)
         if not votes:
             return Choice(pool.fallback(), detail={**detail, "fallback": "unreadable verdict"})
         return self.best(pool, [votes[c.text] / votes.total() for c in pool.candidates], **detail)
 
-    async def _checklist(self, pool: Pool) -> str:
-        """What the candidates are judged by; nothing here."""
-        return ""
+    async def _checklist(self, pool: Pool) -> str | None:
+        """What the candidates are judged by; ``None``: by none."""
+        return None
 
     def _order(self, pool: Pool, indices: list[int], r: int) -> list[int]:
         block, turn = divmod(r, len(indices))
         order = list(indices)
-        hash_rng(*pool.key(self.kind, block)).shuffle(order)
+        hash_rng(*pool.key(self.draws, block)).shuffle(order)
         return order[turn:] + order[:turn]
 
-    async def _pick(self, pool: Pool, order: list[int], checklist: str, tally: Tally) -> dict[str, Any]:
-        assert pool.engine is not None
+    async def _pick(self, pool: Pool, order: list[int], checklist: str | None, tally: Tally) -> dict[str, Any]:
         template = load_template(self.template, pool.row.language)
         labels = LETTERS[: len(order)]
         answers = [(label, pool.candidates[i].text) for label, i in zip(labels, order, strict=True)]
-        said = await verdict(pool.engine, template, pool.row.messages, labels, checklist=checklist, answers=answers)
-        label = pick(said.probs, *pool.key(self.kind, order))
-        tally.add(label is not None, said.error)
+        said = await pool.judge().verdict(template, labels, checklist=checklist or "", answers=answers)
+        label = pick(said.probs, *pool.key(self.draws, order))
+        tally.add(label is not None, said)
         probs = [round(said.probs.get(label, 0.0), 6) for label in labels]
         return {"order": order, "probs": probs, "pick": None if label is None else order[labels.index(label)]}

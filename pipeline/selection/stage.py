@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from pipeline.adaptive.known import known_values
 from pipeline.engines.base import Engine
-from pipeline.errors import EngineDead
+from pipeline.errors import EngineDead, UnreadableJudge
+from pipeline.judging.early import FirstVerdicts
 from pipeline.languages import is_among, is_language
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, RowError
@@ -32,6 +33,7 @@ class SelectStage(Stage):
         only_languages: plan -> the languages that it was sampled for, where these are not all.
         bar_truncated, bar_wrong_language: what may not be chosen while anything else is left.
         known: of these plans it is not asked again what it said between two rounds of sampling.
+        early: notices a judge that cannot be read.
     """
 
     method: str
@@ -44,6 +46,7 @@ class SelectStage(Stage):
     bar_truncated: bool = False
     bar_wrong_language: bool = False
     known: frozenset[str] = frozenset()
+    early: FirstVerdicts | None = None
 
     reads: ClassVar[tuple[str, ...]] = (
         "row_id",
@@ -79,7 +82,7 @@ class SelectStage(Stage):
             note = self._bar(pool)
             try:
                 choice = await self.selector.select(pool) if pool.selectable() else Choice(None)
-            except EngineDead:
+            except (EngineDead, UnreadableJudge):
                 raise
             except Exception as error:
                 # One selector that fails does not fail the row: it falls back, marked, and the error is kept.
@@ -98,7 +101,8 @@ class SelectStage(Stage):
     def _pool(self, row: Row, plan: str, engine: Engine | None) -> Pool:
         known = known_values(row, plan, self.method) if engine is not None and plan in self.known else {}
         origins = self.selector.origins
-        return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, origins=origins, known=known)
+        more: dict[str, Any] = {"origins": origins, "known": known, "early": self.early}
+        return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, **more)
 
     def _bar(self, pool: Pool) -> dict[str, object]:
         """Bar what may not be chosen, unless nothing else is left; returns what to record."""

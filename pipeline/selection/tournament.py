@@ -43,8 +43,7 @@ class Tournament(Selector):
         return {self.template: load_template(self.template).hash}
 
     async def select(self, pool: Pool) -> Choice:
-        assert pool.engine is not None
-        judge = PairwiseJudge(pool.engine, pool.row.messages)
+        judge = PairwiseJudge(pool.judge())
         standing = pool.selectable()
         hash_rng(*pool.key(self.kind)).shuffle(standing)
         matches: list[dict[str, Any]] = []

@@ -10,6 +10,8 @@ from pipeline.judging.templates import load_template
 from pipeline.selection.base import Choice, Pool, selector
 from pipeline.selection.mbr import MBR
 
+NO_EVIDENCE = "there is no evidence"
+
 
 @selector("xmbr")
 @dataclass
@@ -46,4 +48,5 @@ class XMBR(MBR):
 
     async def select(self, pool: Pool) -> Choice:
         found = [c.text for c in pool.row.plan(self.evidence) if c.origin == "evidence" and c.text is not None]
-        return await self._select(pool, found, self.crosslingual_template, evidence=len(found))
+        without = {} if found else {"without": NO_EVIDENCE}
+        return await self._select(pool, found, self.crosslingual_template, evidence=len(found), **without)

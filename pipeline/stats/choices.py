@@ -32,6 +32,8 @@ class SelectorRow:
         invalid: verdicts and grades that cannot be read, those of failed requests among them.
         failed: requests that failed; a prompt whose selector kept only a reason counts as one.
         lifted: prompts on which all candidates were barred, so that none was.
+        evidence: pieces of evidence in another language, over all prompts; ``None`` for a method that takes none.
+        without: what a method is made of -> prompts on which it was missing: no evidence, an empty checklist.
         fallbacks: reason -> prompts on which it could not do its work and fell back.
         fell_back: those prompts, where the batches name them.
     """
@@ -49,12 +51,24 @@ class SelectorRow:
     invalid: int = 0
     failed: int = 0
     lifted: int = 0
+    evidence: int | None = None
+    without: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     fell_back: set[PromptKey] = field(default_factory=set)
 
     def share(self, count: int | None) -> float | None:
         """``count`` as a share of the answers."""
         return count / self.n if self.n and count is not None else None
+
+    @property
+    def mean_evidence(self) -> float | None:
+        """Mean |Z|."""
+        return self.share(self.evidence)
+
+    @property
+    def incomplete(self) -> str | None:
+        """What was missing on every prompt, so that the method is another one than its name says."""
+        return next((what for what, count in self.without.items() if self.n and count >= self.n), None)
 
     @property
     def mean_chars(self) -> float | None:
@@ -86,6 +100,11 @@ class SelectorRow:
         self.invalid += _count(detail.get("invalid")) or 0
         self.failed += _count(detail.get("failed")) or int(bool(detail.get("failure")))
         self.lifted += bool(detail.get("bars_lifted"))
+        evidence = _count(detail.get("evidence"))
+        if evidence is not None:
+            self.evidence = (self.evidence or 0) + evidence
+        if detail.get("without"):
+            self.without[str(detail["without"])] += 1
         if detail.get("fallback"):
             self.fallbacks[str(detail["fallback"])] += 1
             if prompt is not None:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import ClassVar
 
 from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
+from pipeline.languages import language_name
 from pipeline.records import Message, Row
 from pipeline.registry import Registry
 
 TASKS: Registry[Task] = Registry("task", ("pipeline.tasks",))
 task = TASKS.register
 """Decorator for a task class, built in or a user's own: ``@task("mine")``."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What judges, reward models and fusors see of a prompt.
+
+    Attributes:
+        messages: the conversation with the task's instruction, without few-shot examples.
+        language: English name of the language that the answer should be in; ``None`` = not known.
+    """
+
+    messages: Sequence[Message]
+    language: str | None = None
 
 
 @dataclass
@@ -45,12 +59,33 @@ class Task:
         """Language (BCP 47) in which the row should be answered; ``None`` = not known."""
         return row.language
 
+    def source_language_of(self, row: Row) -> str | None:
+        """Language of what is to be translated; ``None`` where nothing is, or it is not known."""
+        return None
+
     def instruct(self, messages: Sequence[Message], row: Row) -> Prompt:
         """What the generator is sent: messages, or the raw text that a base model continues.
 
         ``messages`` is never changed in place.
         """
         return messages
+
+    def instruct_in(self, language: str, messages: Sequence[Message], row: Row) -> Prompt:
+        """What the generator is sent where the answer is wanted in another language than the task's."""
+        return self.instruct(messages, replace(row, language=language))
+
+    def zero_shot(self, messages: Sequence[Message], row: Row) -> Sequence[Message]:
+        """The conversation with the task's instruction, for models that do not answer it but judge or fuse answers."""
+        prompt = self.instruct(messages, row)
+        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+    def question(self, row: Row) -> Question:
+        """The row as judges, reward models and fusors see it."""
+        return Question(self.zero_shot(row.messages, row), language_name(self.answer_language(row)))
+
+    def warning(self, language: str | None) -> str | None:
+        """What a person should know before prompts of this language are sampled."""
+        return None
 
     def canonicalise(self, text: str, row: Row) -> str | None:
         """The final answer in the form in which equal answers are equal strings; ``None`` = casts no vote."""

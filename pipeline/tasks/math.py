@@ -92,6 +92,13 @@ class Math(Task):
         asked["content"] = f"{asked.get('content') or ''}\n\n{text}".strip()
         return turns
 
+    def warning(self, language: str | None) -> str | None:
+        base = base_language(language)
+        if base in {**INSTRUCTIONS, **self.instructions}:
+            return None
+        key = f"tasks.math.instructions.{base}" if base else "a language for the prompts"
+        return f"the instruction is in English, for want of one in that language; set {key}"
+
     def canonicalise(self, text: str, row: Row) -> str | None:
         """The answer as an exact integer or fraction in lowest terms (``-3``, ``9/8``); ``None`` when unreadable.
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
@@ -78,6 +78,9 @@ class Translation(Task):
     def answer_language(self, row: Row) -> str | None:
         return self.target_language or row.language
 
+    def source_language_of(self, row: Row) -> str | None:
+        return self.source_language or (row.language if self.target_language else None)
+
     def instruct(self, messages: Sequence[Message], row: Row) -> Prompt:
         source, target = self._languages(row)
         asked = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
@@ -97,6 +100,13 @@ class Translation(Task):
             shots.append({"role": "assistant", "content": example.target})
         turn = {**messages[asked], "content": f"{instruction}\n\n{text}"}
         return [*messages[:asked], *shots, turn, *messages[asked + 1 :]]
+
+    def instruct_in(self, language: str, messages: Sequence[Message], row: Row) -> Prompt:
+        source = self.source_language_of(row)
+        return replace(self, source_language=source, target_language=language, few_shot=[]).instruct(messages, row)
+
+    def zero_shot(self, messages: Sequence[Message], row: Row) -> Sequence[Message]:
+        return super(Translation, replace(self, few_shot=[], raw=False)).zero_shot(messages, row)
 
     def canonicalise(self, text: str, row: Row) -> str | None:
         """The text in NFC with single spaces, so that equal translations vote together; ``None`` when empty."""
@@ -128,8 +138,7 @@ class Translation(Task):
 
     def _languages(self, row: Row) -> tuple[str, str]:
         target = self.answer_language(row)
-        source = self.source_language or (row.language if self.target_language else None)
-        return language_name(source) or "", language_name(target) or "the other language"
+        return language_name(self.source_language_of(row)) or "", language_name(target) or "the other language"
 
 
 def _share(percent: float) -> float:

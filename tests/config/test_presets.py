@@ -50,6 +50,24 @@ def test_the_main_experiment_has_the_papers_settings() -> None:
     assert own.judge.opponent == "sample"
 
 
+def test_comparisons_are_fair() -> None:
+    """X-MBR beside MBR with as many generations; FusioN beside its fusor alone; nobody else uses those sets."""
+    for name, more in (("m-arena-hard", ["models/gpt-4o"]), ("mgsm", []), ("wmt24pp", []), ("distill", [])):
+        paths = {"mgsm": ["prompts.paths.en=x"], "wmt24pp": ["prompts.path=x"]}.get(name, [])
+        model = [] if name == "distill" else ["models/aya-expanse-8b"]
+        config = load_config([name, *model, *more, *paths])
+        plans = config.all_plans()
+        assert plans["alone"].engine == config.selectors["fusion"].engine and plans["alone"].n == 1
+        assert "alone/fusor_alone" in config.systems()
+        if name == "m-arena-hard":
+            assert config.sampling and plans["more"].n == config.sampling.n + plans["evidence"].n
+            assert "more/mbr_more" in config.systems() and "hedged/xmbr" in config.systems()
+        users = {s.split("/")[0]: s for s in config.systems()}
+        assert [s for s in config.systems() if s.split("/")[0] in ("more", "alone")] == [
+            users[k] for k in ("more", "alone") if k in users
+        ]
+
+
 @pytest.mark.parametrize("name", ["mgsm", "wmt24pp"])
 def test_experiments_with_references_ask_no_judge(name: str, tmp_path: Path) -> None:
     (tmp_path / "de.tsv").write_text("Wie viel ist 2 + 3?\t5\nWie viel ist 4 + 4?\t8\n")
@@ -79,7 +97,7 @@ def test_experiments_with_references_ask_no_judge(name: str, tmp_path: Path) -> 
 def test_five_teachers_fill_one_candidate_set() -> None:
     config = load_config(["distill"])
     run.check(config)
-    assert config.sets() == ["teachers"]
+    assert config.sets_of("fusion") == config.sets_of("random") == ["teachers"]
     plans = config.all_plans().values()
     assert len({config.engines[p.engine].model for p in plans}) == 5
     assert {(p.n, p.temperature) for p in plans} == {(1, 0.3)}

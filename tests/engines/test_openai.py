@@ -217,6 +217,7 @@ def test_structured_output(endpoint: Endpoint) -> None:
     endpoint.replies = [(200, chat("x"))]
     run(config_of(endpoint), lambda e: e.generate(HELLO, SamplingParams(choice=("A", "B"))))
     assert endpoint.body["structured_outputs"] == {"choice": ["A", "B"]}
+    assert len(endpoint.requests) == 2  # tried once
     run(config_of(endpoint), lambda e: e.generate(HELLO, SamplingParams(json_schema=json.dumps(SCHEMA))))
     assert endpoint.body["response_format"]["json_schema"] == {"name": "answer", "schema": SCHEMA, "strict": True}
 
@@ -232,11 +233,12 @@ def test_label_probs_sum_the_variants_of_each_label(endpoint: Endpoint) -> None:
     assert result.probs == pytest.approx({"A": 0.6, "B": 0.2, "Tie": 0.04, "Two": 0.0})
     assert result.mass == pytest.approx(0.84)
     assert endpoint.body == {
-        **{"model": "m", "messages": HELLO, "temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+        **{"model": "m", "messages": HELLO, "temperature": 0, "max_tokens": 32, "logprobs": True, "top_logprobs": 20}
     }
     run(config_of(endpoint, assistant_prefill=True), lambda e: e.label_probs(HELLO, labels, prefill="Verdict: "))
     assert endpoint.body["messages"] == [*HELLO, {"role": "assistant", "content": "Verdict: "}]
     assert (endpoint.body["continue_final_message"], endpoint.body["add_generation_prompt"]) == (True, False)
+    assert endpoint.body["max_tokens"] == 1
 
 
 def test_label_probs_of_a_raw_prompt_and_without_logprobs(endpoint: Endpoint) -> None:
@@ -252,8 +254,16 @@ def test_label_probs_of_a_raw_prompt_and_without_logprobs(endpoint: Endpoint) ->
     [
         ("A", ["A", "B"], "A"),
         ("\n A", ["A", "B"], "A"),
-        ("A ", ["A", "B"], None),
-        ("a", ["A", "B"], None),
+        ("A ", ["A", "B"], "A"),
+        ("a", ["A", "B"], "A"),
+        ("(B", ["A", "B"], "B"),
+        ("**B", ["A", "B"], "B"),
+        ("Ｂ", ["A", "B"], "B"),
+        ("B.", ["A", "B"], "B"),
+        ("(", ["A", "B"], None),
+        ("**", ["A", "B"], None),
+        ("An", ["A", "B"], None),
+        ("C++", ["A", "C"], None),
         ("", ["A"], None),
         (" ", ["A"], None),
         ("1", ["1", "10"], "1"),

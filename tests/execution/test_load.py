@@ -70,7 +70,7 @@ def test_the_record_is_bounded_and_widening_loses_nothing(values: list[int], tim
 
 def test_a_meter_counts_what_is_in_flight_unless_the_engine_knows() -> None:
     class Deaf:
-        model, revision, capabilities = "m", None, frozenset[str]()
+        model, revision, capabilities, verdict_tokens = "m", None, frozenset[str](), 32
 
         async def generate(self, prompt: Any, params: SamplingParams) -> Any:
             seen.append(flight.now())

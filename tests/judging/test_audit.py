@@ -132,6 +132,32 @@ def test_donors_are_answers_in_another_language() -> None:
     assert find_donors([spanish], "x", {"translation": task}) == {3: "Tres huevos"}  # the source is no translation
 
 
+def test_an_answer_in_the_wrong_language_is_compared_with_nothing() -> None:
+    """The model answers everything in English: no version is a wrong language beside a right one."""
+    all_english = [prompt(1, "en", ENGLISH), prompt(1, "de", f"Then, {ENGLISH}"), prompt(1, "ja", f"Now, {ENGLISH}")]
+    for i, row in enumerate(all_english):
+        row.row_id = i
+    assert find_donors(all_english, "hedged/sample", {}) == {0: None, 1: None, 2: None}
+    all_english.append(prompt(1, "fr", GERMAN))  # in the wrong language as well, but it is another one
+    all_english[3].row_id = 3
+    assert find_donors(all_english, "hedged/sample", {}) == {0: GERMAN, 1: None, 2: None, 3: None}
+
+
+def test_an_able_judge_is_not_graded_down_for_a_model_that_answers_in_english_only() -> None:
+    rows = [prompt(i, language) for i in range(40) for language in ("en", "de")]
+    for i, row in enumerate(rows):
+        row.row_id = i
+        row.selections[0].text = f"Cake number {i}: {ENGLISH}"
+    stage = AuditStage("j", opponent="hedged/sample", donors=find_donors(rows, "hedged/sample", {}))
+    engine = DummyEngine(
+        DummyEngineConfig(model="j", accuracy=1.0, best=r"Cake number \d+: Take.*the end, 7 minutes\.")
+    )
+    for row in rows:
+        asyncio.run(stage(row, engine))
+    assert not [g for row in rows for g in row.games if g.opponent == "audit:language"]
+    assert [g for row in rows for g in row.games]
+
+
 def test_the_original_is_a_reference_that_can_be_read() -> None:
     assert original_answer(prompt(1, reference=GERMAN), "hedged/sample") == GERMAN
     assert original_answer(prompt(1, reference="42"), "hedged/sample") == ENGLISH

@@ -23,6 +23,8 @@ from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.policy import PolicyStage
 from pipeline.selection.sample import Sample
 from pipeline.selection.stage import SelectStage
+from pipeline.tasks.open import Open
+from pipeline.tasks.translation import Translation
 
 
 class Scripted(DummyEngine):
@@ -103,14 +105,15 @@ def test_evidence_is_asked_for_in_another_language_and_checked() -> None:
 
 def test_evidence_languages() -> None:
     plan = Evidence()
-    assert [plan.answer_language(tag) for tag in ("de", "en", "en-GB", "zh", None)] == ["en", "zh", "zh", "en", "en"]
-    assert Evidence(languages={"default": "en", "en": "zh", "ja": "ko"}).answer_language("ja") == "ko"
+    found = [plan.answer_language(Open(), row(tag)) for tag in ("de", "en", "en-GB", "zh", None)]
+    assert found == ["en", "zh", "zh", "en", "en"]
+    assert Evidence(languages={"default": "en", "en": "zh", "ja": "ko"}).answer_language(Open(), row("ja")) == "ko"
     with pytest.raises(ConfigError, match=r"plans.e.languages.de: evidence must be in another language"):
         Evidence(languages={"default": "en", "de": "de-AT"}).check("plans.e")
     with pytest.raises(ConfigError, match=r"plans.e.languages.default"):
         Evidence(languages={"en": "zh"}).check("plans.e")
-    raw = plan.prompt("Was ist Regen?", "de")
-    assert raw == "Was ist Regen?\nAnswer in English only.\n"
+    raw = plan.prompt(Translation(target_language="de", raw=True), row("en"))
+    assert isinstance(raw, str) and raw.startswith("Answer in Chinese only.\nEnglish: ") and raw.endswith("Chinese:")
 
 
 def test_evidence_is_appended_to_a_set_that_exists() -> None:

@@ -17,11 +17,12 @@ from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import Meter
 from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.judging.compare import verdict
+from pipeline.judging.compare import Judge as Asked
 from pipeline.judging.templates import load_template
 from pipeline.records import Candidate, Row
 from pipeline.selection.base import SELECTORS, Choice, Pool
 from pipeline.selection.stage import SelectStage
+from pipeline.tasks.base import Question
 from tests.selection.test_selectors import Judge, choose, pool
 
 N, M = 5, 3
@@ -224,17 +225,18 @@ class Writer(DummyEngine):
 
 
 @pytest.mark.parametrize(
-    ("said", "label"), [("B", "B"), (" (B).", "B"), ("Both", None), ("I think B", None), ("", None), ("D", None)]
+    ("said", "label"), [("B", "B"), (" (B).", "B"), ("Both", None), ("Both, A and B", None), ("", None), ("D", None)]
 )
 def test_words_that_name_no_label_are_invalid(said: str, label: str | None) -> None:
     engine = Writer(lambda text: said)
     template = load_template("pairwise_selection")
     turns = [{"role": "user", "content": "Q"}]
-    result = asyncio.run(verdict(engine, template, turns, template.labels, answer_a="one", answer_b="two"))
+    judge = Asked(engine, Question(turns))
+    result = asyncio.run(judge.verdict(template, template.labels, answer_a="one", answer_b="two"))
     assert [name for name, p in result.probs.items() if p] == ([label] if label else [])
     params = engine.seen[0][1]
     assert (params.choice, params.temperature, params.n) == (("A", "B", "C"), 0.0, 1)
-    assert params.max_tokens <= 16
+    assert params.max_tokens == 32
 
 
 def test_a_duplicate_pair_costs_nothing() -> None:
@@ -260,15 +262,45 @@ def test_a_repeated_text_supports_itself_in_judged_mbr() -> None:
     assert choose("mbr", pool(["a", "a", "b"], engine=engine), utility="judge").values == [0.25, 0.25, 1.0]
 
 
-def test_an_invalid_verdict_leaves_its_pair_out_of_the_means() -> None:
+def test_a_pair_with_an_invalid_verdict_is_a_tie() -> None:
     def rule(text: str, labels: Sequence[str]) -> list[float]:
         if "<answer_a>\nbest" in text and "<answer_b>\nodd" in text:
             return [0.1, 0.1, 0.1]
         return [float("<answer_a>\nbest" in text), float("<answer_b>\nbest" in text), 0.6]
 
     choice = choose("mbr", pool(["odd", "best", "c"], engine=Judge(rule)), utility="judge")
-    assert choice.values == [0.5, 1.0, 0.25]  # odd ties with c, and its defeat by best does not count
+    assert choice.values == [0.5, 0.75, 0.25]  # odd ties with c, and its defeat by best cannot be read
     assert (choice.index, choice.detail) == (1, {"verdicts": 6, "invalid": 1})
+
+
+def test_one_readable_win_does_not_beat_three_in_four() -> None:
+    """``lucky`` wins its one readable game, ``good`` three of four with one that cannot be read."""
+
+    def rule(text: str, labels: Sequence[str]) -> list[float]:
+        first, second = (text.split(f"<answer_{x}>\n")[1].split("\n")[0] for x in "ab")
+        if "lucky" in (first, second) and "bad" not in (first, second):
+            return [0.1, 0.1, 0.1]
+        strength = ["bad", "c", "d", "good", "lucky"]
+        first_wins = strength.index(first) > strength.index(second)
+        return [float(first_wins), float(not first_wins), 0.0]
+
+    for kind in ("mbr", "xmbr"):
+        engine = Judge(rule)
+        choice = choose(kind, pool(["lucky", "good", "bad", "c", "d"], engine=engine), engine="judge", **JUDGED[kind])
+        assert choice.values == [0.625, 0.875, 0.0, 0.375, 0.625]
+        assert choice.index == 1
+
+
+def test_one_pass_and_chops_show_the_same_orders_and_an_empty_checklist_is_said() -> None:
+    for permutations in (1, 7):
+        for i in range(20):
+            p = pool(list("abcde"), engine=DummyEngine(DummyEngineConfig()), prompt=f"p{i}")
+            both = [choose(kind, p, permutations=permutations).detail for kind in ("one_pass", "chops")]
+            assert [q["order"] for q in both[0]["permutations"]] == [q["order"] for q in both[1]["permutations"]]
+    silent = Writer(lambda text: "A" if "Which answer is the best" in text else " \n")
+    detail = choose("chops", pool(["a", "b"], engine=silent)).detail
+    assert detail["without"] == "the checklist is empty" and "by the checklist" not in silent.seen[-1][0]
+    assert "without" not in choose("one_pass", pool(["a", "b"], engine=silent)).detail
 
 
 @pytest.mark.parametrize("kind", JUDGED)
@@ -303,7 +335,7 @@ def test_xmbr_never_returns_evidence() -> None:
 def test_xmbr_lets_evidence_decide_and_is_mbr_without_it() -> None:
     candidates = ["alike one", "alike two", "the sun is hot"]
     p = pool(candidates)
-    assert choose("xmbr", p, utility="chrf").detail == {"evidence": 0}
+    assert choose("xmbr", p, utility="chrf").detail == {"evidence": 0, "without": "there is no evidence"}
     assert choose("xmbr", p, utility="chrf").values == choose("mbr", p).values
     p.row.candidates += [Candidate("the sun is hot!", plan="evidence", origin="evidence")] * 3
     choice = choose("xmbr", p, utility="chrf")
@@ -433,7 +465,7 @@ def test_fusion_writes_a_new_answer_and_asks_to_discard_the_worst() -> None:
     text, params = engine.seen[0]
     assert "discard the worst parts" in text
     assert "best parts of all of them" in text
-    assert "Write it in Japanese (JP)" in text
+    assert "Write it in Japanese" in text
     assert (params.temperature, params.max_tokens, params.seed) == (0.0, 77, None)
     for place, index in enumerate(choice.detail["order"], 1):
         assert f"<answer_{place}>\n{(p.candidates[index].text or '').split(' ')[0]}" in text
