@@ -13,7 +13,7 @@ from pipeline.tasks.numbers import Readings, is_working, leads, normalise, read
 # between letters, those behind it may be part of a longer run: scripts without spaces, prefixes and endings.
 _ANSWERS = (
     "answer answers antwort endantwort respuesta réponse reponse risposta resposta antwoord svar vastaus vastus atbilde "
-    "atsakymas odpowiedź odpověď odpoveď odgovor válasz răspuns răspunsul cevap yanıt cavab jawaban jawapan sagot jibu "
+    "atsakymas odpowiedź odpověď odpoveď odgovor válasz răspuns răspunsul cevap cevabı yanıt cavab jawaban jawabannya jawab jawapan sagot jibu "
     "impendulo ìdáhùn idahun amsa azịza jawaab valiny antwoord erantzuna freagra ateb tweġiba përgjigja javob "
     "ответ отговор відповідь адказ одговор жауап жооп ҷавоб хариулт απάντηση",
     "答 답 คำตอบ ຄຳຕອບ ຄໍາຕອບ ចម្លើយ အဖြေ సమాధానం జవాబు উত্তর उत्तर जवाब જવાબ ઉત્તર ਜਵਾਬ ਉੱਤਰ பதில் விடை ಉತ್ತರ ഉത്തരം "
@@ -40,7 +40,7 @@ _BOXED = re.compile(r"\\f?boxed\s*\{")
 _MARKER = re.compile(rf"{_WORD}[^\n:=\d]{{0,30}}:|####", re.IGNORECASE)
 _PHRASE = re.compile(rf"{_WORD}(?:[^\n:=\d]{{0,20}}?{_IS}|(?=[\s*$]{{0,5}}-?\d))", re.IGNORECASE)
 _RESULT = re.compile(r"[=≈][\s*$(\\]*-?[\d.,]*\d[^\n=≈]{0,20}")
-_ITEM = re.compile(r"[#*>\s-]*(\d{1,2})[.)、](?=[*\s]*[^\W\d_])")
+_ITEM = re.compile(r"[#*>\s-]*(\d{1,2})(?:、|[.)][*\s]+)(?=\S)")
 _STEP = re.compile(
     r"[#*>\s-]*(?:(?:step|schritt|paso|étape|etapa|passo|passaggio|stap|steg|trin|krok|bước|langkah|adım|hakbang|hatua|"
     r"шаг|крок|стъпка|βήμα|ধাপ|चरण|దశ|ขั้นตอนที่|ขั้นที่|단계|ステップ|手順|步骤|الخطوة|שלב|مرحله)\s*\d+|第\s*\d+\s*步|\d+\s*단계)"
@@ -93,11 +93,15 @@ def _marked(text: str, place: int, language: str | None) -> Readings:
     stated = _behind(text, place)
     line = _signed(stated.line) if stated.inline else stated.line
     item = _ITEM.match(line)
-    if item and re.search(rf"^[#*>\s-]*{int(item[1]) + 1}[.)、]", stated.rest, re.MULTILINE):
-        return ()  # the first item of a list
-    if not leads(line) or (is_working(line) and _RESULT.search(stated.rest)):
-        return ()
-    return read(line, language)
+    if item and (_has_item(stated.rest, int(item[1]) + 1) or _has_item(text[:place], int(item[1]) - 1)):
+        return ()  # an item of a list
+    found = read(line, language) if leads(line) else ()
+    # The working begins with a number as well; its result is another one.
+    return () if is_working(line) and (result := _result(stated.rest, language)) and result != found else found
+
+
+def _has_item(text: str, number: int) -> bool:
+    return number > 0 and re.search(rf"^[#*>\s-]*{number}(?:、|[.)][*\s])", text, re.MULTILINE) is not None
 
 
 def _last(text: str, marker: tuple[int, bool], language: str | None) -> Readings:

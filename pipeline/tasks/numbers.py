@@ -193,10 +193,10 @@ def leads(line: str) -> bool:
 
 
 def is_working(line: str) -> bool:
-    """Whether a normalised line is a calculation, or a number in a sentence of more than a unit's few words."""
+    """Whether a normalised line is a calculation, or says more than a number and its unit."""
     line = clean(line)
     found = list(_TOKEN.finditer(line))
-    return bool(found) and (_is_calculation(line, found) or len(line[found[0].end() :].split()) > 4)
+    return bool(found) and (_is_calculation(line, found) or len(line[found[0].end() :].partition("(")[0].split()) > 1)
 
 
 def written(text: str, language: str | None) -> list[Readings | str]:
