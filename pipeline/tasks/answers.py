@@ -1,4 +1,4 @@
-r"""Finding the final answer of a solution in any language: ``\boxed{}``, "Answer:", "the answer is", the last number."""
+r"""The final answer of a solution in any language: ``\boxed{}``, "Answer:", "the answer is", the last number."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pipeline.tasks.numbers import Readings, is_working, leads, normalise, read
 # "Answer" in the languages of the presets (MGSM, m-ArenaHard, WMT24++) and some more. Words before ";" stand alone
 # between letters, those behind it may be part of a longer run: scripts without spaces, prefixes and endings.
 _ANSWERS = (
-    "answer answers antwort endantwort respuesta réponse reponse risposta resposta antwoord svar vastaus vastus atbilde "
-    "atsakymas odpowiedź odpověď odpoveď odgovor válasz răspuns răspunsul cevap cevabı yanıt cavab jawaban jawabannya jawab jawapan sagot jibu "
-    "impendulo ìdáhùn idahun amsa azịza jawaab valiny antwoord erantzuna freagra ateb tweġiba përgjigja javob "
-    "ответ отговор відповідь адказ одговор жауап жооп ҷавоб хариулт απάντηση",
+    "answer answers antwort endantwort respuesta réponse reponse risposta resposta antwoord svar vastaus vastus "
+    "atbilde atsakymas odpowiedź odpověď odpoveď odgovor válasz răspuns răspunsul cevap cevabı yanıt cavab "
+    "jawaban jawabannya jawab jawapan sagot jibu impendulo ìdáhùn idahun amsa azịza jawaab valiny antwoord "
+    "erantzuna freagra ateb tweġiba përgjigja javob ответ отговор відповідь адказ одговор жауап жооп ҷавоб "
+    "хариулт απάντηση",
     "答 답 คำตอบ ຄຳຕອບ ຄໍາຕອບ ចម្លើយ အဖြေ సమాధానం జవాబు উত্তর उत्तर जवाब જવાબ ઉત્તર ਜਵਾਬ ਉੱਤਰ பதில் விடை ಉತ್ತರ ഉത്തരം "
     "පිළිතුර መልስ جواب پاسخ الإجابة الاجابة إجابة الجواب תשובה պատասխան პასუხი",
 )

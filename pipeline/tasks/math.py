@@ -32,6 +32,7 @@ INSTRUCTIONS = {
 }
 """Final-answer instruction per language (those of MGSM), each in that language; others get the English one."""
 
+
 @task("math")
 @dataclass
 class Math(Task):
@@ -39,8 +40,9 @@ class Math(Task):
 
     The prompt asks, in its own language, for a last line of MGSM's form "Answer: 18". The answer is read from the
     last of ``\boxed{}``, that marker in any language, or ``####`` that a number follows (else it is a heading); failing
-    these, from the last phrase like "the answer is"; failing those, it is the last number of the text. Thousands separators and decimal commas
-    follow ``row.language``; digits may be of any script. Units, currencies and % are dropped: "25 %" is 25.
+    these, from the last phrase like "the answer is"; failing those, it is the last number of the text. Thousands
+    separators, decimal commas and multipliers (70k, 2 लाख) follow ``row.language``; digits may be of any script. Units,
+    currencies and % are dropped: "25 %" is 25.
 
     Equality is math-verify's, between integers exact. About 0.1 ms a text, 30 ms where a LaTeX term is evaluated.
 

@@ -11,14 +11,14 @@ from pipeline.languages import base_language
 _LONG_SCALE = "ca cs da de es fi fr gl hr hu it nl no pl pt sk sl sr sv"
 """Where a billion is a million millions."""
 
-# (factor, words, languages that they are for: empty = all). ``*`` stands for any ending. Short words that mean something
-# else in other languages ("bin" is German, too) are kept to theirs.
+# (factor, words, languages that they are for: empty = all). ``*`` stands for any ending. Short words that mean
+# something else in other languages ("bin" is German, too) are kept to theirs.
 _WORDS = (
     (10**2, "hundred सौ শত ร้อย", ""),
     (
         10**3,
-        "thousand thousands tausend duizend tusen tusind mil mille mila tys* tisíc* ezer ribu nghìn ngàn elfu тыс* тисяч* "
-        "хиляд* хиљад* χιλιάδες χίλια אלף אלפים ألف آلاف ہزار هزار ათას* हज़ार हजार হাজার ਹਜ਼ਾਰ હજાર వేలు వేల వెయ్యి "
+        "thousand thousands tausend duizend tusen tusind mil mille mila tys* tisíc* ezer ribu nghìn ngàn elfu тыс* "
+        "тисяч* хиляд* хиљад* χιλιάδες χίλια אלף אלפים ألف آلاف ہزار هزار ათას* हज़ार हजार হাজার ਹਜ਼ਾਰ હજાર వేలు వేల వెయ్యి "
         "ஆயிரம் ಸಾವಿರ ആയിരം พัน ພັນ ពាន់ ထောင်",
         "",
     ),
@@ -33,15 +33,16 @@ _WORDS = (
     ),
     (
         10**6,
-        "million* millón* millon* milión* milion* milione* milioni miljon* miljoen* miljoon* milhão* milhões* milió* milyon* "
-        "mio juta triệu миллион* мільйон* милион* млн εκατομμύρι* מיליון مليون ملايين میلیون ملین მილიონ* ล้าน ລ້ານ သန်း",
+        "million* millón* millon* milión* milion* milione* milioni miljon* miljoen* miljoon* milhão* milhões* milió* "
+        "milyon* mio juta triệu миллион* мільйон* милион* млн "
+        "εκατομμύρι* מיליון مليون ملايين میلیون ملین მილიონ* ล้าน ລ້ານ သန်း",
         "",
     ),
     (10**7, "crore crores करोड़ কোটি ਕਰੋੜ કરોડ కోట్లు కోటి கோடி ಕೋಟಿ കോടി کروڑ", ""),
     (
         10**9,
-        "milliard* miljard* miliard* milyar* miliar* mrd mld bilhão* bilhões* bilioni tỷ tỉ миллиард* мільярд* милиард* "
-        "млрд δισεκατομμύρι* अरब ارب مليار میلیارد מיליארד",
+        "milliard* miljard* miliard* milyar* miliar* mrd mld bilhão* bilhões* bilioni tỷ tỉ миллиард* мільярд* "
+        "милиард* млрд δισεκατομμύρι* अरब ارب مليار میلیارد מיליארד",
         "",
     ),
     (10**12, "billion* billón* billon* bilión* bilion* biljoen* biljon*", _LONG_SCALE),

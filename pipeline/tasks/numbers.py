@@ -60,7 +60,9 @@ _PLAIN = r"\d+(?:[.,'٫]\d+)*"
 _HAN_PART = re.compile(rf"{_PLAIN}|{_HAN_DIGIT}+|{_HAN_UNIT}")
 _HAN = re.compile(r"(?:[〇一二三四五六七八九零两兩十百万萬億亿兆]|千(?![克米瓦卡])){1,30}")
 _COUNTED = rf"(?:{_PLAIN}|{_HAN.pattern})"
-_HAN_POINT = re.compile(rf"({_HAN.pattern})[点點・]({_HAN_DIGIT}{{1,12}})(?![{''.join(_HAN_DIGITS)}十百分钟鐘半刻時时])")
+_HAN_POINT = re.compile(
+    rf"({_HAN.pattern})[点點・]({_HAN_DIGIT}{{1,12}})(?![{''.join(_HAN_DIGITS)}十百分钟鐘半刻時时])"
+)
 _PARTS = re.compile(rf"(?:({_COUNTED})又)?({_COUNTED})\s?(?:分之|分の|분의)\s?({_COUNTED})")
 _PREFIXED = re.compile(r"\b(elfu|laki|milioni|bilioni)\s+(\d[\d.,]*\d|\d)", re.IGNORECASE)  # Swahili: elfu 70
 
@@ -84,7 +86,7 @@ _WRITTEN = re.compile(rf"{_JOINED} | {_BODY} {_UNIT}", re.VERBOSE)  # 3/4 and 12
 _CURRENCY = re.compile(r"(?:\b(?:[A-Z]{2,3}|R|Rs|Rp|Ksh|KSh|TSh|Sh|Tk|kr|Kč|zł|Ft|lei)\.?)\s?$")
 
 _PRICE_BEFORE = re.compile(
-    r"(?:\b(?:at|à|zu je|für je|je|po|по|kwa kila|giá)|@|每[^\d\s,，。]{0,3}|[個个]あたり|あたり|개당|당|ละ|tanesi|প্রতি\w*|प्रति)\s?$",
+    r"(?:\b(?:at|à|zu je|für je|je|po|по|kwa kila|giá)|@|每[^\d\s,，。]{0,3}|あたり|당|ละ|tanesi|প্রতি\w*|प्रति)\s?$",
     re.IGNORECASE,
 )
 _PRICE_AFTER = re.compile(
@@ -152,7 +154,7 @@ def read(line: str, language: str | None, last: bool = False, expected: Readings
 
     Args:
         language: tag that decides what 1.234 and 1,234 mean.
-        last: the line is the last with a number, and none of it need be its result: numbers in Han characters are words.
+        last: the line is only the last with a number: what stands at its beginning is no answer for that.
         expected: the result of the calculation before the line.
     """
     line = clean(line)
@@ -199,20 +201,26 @@ def is_working(line: str) -> bool:
     return bool(found) and (_is_calculation(line, found) or len(line[found[0].end() :].partition("(")[0].split()) > 1)
 
 
-def written(text: str, language: str | None) -> list[Readings | str]:
-    """Every number that a text writes with digits, of any script, without its sign; what is no number as it stands."""
-    found: list[Readings | str] = []
+def written(text: str, language: str | None) -> list[Fraction | str]:
+    """Every number that a text writes with digits, of any script, without its sign.
+
+    Of two readings (1.234 in German) the larger one. What cannot be read (12.05.2020) is itself.
+    """
+    found: list[Fraction | str] = []
     for token in _WRITTEN.finditer(clean(normalise(text))):
-        value = _han(token["han"]) if token["han"] else None
-        readings = _bounded(value) if token["han"] else _scaled(token, 0, language)
-        found.append(readings or token[0])
+        readings = _bounded(_han(token["han"])) if token["han"] else _scaled(token, 0, language)
+        found.append(max(readings, default=token[0]))
     return found
 
 
 def _is_calculation(line: str, found: list[re.Match[str]]) -> bool:
     """Whether an operator, or an equals sign, joins the first number to the next, at most two words between."""
     between = line[found[0].end() : found[1].start() + (1 if found[1]["sign"] else 0)] if len(found) > 1 else ""
-    if found[0]["unit"] is None and re.match(r"\s?[\^√π(]|\s?\\", line[found[0].end() :]) and not _JUXTAPOSED.search(line):
+    if (
+        found[0]["unit"] is None
+        and re.match(r"\s?[\^√π(]|\s?\\", line[found[0].end() :])
+        and not _JUXTAPOSED.search(line)
+    ):
         return True
     return bool(re.search(r"[-+*/×÷·=≈]|\\(?:times|cdot|div)", between)) and len(re.findall(r"[^\W\d_]+", between)) <= 3
 
