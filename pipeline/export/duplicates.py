@@ -23,9 +23,9 @@ _DRESS = re.compile(r"(?<![^\W_])-(?=\d)|(?<=\d)[.,](?=\d)|(?<=\w)[*/](?=\w)|[%â
 
 
 def essence(text: str, language: str | None = None) -> str:
-    """What a text says without case, markdown, punctuation and the form of its digits: "**1,000** Eggs." is "1000 eggs".
+    """What a text says without case, markdown, punctuation and the form of its digits.
 
-    Signs of calculation, decimal points and code in fences stay.
+    "**1,000** Eggs." is "1000 eggs". Signs of calculation, decimal points and code in fences stay.
     """
     parts = _FENCE.split(text)
     return " ".join(" ".join(part if i % 2 else _bare(part, language) for i, part in enumerate(parts)).split())
