@@ -41,13 +41,14 @@ _BOXED = re.compile(r"\\f?boxed\s*\{")
 _MARKER = re.compile(rf"{_WORD}[^\n:=\d]{{0,30}}:|####", re.IGNORECASE)
 _PHRASE = re.compile(rf"{_WORD}(?:[^\n:=\d]{{0,20}}?{_IS}|(?=[\s*$]{{0,5}}-?\d))", re.IGNORECASE)
 _RESULT = re.compile(r"[=≈][\s*$(\\]*-?[\d.,]*\d[^\n=≈]{0,20}")
-_ITEM = re.compile(r"[#*>\s-]*(\d{1,2})(?:、|[.)][*\s]+)(?=\S)")
+_ITEM = re.compile(r"[#*>\s-]*\(?(\d{1,2})(?:、|[.)][*\s]+)(?=\S)")
 _STEP = re.compile(
     r"[#*>\s-]*(?:(?:step|schritt|paso|étape|etapa|passo|passaggio|stap|steg|trin|krok|bước|langkah|adım|hakbang|hatua|"
     r"шаг|крок|стъпка|βήμα|ধাপ|चरण|దశ|ขั้นตอนที่|ขั้นที่|단계|ステップ|手順|步骤|الخطوة|שלב|مرحله)\s*\d+|第\s*\d+\s*步|\d+\s*단계)"
     r"[^\n:.]{0,3}[:.)]?",
     re.IGNORECASE,
 )
+_SECTION = re.compile(r"[#*>\s-]*\(?[一二三四五六七八九十]{1,2}[、.)]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _SIGNED = re.compile(r"([\s*$]*)-\s+(?=[$\d])")
 
@@ -96,13 +97,15 @@ def _marked(text: str, place: int, language: str | None) -> Readings:
     item = _ITEM.match(line)
     if item and (_has_item(stated.rest, int(item[1]) + 1) or _has_item(text[:place], int(item[1]) - 1)):
         return ()  # an item of a list
+    if _STEP.match(line) or _SECTION.match(line):
+        return ()
     found = read(line, language) if leads(line) else ()
     # The working begins with a number as well; its result is another one.
     return () if is_working(line) and (result := _result(stated.rest, language)) and result != found else found
 
 
 def _has_item(text: str, number: int) -> bool:
-    return number > 0 and re.search(rf"^[#*>\s-]*{number}(?:、|[.)][*\s])", text, re.MULTILINE) is not None
+    return number > 0 and re.search(rf"^[#*>\s-]*\(?{number}(?:、|[.)][*\s])", text, re.MULTILINE) is not None
 
 
 def _last(text: str, marker: tuple[int, bool], language: str | None) -> Readings:

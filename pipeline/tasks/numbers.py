@@ -30,6 +30,7 @@ _DECIMAL_POINT = frozenset(
 ) | {("de", "CH"), ("de", "LI"), ("it", "CH")}
 
 _SAME = str.maketrans({**dict.fromkeys("−–—‐‑", "-"), **dict.fromkeys("’‘ʼ′٬", "'"), "⁄": "/", "∕": "/"})
+_ITEM_SIGN = re.compile("[①-⑳]|[0-9]\ufe0f?\u20e3")  # ① and keycaps begin the items of lists
 _SUPERSCRIPT = re.compile(r"[⁰¹²³⁴-⁹]+")
 _MIXED_VULGAR = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 
@@ -121,7 +122,7 @@ def normalise(text: str) -> str:
     """One spelling for the same characters: NFKC, ASCII digits (any script), ``-``, ``'`` and ``$`` (any currency)."""
     if text.isascii():
         return text
-    text = _MIXED_VULGAR.sub(" ", text)
+    text = _MIXED_VULGAR.sub(" ", _ITEM_SIGN.sub(lambda m: f"{unicodedata.numeric(m[0][0]):g}. ", text))
     text = _SUPERSCRIPT.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
     return "".join(map(_character, unicodedata.normalize("NFKC", text).translate(_SAME)))
 
