@@ -106,6 +106,18 @@ def test_language_leaves_missing_texts_out(tmp_path: Path) -> None:
     assert {r["system"] for r in table.to_pylist()} == {"hedged/greedy"}
 
 
+def test_texts_whose_language_cannot_be_told_are_counted_beside_the_rate(tmp_path: Path) -> None:
+    values = [[1.0, 0.0, 1.0], [1.0, None, None], [None, None, None], [1.0, 1.0, 1.0]]
+    rows = [hedged([0.5, 0.2, 0.6]) | {"scores": [score("metric:language", "hedged", v)]} for v in values]
+    rows[3]["selections"] = [choice("hedged", "sample", 1), choice("hedged", "mbr", None, None)]
+    quality = load_quality(write(tmp_path, rows))
+    pooled = {r["system"]: r for r in scores_table(quality).to_pylist() if r["language"] == "all"}
+    told = {system: (r["n_prompts"], r["n_untold"], r["mean"]) for system, r in pooled.items()}
+    assert told == {"hedged/greedy": (2, 1, 1.0), "hedged/mbr": (1, 2, 1.0), "hedged/sample": (2, 2, 0.75)}
+    assert len(quality.tasks["translation"].pools["language", "hedged"].values) == 4
+    assert quality.keep(["p0", "p1"]).tasks["translation"].untold["hedged/mbr"].tolist() == [False, True]
+
+
 def test_new_texts_and_outside_answers(tmp_path: Path) -> None:
     row = hedged([0.5, 0.2, 0.6], answers=[{"system": "copy", "text": "x"}, {"system": "none", "text": None}])
     row["selections"].append(choice("hedged", "fusion", -1, "new"))
