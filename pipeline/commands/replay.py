@@ -19,7 +19,7 @@ from pipeline.replay.compare import BASE, replay, scores
 from pipeline.replay.players import players
 from pipeline.replay.table import ReplayTable, last_table, place_of, write_replay
 from pipeline.safety import say
-from pipeline.stats.intervals import Bootstrap
+from pipeline.stats.clusters import Bootstrap
 from pipeline.storage import RunFolder
 
 _NAME = "replay.parquet"

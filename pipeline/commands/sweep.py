@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.prompts import read_prompts
 from pipeline.safety import say
-from pipeline.stats.intervals import Bootstrap
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.pools import load_quality
 from pipeline.stats.sweep import Sweep, sweep_table
 from pipeline.stats.sweep_choice import choices_table

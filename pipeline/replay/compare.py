@@ -17,9 +17,10 @@ from pipeline.records import Row
 from pipeline.replay.players import Player, choose, sizes
 from pipeline.replay.table import Pools
 from pipeline.scoring.measure import ANSWER, METRIC, WIN
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import UNDETERMINED
 from pipeline.stats.grouped import estimate
-from pipeline.stats.intervals import Bootstrap, mean_intervals
+from pipeline.stats.intervals import mean_intervals
 from pipeline.stats.pools import Builder, TaskQuality
 from pipeline.stats.quality import sample_of
 from pipeline.tasks import task_for, task_named

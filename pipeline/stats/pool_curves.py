@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.stats.arrays import Bools, Floats, Ints
-from pipeline.stats.intervals import Bootstrap, Estimate, bootstrap_means, cluster_sums, mean_interval
+from pipeline.stats.clusters import Bootstrap, bootstrap_means, cluster_sums
+from pipeline.stats.intervals import Estimate, mean_interval
 
 _UNBOUNDED = float("inf")
 
@@ -131,7 +132,9 @@ def recovered_share(
     gain, room, cluster = (selector - base)[known], (oracle - base)[known], clusters[known]
     headroom = mean_interval(room, cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
     n = int(known.sum())
-    undefined = RecoveredShare(Estimate(None, None, None, None, headroom.n_clusters, "none"), base_name, headroom, n)
+    undefined = RecoveredShare(
+        Estimate(None, n_clusters=headroom.n_clusters, effective=headroom.effective), base_name, headroom, n
+    )
     if headroom.low is None or headroom.high is None or headroom.low <= 0 <= headroom.high:
         return undefined
     share = float(gain.mean() / room.mean())
@@ -139,7 +142,7 @@ def recovered_share(
     error = mean_interval((gain - share * room) / room.mean(), cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
     if error.method != "boot":
         ends = [None if e is None else share + e for e in (error.low, error.high)]
-        estimate = Estimate(share, error.se, ends[0], ends[1], error.n_clusters, error.method)
+        estimate = replace(error, value=share, low=ends[0], high=ends[1])
         return RecoveredShare(estimate, base_name, headroom, n)
     draws = bootstrap_means(cluster_sums(np.column_stack([gain, room]), cluster), [[0], [1]], bootstrap)
     tail = (1 - bootstrap.confidence) / 2
@@ -149,7 +152,7 @@ def recovered_share(
         low = np.quantile(np.where(np.isfinite(shares), shares, -np.inf), tail)
         high = np.quantile(np.where(np.isfinite(shares), shares, np.inf), 1 - tail)
     low, high = (float(end) if np.isfinite(end) else None for end in (low, high))
-    return RecoveredShare(Estimate(share, error.se, low, high, error.n_clusters, "boot"), base_name, headroom, n)
+    return RecoveredShare(replace(error, value=share, low=low, high=high), base_name, headroom, n)
 
 
 def _pool(values: Floats) -> Floats:

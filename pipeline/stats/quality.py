@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import __version__
 from pipeline.scoring.measure import LANGUAGE, WIN
 from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import Sample, estimate
-from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals
+from pipeline.stats.intervals import Estimate, mean_intervals
 from pipeline.stats.pool_curves import hope_and_risk, pool_curves, recovered_share
 from pipeline.stats.pools import Quality, TaskQuality, load_quality, split_clusters
+from pipeline.stats.signature import of_metric, signature
 
 __all__ = [
     "CURVES_SCHEMA",
@@ -44,6 +44,8 @@ SCORES_SCHEMA = pa.schema(
         ("base", pa.string()),
         *((name, pa.float64()) for name in ("difference", "difference_se", "difference_low", "difference_high")),
         *((name, pa.float64()) for name in ("recovered", "recovered_low", "recovered_high")),
+        ("n_clusters", pa.int64()),
+        ("effective_clusters", pa.float64()),
         ("signature", pa.string()),
     ]
 )
@@ -77,9 +79,10 @@ def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | 
     system recovered.
 
     Returns:
-        ``SCORES_SCHEMA``. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them
-        out, and the ``n_untold`` texts whose language cannot be told). A recovered share is null for ``macro``, and
-        where the oracle's gain cannot be told from 0.
+        ``SCORES_SCHEMA``; ``n_clusters`` and ``effective_clusters`` are the difference's, or the mean's where there is
+        none. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them out, and the
+        ``n_untold`` texts whose language cannot be told). A recovered share is null for ``macro``, and where the
+        oracle's gain cannot be told from 0.
     """
     bootstrap = bootstrap or Bootstrap()
     rows: list[dict[str, Any]] = []
@@ -118,7 +121,15 @@ def _metric_rows(task: TaskQuality, metric: str, base: str, bootstrap: Bootstrap
                 "base": bases[system],
                 **_numbers("difference", gap, "", "_se", "_low", "_high"),
                 **_numbers("recovered", share, "", None, "_low", "_high"),
-                "signature": _signature(task.task, metric, bases[system], bootstrap, mean.method),
+                "n_clusters": (gap or mean).n_clusters,
+                "effective_clusters": (gap or mean).effective,
+                "signature": signature(
+                    "score",
+                    {"metric": metric, "task": task.task, "base": bases[system]},
+                    bootstrap,
+                    mean.method,
+                    of_metric(metric),
+                ),
             }
 
 
@@ -156,28 +167,6 @@ def _recovered(
 def _numbers(prefix: str, found: Estimate | None, *names: str | None) -> dict[str, float | None]:
     values = (None,) * 4 if found is None else (found.value, found.se, found.low, found.high)
     return {prefix + name: value for name, value in zip(names, values, strict=True) if name is not None}
-
-
-@cache
-def _recipe(metric: str) -> str:
-    """The metric's own signature, as sacrebleu writes it."""
-    from importlib.metadata import version
-
-    sacrebleu = f"sacrebleu:{version('sacrebleu')}"
-    return {
-        "chrf": f"|chrF2|sentence|nc:6|nw:0|space:no|{sacrebleu}",
-        "bleu": f"|BLEU|sentence|eff:yes|smooth:exp|{sacrebleu}",
-    }.get(metric, "")
-
-
-def _signature(task: str, metric: str, base: str | None, bootstrap: Bootstrap, method: str) -> str:
-    interval = "" if method == "boot" else f"|interval:{method}"
-    confidence = "" if bootstrap.confidence == 0.95 else f"|confidence:{bootstrap.confidence:g}"
-    boot = f"boot:{bootstrap.draws},cluster,seed:{bootstrap.seed}"
-    recipe = _recipe(metric)
-    return (
-        f"score|metric:{metric}|task:{task}|base:{base or 'none'}|{boot}{confidence}{interval}{recipe}|v:{__version__}"
-    )
 
 
 def curves_table(quality: Quality) -> pa.Table:

@@ -14,8 +14,8 @@ import pyarrow.csv as pacsv
 from pipeline.errors import InputError
 from pipeline.stats.audit import audit_table
 from pipeline.stats.bradley_terry import bradley_terry
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Games, load_table_games
-from pipeline.stats.intervals import Bootstrap
 from pipeline.stats.length_control import length_controlled
 from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.quality import Quality, curves_table, hope_risk_table, load_quality, scores_table
@@ -183,5 +183,7 @@ def _game_tables(results: Results, games: Games, settings: WinrateConfig, oppone
     opponents = {c.opponent for c in games.comparisons}
     if len(opponents) > 1:  # with one opponent it is only logit(win-rate)
         anchor = opponent if opponent in opponents else min(opponents)
-        results.add("bradley_terry", lambda: bradley_terry(games, str(anchor), confidence=confidence, seed=seed))
+        results.add(
+            "bradley_terry", lambda: bradley_terry(games, str(anchor), draws=draws, confidence=confidence, seed=seed)
+        )
     results.add("length_controlled", lambda: length_controlled(games, confidence))

@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.stats.arrays import Floats
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import estimate
-from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals
+from pipeline.stats.intervals import Estimate, mean_intervals
 from pipeline.stats.pool_curves import pool_curves
 from pipeline.stats.pools import Quality, TaskQuality
 from pipeline.stats.quality import of_language, sample_of, whole_pools

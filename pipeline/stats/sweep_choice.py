@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.stats.arrays import Bools, Floats
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import estimate
-from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Bootstrap, Estimate, mean_intervals
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Estimate, mean_intervals
 from pipeline.stats.pool_curves import pool_curves
 from pipeline.stats.pools import Quality, TaskQuality, split_clusters
 from pipeline.stats.quality import POOLED, of_language, sample_of
 from pipeline.stats.sweep import KEYS, Sweep, recipe
-from pipeline.stats.winrate import DETECTABLE
 
 CHOICES_SCHEMA = pa.schema(
     [
@@ -118,7 +118,7 @@ class _Chooser:
             (estimates,) = estimate(task, [sample_of(task, gap)], bootstrap, -1.0, 1.0, mean_intervals, language)
             found = estimates[language]
         resolved = found is not None and found.low is not None and found.low > 0
-        resolved = resolved and found is not None and found.n_clusters >= CLUSTERS_TO_CLAIM
+        resolved = resolved and found is not None and found.effective >= CLUSTERS_TO_CLAIM
         recommended = chosen if resolved else sweep.base
         split = f"split:{sweep.development:g},cluster,seed:{sweep.seed}"
         return {
@@ -143,7 +143,7 @@ class _Chooser:
             "se": found.se if found else None,
             "ci_low": found.low if found else None,
             "ci_high": found.high if found else None,
-            "minimum_detectable": DETECTABLE * found.se if found and found.se is not None else None,
+            "minimum_detectable": found.detectable if found else None,
             "resolved": resolved,
             "recommended": recommended,
             "note": _note(best, sweep.base, found, resolved),
@@ -175,11 +175,12 @@ def _note(best: str | None, base: str, found: Estimate | None, resolved: bool) -
         return "the base is best on the development clusters"
     if found is None:
         return "no held-out clusters to check the choice on"
-    if found.n_clusters < CLUSTERS_TO_CLAIM:
-        return f"{found.n_clusters} held-out clusters: from fewer than {CLUSTERS_TO_CLAIM} nothing is claimed"
+    if found.effective < CLUSTERS_TO_CLAIM:
+        said = f"{found.effective:g}" if found.effective % 1 == 0 else f"{found.effective:.1f} effective"
+        return f"{said} held-out clusters: from fewer than {CLUSTERS_TO_CLAIM} nothing is claimed"
     if resolved:
         return "better than the base"
     if found.high is not None and found.high < 0:
         return "worse than the base"
-    least = "" if found.se is None else f" (a difference of {100 * DETECTABLE * found.se:.1f} points could be)"
+    least = "" if found.detectable is None else f" (a difference of {100 * found.detectable:.1f} points could be)"
     return f"cannot be told from the base{least}"

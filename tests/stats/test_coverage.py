@@ -92,10 +92,14 @@ def test_coverage_of_2000_experiments(clusters: int) -> None:
 
 @pytest.mark.parametrize("clusters", [10, 60])
 def test_coverage_of_300_experiments(clusters: int) -> None:
-    """300 experiments: three standard errors around 95% are 91.2 and 98.8; 10 clusters take the t-interval."""
+    """300 experiments: three standard errors around 95% are 91.2 and 98.8; both take the t-interval.
+
+    Rates above 85% have an exact one, which may hold more often.
+    """
     found = measure(clusters, 300, (0.5, 0.85), draws=2000, seed=7)
     assert found["icc"] >= 0.3
-    assert all(0.91 <= found[name] <= 0.988 for name in ("a", "b", "difference")), found
+    assert all(0.91 <= found[name] <= 0.988 for name in ("a", "difference")), found
+    assert found["b"] >= 0.91, found
     assert found["rows a"] < 0.85 and found["rows b"] < 0.85, found
 
 

@@ -68,10 +68,10 @@ def test_recovered_share(clusters: int) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_draws_without_any_headroom_make_the_interval_wider_and_not_nan() -> None:
-    room = np.zeros(60)
-    room[:4] = 1.0  # 1.6% of the draws have none of these
-    selector = np.where(np.arange(60) % 2, 0.0, room)
-    share = recovered_share(selector, np.zeros(60), room, np.arange(60), "sample").share
+    room = np.zeros(120)
+    room[:4] = 1.0  # 1.8% of the draws have none of these
+    selector = np.where(np.arange(120) % 2, 0.0, room)
+    share = recovered_share(selector, np.zeros(120), room, np.arange(120), "sample").share
     assert (share.value, share.low, share.high) == (0.5, 0.0, 1.0)
 
 
