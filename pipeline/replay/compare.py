@@ -125,7 +125,7 @@ async def replay(table: Iterable[Pools], chosen: Sequence[Player], ns: Sequence[
                 "scores": scores,
                 "selections": selections,
                 "answers": [],
-                "games": [(g.system, g.opponent, g.judge, g.template, g.score) for g in row.games],
+                "games": [(g.system, g.opponent, g.judge, g.template, g.order, g.score) for g in row.games],
             }
         )
     return found

@@ -190,7 +190,7 @@ def _jackknife_errors(strength: Floats, wins: csr_array, cells: Ints, ridge: flo
     se = np.sqrt(square * (clusters - 1) / clusters)
     without = se < 1e-12  # agreement of all clusters is no certainty
     without[zero] = False
-    return np.where((se < _UNBOUNDED) & ~without, se, np.nan)
+    return np.asarray(np.where((se < _UNBOUNDED) & ~without, se, np.nan))
 
 
 def fit_strengths(wins: Floats, ridge: float = 0.0) -> Floats:

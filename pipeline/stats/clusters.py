@@ -96,14 +96,20 @@ def jackknife(sums: ClusterSums, parts: Sequence[Sequence[int]]) -> Jackknife:
         differing = np.where(np.abs(sums.totals) > SAME, sums.counts, 0).sum(axis=0) / n
 
     def means(numbers: Floats) -> Floats:
-        return np.array([numbers[list(p)].mean() if len(p) else np.nan for p in parts])
+        return np.array([numbers[p[0]] if len(p) == 1 else numbers[list(p)].mean() if p else np.nan for p in parts])
 
-    smallest = np.array([size[list(p)].min() if len(p) else 0 for p in parts], dtype=np.int64)
-    effective = np.array([effective_clusters(sums.counts[:, list(p)]) for p in parts])
-    square, fourth = np.empty(len(parts)), np.empty(len(parts))
+    each = _effective_of_groups(sums.counts)
+    squares, fourths = (change**2).sum(axis=0), (change**4).sum(axis=0)
+    smallest, effective = np.zeros(len(parts), dtype=np.int64), np.zeros(len(parts))
+    square, fourth = np.zeros(len(parts)), np.zeros(len(parts))
     for m, part in enumerate(parts):
-        change_m = change[:, list(part)].sum(axis=1) / max(len(part), 1)
-        square[m], fourth[m] = (change_m**2).sum(), (change_m**4).sum()
+        if len(part) == 1:
+            k = part[0]
+            smallest[m], effective[m], square[m], fourth[m] = size[k], each[k], squares[k], fourths[k]
+        elif part:
+            together = change[:, list(part)].mean(axis=1)
+            smallest[m], effective[m] = size[list(part)].min(), effective_clusters(sums.counts[:, list(part)])
+            square[m], fourth[m] = (together**2).sum(), (together**4).sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         behind = np.where(fourth > 0, square**2 / fourth, 0.0)
     se = np.where(effective >= 2, np.sqrt(square), np.nan)
@@ -119,21 +125,24 @@ def effective_clusters(counts: Floats) -> float:
             limits the mean. Below 2 where a part is.
     """
     table = counts[:, None] if counts.ndim == 1 else counts
-    total = table.sum(axis=0)
-    if not table.size or (total == 0).any():
-        return 0.0
-    each = total**2 / (table**2).sum(axis=0)
-    if len(each) == 1 or each.min() < 2 - SAME:
-        return _whole(float(each.min()))
-    weight = (table / total).mean(axis=1)
+    each = _effective_of_groups(table)
+    if not len(each) or each.min() < 2 or len(each) == 1:
+        return float(each.min(initial=np.inf if len(each) else 0.0))
+    weight = (table / table.sum(axis=0)).mean(axis=1)
     spread = 1 / each
     welch = spread.sum() ** 2 / (spread**2 / (each - 1)).sum()
-    return _whole(min(1 / float((weight**2).sum()), 1 + float(welch)))
+    return float(_whole(np.array(min(1 / (weight**2).sum(), 1 + welch))))
 
 
-def _whole(number: float) -> float:
-    """The number without what rounding did to a whole one (gates are whole numbers)."""
-    return float(round(number)) if abs(number - round(number)) < 1e-6 else number
+def _effective_of_groups(counts: Floats) -> Floats:
+    """Effective clusters [K] of every group's counts [C, K]."""
+    squares = (counts.astype(np.float64) ** 2).sum(axis=0)
+    return _whole(np.divide(counts.sum(axis=0) ** 2.0, squares, out=np.zeros(len(squares)), where=squares > 0))
+
+
+def _whole(numbers: Floats) -> Floats:
+    """The numbers without what rounding did to whole ones (gates are whole numbers)."""
+    return np.where(np.abs(numbers - np.round(numbers)) < 1e-6, np.round(numbers), numbers)
 
 
 def bootstrap_means(sums: ClusterSums, parts: Sequence[Sequence[int]], bootstrap: Bootstrap) -> Floats:

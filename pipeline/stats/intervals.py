@@ -43,7 +43,7 @@ from 2 can be arbitrarily short when their means happen to agree."""
 POWER = 0.8
 """Probability with which a difference of the minimum detectable size is found."""
 
-_NEAR = 0.15  # a rate below this, or above 1 minus this, has an exact interval ...
+_NEAR = 0.2  # a rate below this, or above 1 minus this, has an exact interval ...
 _SKEWED = 0.25  # ... where the skewness of the mean is above this
 _RARE = 20  # clusters behind a standard error below which drawing them anew does not show how it varies
 

@@ -56,7 +56,7 @@ class RecoveredShare:
     n_prompts: int
 
 
-def pool_curves(values: Floats) -> PoolCurves:
+def pool_curves(values: Floats, orders: Floats | None = None) -> PoolCurves:
     """Closed-form expectations over all subsets of each size, drawn without replacement.
 
     With v_(1) <= ... <= v_(N): E[best of m] = sum over i of v_(i) * C(i-1, m-1) / C(N, m) (order statistics; the same
@@ -64,6 +64,9 @@ def pool_curves(values: Floats) -> PoolCurves:
 
     Args:
         values: [P, N], every prompt with the same N; the metric's unit.
+        orders: [P, 2, N], the same by each of two judgments: the best and the worst are chosen by one and scored by the
+            other, and the other way round, averaged; equals are chosen with equal probability. A judge that guesses
+            then gives its mean, not the best of its guesses.
 
     Raises:
         InputError: N is 0, or a value is missing (names the prompt's row, counted from 0).
@@ -76,20 +79,43 @@ def pool_curves(values: Floats) -> PoolCurves:
     weights[size - 1] = m / size
     for i in range(size - 2, -1, -1):
         weights[i] = weights[i + 1] * np.maximum(i + 1 - (m - 1), 0) / (i + 1)
-    ordered = np.sort(values, axis=1)
-    mean = np.repeat(values.mean(axis=1, keepdims=True), size, axis=1)
-    return PoolCurves(best=ordered @ weights, worst=ordered[:, ::-1] @ weights, mean=mean)
+    if orders is None:
+        ordered = [np.sort(values, axis=1)]
+    else:
+        first, second = (_pool(orders[:, k]) for k in range(2))
+        ordered = [_by_rank(first, second), _by_rank(second, first)]
+    best = np.mean([line @ weights for line in ordered], axis=0)
+    worst = np.mean([line[:, ::-1] @ weights for line in ordered], axis=0)
+    return PoolCurves(best, worst, np.repeat(values.mean(axis=1, keepdims=True), size, axis=1))
 
 
-def hope_and_risk(values: Floats, greedy: Floats, clusters: Ints, bootstrap: Bootstrap | None = None) -> HopeRisk:
+def _by_rank(chosen_by: Floats, scored_by: Floats) -> Floats:
+    """``scored_by`` [P, N] in ascending order of ``chosen_by``; equals there share their mean."""
+    n_prompts, size = chosen_by.shape
+    rank = np.argsort(chosen_by, axis=1, kind="stable")
+    key, score = np.take_along_axis(chosen_by, rank, 1), np.take_along_axis(scored_by, rank, 1)
+    new = np.ones((n_prompts, size), dtype=bool)
+    new[:, 1:] = key[:, 1:] != key[:, :-1]
+    group = np.cumsum(new.ravel()) - 1
+    return np.asarray((np.bincount(group, weights=score.ravel()) / np.bincount(group))[group].reshape(n_prompts, size))
+
+
+def hope_and_risk(
+    values: Floats,
+    greedy: Floats,
+    clusters: Ints,
+    bootstrap: Bootstrap | None = None,
+    orders: Floats | None = None,
+) -> HopeRisk:
     """Hope and risk of pools against their greedy answers (arXiv 2506.20544; exact form ours, statistics.md).
 
-    A noisy judge's best value suffers the winner's curse: choose on one judgment, score on another.
+    A noisy judge's best value suffers the winner's curse: choose on one judgment, score on another (``orders``).
 
     Args:
         values: [P, N], the stochastic candidates only, N fixed.
         greedy: [P], the greedy answers' values in the same unit.
         clusters: [P].
+        orders: [P, 2, N], as in :func:`pool_curves`.
 
     Raises:
         InputError: no prompt, or a value is missing (names the prompt's row, counted from 0).
@@ -99,8 +125,11 @@ def hope_and_risk(values: Floats, greedy: Floats, clusters: Ints, bootstrap: Boo
         raise InputError("hope and risk: no prompt")
     _complete(np.isnan(greedy), "the greedy value")
     base = float(greedy.mean())
-    up, down = values.max(axis=1) - greedy, values.min(axis=1) - greedy
-    absolute = [mean_interval(x, clusters, bootstrap, -_UNBOUNDED, _UNBOUNDED) for x in (up, down)]
+    curves = pool_curves(values, orders)
+    up, down = curves.best[:, -1] - greedy, curves.worst[:, -1] - greedy
+    shares = min(values.min(), greedy.min()) >= 0 and max(values.max(), greedy.max()) <= 1
+    reach = 1.0 if shares else _UNBOUNDED
+    absolute = [mean_interval(x, clusters, bootstrap, -reach, reach) for x in (up, down)]
     positive = base > 0
     return HopeRisk(
         hope=float(up.mean()) / base if positive else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.stats.audit import audit_table
 from pipeline.stats.bradley_terry import bradley_terry
 from pipeline.stats.clusters import Bootstrap
+from pipeline.stats.facts import SetFacts
 from pipeline.stats.games import Games, load_table_games
 from pipeline.stats.length_control import length_controlled
 from pipeline.stats.prompt_scores import judge_rates
@@ -112,10 +113,13 @@ def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.and_not(acts, number), pc.binary_join_element_wise("'", texts, ""), texts)
 
 
-def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = None) -> Results:
+def run_results(
+    run: RunFolder, settings: WinrateConfig, opponent: str | None = None, facts: Mapping[str, SetFacts] | None = None
+) -> Results:
     """The results of a run, of which at least ``selections`` is finished.
 
     Args:
+        facts: of its candidate sets.
         opponent: the system that Bradley-Terry strengths are relative to; default: the first opponent by name.
 
     Raises:
@@ -137,7 +141,7 @@ def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = 
             pass
         else:
             results.add("audit", lambda: audit_table(audit, bootstrap))
-    quality = results.quality = load_quality(run)
+    quality = results.quality = load_quality(run, facts)
     results.add("scores", lambda: scores_table(quality, settings.base, bootstrap))
     results.add("curves", lambda: curves_table(quality))
     results.add("hope_risk", lambda: hope_risk_table(quality, bootstrap))

@@ -20,7 +20,8 @@ from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Estimate, mean_intervals
 from pipeline.stats.pool_curves import pool_curves
 from pipeline.stats.pools import Quality, TaskQuality, split_clusters
 from pipeline.stats.quality import POOLED, of_language, sample_of
-from pipeline.stats.sweep import KEYS, Sweep, recipe
+from pipeline.stats.signature import signature
+from pipeline.stats.sweep import KEYS, Sweep
 
 CHOICES_SCHEMA = pa.schema(
     [
@@ -147,7 +148,13 @@ class _Chooser:
             "resolved": resolved,
             "recommended": recommended,
             "note": _note(best, sweep.base, found, resolved),
-            "signature": f"choice|{recipe(self.metric, sweep, bootstrap)}|{split}",
+            "signature": signature(
+                "choice",
+                {"metric": self.metric, "task": task.task, "selector": sweep.selector},
+                bootstrap,
+                found.method if found else "none",
+                split,
+            ),
         }
 
     def _size(self) -> int:
@@ -156,12 +163,17 @@ class _Chooser:
 
     def _enough(self, setting: str, mine: Bools) -> int | None:
         pool = self.task.pools[self.metric, setting]
-        arrays = [pool.values[i] for i in np.flatnonzero(mine)]
-        whole = [v for v in arrays if v is not None and len(v) == self._size() and not np.isnan(v).any()]
-        if not whole:
+        at = [i for i in np.flatnonzero(mine) if _is_whole(pool.values[i], self._size())]
+        if not at:
             return None
-        best = pool_curves(np.stack(whole)).best.mean(axis=0)
+        orders = [pool.orders[i] for i in at]
+        crossed = np.stack([o for o in orders if o is not None]) if all(o is not None for o in orders) else None
+        best = pool_curves(np.stack([pool.values[i] for i in at]), crossed).best.mean(axis=0)  # type: ignore[misc]
         return 1 + int(np.argmax(best >= best[0] + self.sweep.enough * (best[-1] - best[0]) - 1e-12))
+
+
+def _is_whole(values: Floats | None, size: int) -> bool:
+    return values is not None and len(values) == size and not np.isnan(values).any()
 
 
 def _mean(values: Floats) -> float | None:
