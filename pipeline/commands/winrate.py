@@ -44,7 +44,7 @@ def run(config: Config) -> None:
             f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
         )
     for name, table in results.tables.items():
-        store_table(folder, name, with_settings(table, settings, config.judge.opponent))
+        store_table(folder, name, with_settings(table, settings, config.judge.opponent, set_facts(config)))
     print_results(results, settings)
     if results.games is not None and not settings.games:
         for line in judge.independence(config):

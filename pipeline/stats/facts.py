@@ -15,11 +15,11 @@ class SetFacts:
     """One candidate set.
 
     Attributes:
-        engines: names of the engines that its candidates are drawn with: a model and its adapter.
+        engines: names of the engines that its candidates are drawn with (a model and its adapter), sorted.
         first: candidates that every prompt has from the first round, where scores decided on the rest; ``None`` = all.
     """
 
-    engines: frozenset[str] = frozenset()
+    engines: tuple[str, ...] = ()
     first: int | None = None
 
 
@@ -31,12 +31,11 @@ def set_facts(config: Config) -> dict[str, SetFacts]:
             continue
         key = plan.candidate_set or name
         before = found.get(key, SetFacts())
-        engines = before.engines | {plan.engine or ""}
+        engines = tuple(sorted({*before.engines, plan.engine or ""}))
         found[key] = SetFacts(engines, plan.adaptive.first if plan.adaptive.by is not None else before.first)
     return found
 
 
 def same_source(facts: Mapping[str, SetFacts], one: str, other: str) -> bool:
     """Whether both sets come from one and the same engine (as far as is known)."""
-    mine, theirs = facts.get(one, SetFacts()).engines, facts.get(other, SetFacts()).engines
-    return len(mine | theirs) <= 1
+    return len({*facts.get(one, SetFacts()).engines, *facts.get(other, SetFacts()).engines}) <= 1

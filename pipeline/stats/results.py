@@ -78,14 +78,17 @@ class Results:
             self.tables[name] = table
 
 
-def with_settings(table: pa.Table, settings: WinrateConfig, opponent: str | None) -> pa.Table:
+def with_settings(
+    table: pa.Table, settings: WinrateConfig, opponent: str | None, facts: Mapping[str, SetFacts]
+) -> pa.Table:
     """A table of results that says what it was computed with, so that it can be computed again."""
-    made = {"settings": asdict(settings), "opponent": opponent}
+    sets = {name: asdict(each) for name, each in facts.items()}
+    made = {"settings": asdict(settings), "opponent": opponent, "sets": sets}
     return table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE: json.dumps(made).encode()})
 
 
 def settings_of(table: pa.Table) -> dict[str, Any] | None:
-    """What :func:`with_settings` wrote: ``settings`` and ``opponent``; ``None`` where it is missing or damaged."""
+    """What :func:`with_settings` wrote: ``settings``, ``opponent`` and ``sets``; ``None`` where it is missing or damaged."""
     try:
         made = json.loads((table.schema.metadata or {}).get(_MADE, b"null"))
     except (ValueError, RecursionError):

@@ -188,9 +188,9 @@ def test_hope_is_against_the_same_engines_greedy_answer(tmp_path: Path) -> None:
     row["candidates"] += [candidate("tuned", "sample")] * 2
     row["scores"].append(score("metric:chrf", "tuned", [0.7, 0.9]))
     run = write(tmp_path, [row])
-    one = {"hedged": SetFacts(frozenset({"base"})), "tuned": SetFacts(frozenset({"base"}))}
-    two = {"hedged": SetFacts(frozenset({"base"})), "tuned": SetFacts(frozenset({"adapter"}))}
-    both = {"hedged": SetFacts(frozenset({"base", "other"})), "tuned": SetFacts(frozenset({"adapter"}))}
+    one = {"hedged": SetFacts(("base",)), "tuned": SetFacts(("base",))}
+    two = {"hedged": SetFacts(("base",)), "tuned": SetFacts(("adapter",))}
+    both = {"hedged": SetFacts(("base", "other")), "tuned": SetFacts(("adapter",))}
     assert only(hope_risk_table(load_quality(run, one)), plan="tuned", language="all")["greedy"] == 0.5
     assert {r["plan"] for r in hope_risk_table(load_quality(run, two)).to_pylist()} == {"hedged"}
     assert not hope_risk_table(load_quality(run, both)).num_rows  # greedy of one teacher, samples of several
@@ -199,7 +199,7 @@ def test_hope_is_against_the_same_engines_greedy_answer(tmp_path: Path) -> None:
 def test_sets_sized_by_scores_count_with_their_first_round(tmp_path: Path) -> None:
     """More candidates were drawn where the first ones were bad: the largest sets are the hardest prompts."""
     rows = [hedged([0.5, 0.4, 0.6]), hedged([0.5, 0.1, 0.2, 0.9, 0.3]), hedged([0.5, 0.0, 0.3, 0.9, 0.8])]
-    quality = load_quality(write(tmp_path, rows), {"hedged": SetFacts(frozenset({"e"}), first=3)})
+    quality = load_quality(write(tmp_path, rows), {"hedged": SetFacts(("e",), first=3)})
     found = only(hope_risk_table(quality), language="all")
     assert (found["n"], found["n_prompts"], found["n_left_out"]) == (2, 3, 0)
     assert found["hope_absolute"] == pytest.approx((0.6 + 0.2 + 0.3) / 3 - 0.5)
@@ -222,7 +222,7 @@ def test_facts_of_the_sets_come_from_the_plans() -> None:
         }
     )
     facts = set_facts(config)
-    assert facts["both"] == SetFacts(frozenset({"a", "b"})) and facts["rounds"] == SetFacts(frozenset({"a"}), first=3)
+    assert facts["both"] == SetFacts(("a", "b")) and facts["rounds"] == SetFacts(("a",), first=3)
 
 
 def test_every_number_has_a_signature_of_one_build(tmp_path: Path) -> None:
