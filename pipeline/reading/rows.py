@@ -54,6 +54,13 @@ class Prompt:
     def derived_id(self) -> str:
         return digest(self.messages, self.language, self.task)
 
+    def group(self) -> str | None:
+        """The cluster that the source names, else the messages' hash: copies of one prompt are not independent.
+
+        ``None`` for a row without either.
+        """
+        return self.cluster or (digest(self.messages) if self.messages else None)
+
 
 class Rows:
     """The rows of a source, read as prompts.

@@ -78,7 +78,7 @@ class _Kept:
 
 
 class _ClusterLimit:
-    """Lets the rows of the first so many clusters pass; a row without cluster and id is a cluster of its own."""
+    """Lets the rows of the first so many clusters pass; a row without cluster, messages and id is a cluster of its own."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
@@ -144,9 +144,10 @@ def _collect(source: SourceConfig, rows: Rows) -> tuple[_Kept, set[str]]:
         if not is_among(language, source.languages):
             others.add(language or "und")
             continue
-        if limit.admits(rows.cluster(batch, offset) or rows.text(batch, offset, "id")):
+        prompt = rows.prompt(batch, offset)
+        if limit.admits(prompt.group() or prompt.prompt_id):
             kept.positions.append(position)
-            _note(kept, rows.prompt(batch, offset))
+            _note(kept, prompt)
     return kept, others
 
 
@@ -160,8 +161,9 @@ def _note(kept: _Kept, prompt: Prompt) -> None:
     id_hash = content if prompt.prompt_id is None else hash64(prompt.prompt_id)
     kept.content.append(content)
     kept.ids.append(id_hash)
-    kept.clusters.append(id_hash if prompt.cluster is None else hash64(prompt.cluster))
-    flags = (_EXPLICIT, prompt.prompt_id is not None), (_BAD, bool(prompt.problems)), (_CLUSTERED, bool(prompt.cluster))
+    group = prompt.group()
+    kept.clusters.append(id_hash if group is None else hash64(group))
+    flags = (_EXPLICIT, prompt.prompt_id is not None), (_BAD, bool(prompt.problems)), (_CLUSTERED, group is not None)
     kept.flags.append(sum(flag for flag, is_set in flags if is_set))
     kept.languages[prompt.language or "und"] += 1
 

@@ -154,7 +154,7 @@ def _effective(wins: csr_array, cells: Ints, n: int, zero: int) -> Floats:
     games = np.stack([wins[:, row == i].sum(axis=1) for i in range(n)], axis=1)  # wins, and the mirrored losses below
     losses = np.stack([wins[:, cells % n == i].sum(axis=1) for i in range(n)], axis=1)
     found = np.array([effective_clusters(column) for column in (games + losses).T])
-    return np.minimum(found, found[zero])
+    return np.asarray(np.minimum(found, found[zero]), dtype=np.float64)
 
 
 def _jackknife_errors(strength: Floats, wins: csr_array, cells: Ints, ridge: float, zero: int) -> Floats:

@@ -88,7 +88,7 @@ def with_settings(
 
 
 def settings_of(table: pa.Table) -> dict[str, Any] | None:
-    """What :func:`with_settings` wrote: ``settings``, ``opponent`` and ``sets``; ``None`` where it is missing or damaged."""
+    """What :func:`with_settings` wrote: settings, opponent and sets; ``None`` where it is missing or damaged."""
     try:
         made = json.loads((table.schema.metadata or {}).get(_MADE, b"null"))
     except (ValueError, RecursionError):

@@ -141,10 +141,9 @@ def test_a_system_is_charged_with_what_was_asked_for_its_sake() -> None:
     costs = Costs(100, [made, asked, StageCost("judge", "judge", 800, 10**6, 0, 0)])
     one = SelectorRow("hedged/sample", "hedged", "sample", n=100)
     chops = SelectorRow("hedged/chops", "hedged", "chops", n=90, missing=2, fallbacks=Counter(unreadable=10))
-    rates = [
-        {"system": "hedged/chops", "opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52},
-        {"system": "hedged/mbr", "opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52},
-    ]
+    rate = {"opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52}
+    rate |= {"n_prompts": 100, "n_invalid": 0}
+    rates = [{"system": "hedged/chops", **rate}, {"system": "hedged/mbr", **rate}]
     sample, best = system_costs(settings, costs, [one, chops], rates)
     assert (sample.accepted, sample.tokens) == (100, (1000 + 10_000) / 100)
     assert sample.money == pytest.approx((1000 * 1 + 10_000 * 4) / 1e6 / 100)
@@ -153,6 +152,8 @@ def test_a_system_is_charged_with_what_was_asked_for_its_sake() -> None:
     assert best.points == pytest.approx(10) and best.tokens_per_point == pytest.approx((62_000 - 11_000) / 92 / 10)
     unsure = [{**rates[0], "ci_low": 0.49}]
     assert system_costs(settings, costs, [one, chops], unsure)[1].points is None
+    unreadable = [{**rates[0], "n_prompts": 92, "n_invalid": 8}]  # lost, they would leave 48% at the lower end
+    assert system_costs(settings, costs, [one, chops], unreadable)[1].points is None
 
 
 @pytest.mark.usefixtures("no_ray")

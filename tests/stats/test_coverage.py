@@ -7,14 +7,20 @@ every experiment's own coverage as it is) and 2,000 of them cost seconds.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from pipeline.stats.clusters import Bootstrap, ClusterSums
 from pipeline.stats.games import games_from_table
-from pipeline.stats.intervals import Bootstrap, ClusterSums, Estimate, mean_intervals
+from pipeline.stats.intervals import Estimate, mean_intervals
 from pipeline.stats.winrate import winrates
+from tests.conftest import ROOT
 from tests.stats.tables import flat
 
 LANGUAGES = ("de", "en", "es", "fr", "ja", "ru", "zh")
@@ -116,3 +122,38 @@ def test_the_simulated_interval_is_the_one_that_winrates_writes() -> None:
     estimate = intervals_of(scores.mean(axis=3), Bootstrap(draws=1000), 0.0)[0]
     assert (written["win_rate"], written["se"]) == pytest.approx((estimate.value, estimate.se))
     assert (written["ci_low"], written["ci_high"]) == pytest.approx((estimate.low, estimate.high))
+
+
+def bench() -> ModuleType:
+    """``scripts/bench/coverage.py``, whose table is in the docs."""
+    spec = importlib.util.spec_from_file_location("coverage_bench", ROOT / "scripts" / "bench" / "coverage.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(clusters: tuple[int, ...], experiments: int, draws: int, slack: float) -> None:
+    """Coverage not below 93% and family-wise error not above 6.5%, give or take ``slack``."""
+    module = bench()
+    with module.shared_weights():
+        for shape in ("equal", "unequal"):
+            for size in clusters:
+                for scores in module.SCORES:
+                    for cell in module.coverage(size, shape, scores, experiments, draws, 2):
+                        assert cell.held >= 0.93 - slack, cell
+                    for systems in (2, 10):
+                        cell = module.familywise(size, shape, scores, systems, experiments // 4, draws // 2, 2)
+                        assert 1 - cell.held <= 0.065 + slack, cell
+
+
+def test_few_unequal_and_skewed_clusters_cover() -> None:
+    """Percentile intervals of clusters whose sizes fall as 1/i cover 70% at rates of .02, and 5.7% with a giant."""
+    check((3, 10), experiments=600, draws=200, slack=0.04)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_cell_of_the_table() -> None:
+    check(bench().CLUSTERS, experiments=4000, draws=1500, slack=0.015)
