@@ -78,7 +78,7 @@ class _Kept:
 
 
 class _ClusterLimit:
-    """Lets the rows of the first so many clusters pass; a row without cluster, messages and id is a cluster of its own."""
+    """Lets the rows of the first so many clusters pass; a row without cluster, messages and id is one of its own."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit

@@ -128,7 +128,7 @@ def holds(found: Estimate, truth: float) -> bool:
 
 def lines(args: argparse.Namespace) -> Iterator[str]:
     """The tables, as Markdown."""
-    for shape in ("equal", "unequal"):
+    for shape in args.shapes:
         yield f"\nCoverage, {shape} clusters (win-rate, difference)\n"
         yield from header("clusters")
         for clusters in args.clusters:
@@ -154,8 +154,9 @@ def header(first: str) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--experiments", type=int, default=4000, help="of a cell of coverage; families get a quarter")
-    parser.add_argument("--draws", type=int, default=2000, help="families get half")
+    parser.add_argument("--draws", type=int, default=1500, help="families get half")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--shapes", nargs="*", default=["equal", "unequal"], choices=["equal", "unequal"])
     parser.add_argument("--clusters", type=int, nargs="*", default=list(CLUSTERS))
     with shared_weights():
         for line in lines(parser.parse_args()):

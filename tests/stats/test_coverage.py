@@ -149,8 +149,8 @@ def check(clusters: tuple[int, ...], experiments: int, draws: int, slack: float)
 
 
 def test_few_unequal_and_skewed_clusters_cover() -> None:
-    """Percentile intervals of clusters whose sizes fall as 1/i cover 70% at rates of .02, and 5.7% with a giant."""
-    check((3, 10), experiments=600, draws=200, slack=0.04)
+    """The plain rules cover 85 to 92% where sizes fall as 1/i, and a rate of .02 or .98 is [0, 0] or [1, 1] to them."""
+    check((3, 10), experiments=320, draws=100, slack=0.06)
 
 
 @pytest.mark.slow
