@@ -265,7 +265,7 @@ def build_config(data: dict[str, Any]) -> Config:
 
 def _import(modules: Sequence[str]) -> None:
     """Import the user's own modules; from the folder that the user stands in, those and no others."""
-    allow(modules)
+    allow(list(modules))
     for module in modules:
         try:
             importlib.import_module(module)

@@ -13,7 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from pipeline.config import Config, build_config, merge_words, read_layer
 from pipeline.engines.base import EngineConfig

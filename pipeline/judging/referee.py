@@ -116,7 +116,7 @@ class Referee:
         if bare == (first, second) or said.error is not None:
             return said, reason
         again, _ = await self._call(*bare)
-        scores = [pairwise_score(s.probs, *self._template.labels, soft=True) for s in (said, again)]
+        scores = [self._score(each, True, "ab") for each in (said, again)]
         if scores[0] is None or scores[1] is None:
             return (said if scores[1] is None else again), _noted(reason, PLEA)
         gain = scores[0] - scores[1]

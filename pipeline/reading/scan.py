@@ -18,7 +18,7 @@ from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices, Prompt, Rows
 
 _SHOWN = 10  # duplicates in the report
-_EXPLICIT, _BAD, _CLUSTERED = 1, 2, 4  # flags of a row
+_EXPLICIT, _BAD = 1, 2  # flags of a row
 
 Hashes = npt.NDArray[np.uint64]
 

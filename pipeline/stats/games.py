@@ -39,6 +39,9 @@ UNDETERMINED = "und"
 """BCP 47's tag for prompts without a language."""
 
 ORDERS = ("ab", "ba")
+FORFEIT = "forfeit"
+"""Column of :func:`build_games` (1 or 0): one of a game's answers is missing."""
+
 INVALID = -2
 """``Games.outcome`` of a game without a score."""
 
@@ -82,6 +85,7 @@ class Games:
         outcome: [G], 1 win, 0 tie, -1 loss (the verdict, or without one the score against 1/2), ``INVALID``.
         mass: [G], probability on the judge's labels; NaN = not known.
         length_difference: [G], length - opponent_length in the table's unit (a run's: characters); NaN = not known.
+        forfeit: [G], one of the answers is known to be missing (an outside table does not say so).
     """
 
     comparisons: list[Comparison]
@@ -98,6 +102,7 @@ class Games:
     outcome: Ints
     mass: Floats
     length_difference: Floats
+    forfeit: Bools
 
 
 def load_table_games(path: str) -> Games:
@@ -171,7 +176,7 @@ def leave_out(games: Games, prompts: Mapping[str, Collection[PromptKey]]) -> Gam
         gone = pc.is_in(keys, value_set=listed).to_numpy(zero_copy_only=False)
         kept |= mine & ~gone[games.prompt]
     codes, comparison = np.unique(games.comparison[kept], return_inverse=True)
-    columns = ("prompt", "order", "score", "outcome", "mass", "length_difference")
+    columns = ("prompt", "order", "score", "outcome", "mass", "length_difference", "forfeit")
     return replace(
         games,
         comparisons=[games.comparisons[code] for code in codes],
@@ -329,6 +334,7 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
         outcome=_outcome(table, score),
         mass=_values(table, "mass"),
         length_difference=_values(table, "length") - _values(table, "opponent_length"),
+        forfeit=_values(table, FORFEIT) == 1,
     )
 
 
