@@ -118,7 +118,7 @@ class Referee:
         again, _ = await self._call(*bare)
         scores = [self._score(each, True, "ab") for each in (said, again)]
         if scores[0] is None or scores[1] is None:
-            return (said if scores[1] is None else again), _noted(reason, PLEA)
+            return (said, _noted(reason, PLEA)) if scores[1] is None else (again, _noted(reason, PLEA_IGNORED))
         gain = scores[0] - scores[1]
         pleading = bare[0] != first, bare[1] != second
         gained = all(pleading) or (gain > 0 if pleading[0] else gain < 0)
