@@ -30,7 +30,7 @@ from pipeline.failures import _SPECIFIC
 from pipeline.judging.audit import altered
 from pipeline.judging.names import is_candidate
 from pipeline.judging.pleas import without_pleas
-from pipeline.judging.replies import read_label
+from pipeline.judging.replies import read_label, read_reply
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import LETTERS, expected_grade, pairwise_score, pick
 from pipeline.languages import identify, is_language_tag, language_name
@@ -313,6 +313,7 @@ def test_long_texts_take_no_time(text: str) -> None:
         lambda: conversation(text, []),
         lambda: conversation([{"role": "user", "content": text}], []),
         lambda: render(text),
+        lambda: read_reply(part, LETTERS[:3], {"A": "answer A is better"}, "length"),
         lambda: without_pleas(part),
         lambda: chat_messages([{"role": "user", "content": part}]),
         lambda: visible(part),
