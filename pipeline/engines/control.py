@@ -32,10 +32,11 @@ def _pattern(name: str) -> str:
     return _UNSEEN.join(_FORMS.get(c, re.escape(c)) for c in name)
 
 
-COMMON = re.compile("|".join(map(_pattern, (*_NAMES, _FAMILY))))
+_REST = rf"(?:[\w\u2581{_UNSEEN[1:-2]}]{{0,64}}{_FORMS['|']}{_UNSEEN}{_FORMS['>']})?"  # of one of the family
+COMMON = re.compile("|".join([*map(_pattern, _NAMES), _pattern(_FAMILY) + _REST]))
 """Every spelling of a common control token, or its beginning; also with unseen or full-width characters in it."""
 
-_EXACT = re.compile("|".join(re.escape(name) for name in (*_NAMES, _FAMILY, "<\uff5c")))
+_EXACT = re.compile("|".join([*map(re.escape, _NAMES), "<[|\uff5c](?:[\\w\u2581]*[|\uff5c]>)?"]))
 _JOINER = "\N{WORD JOINER}"
 SIGNS = {"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "[": "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}"}
 """What stands for the first character of a token in a text that is shown to a judge."""
