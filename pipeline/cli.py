@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pipeline.imports import is_program, leave_folder_out
+
+if is_program():
+    leave_folder_out()  # before anything else is imported
+
 import argparse
 import importlib
 import logging
@@ -48,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: see :mod:`pipeline.errors`.
     """
+    if argv is None:
+        leave_folder_out()
     args = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(handlers=[_stderr()])
     try:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import os
-import sys
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from pipeline.contradictions import check
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.errors import ConfigError, nearest
 from pipeline.export.config import ExportConfig
+from pipeline.imports import allow
 from pipeline.judging.answers import ANSWERS, AnswerSource
 from pipeline.labelling.settings import LabelConfig
 from pipeline.policy import NAME as POLICY
@@ -229,12 +229,22 @@ def load_config(words: Sequence[str]) -> Config:
     Raises:
         ConfigError: missing file, unknown key, wrong type or contradictory choice; the message names the key.
     """
+    return build_config(merge_words([], words))
+
+
+def merge_words(layers: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
+    """Plain nested dicts of some layers, then presets, files and ``key=value`` words, merged in this order.
+
+    Raises:
+        ConfigError: a file or word cannot be read.
+    """
     merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge(merged, layer, ())
     for word in words:
         is_setting = "=" in word and not is_uri(word) and not Path(word).exists()
-        layer = _read_word(word) if is_setting else _read_file(word)
-        _merge(merged, layer, ())
-    return build_config(merged)
+        _merge(merged, _read_word(word) if is_setting else read_layer(word), ())
+    return merged
 
 
 def build_config(data: dict[str, Any]) -> Config:
@@ -245,15 +255,24 @@ def build_config(data: dict[str, Any]) -> Config:
     """
     _check_keys(data, [f.name for f in dataclasses.fields(Config)], "")
     modules = data.get("modules") or []
-    if modules and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script's path lacks the folder that the user stands in
+    _check_shape(list[str], modules, "modules")
+    if odd := [m for m in modules if not isinstance(m, str)]:
+        raise ConfigError(f"modules: must be names of Python modules, not {odd[0]!r}")
+    _import(modules)
+    with _no_environment():
+        return _build_config(data)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import the user's own modules; from the folder that the user stands in, those and no others."""
+    allow(list(modules))
     for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError(f"modules: cannot import {module!r}: {error}") from error
-    with _no_environment():
-        return _build_config(data)
+            other = getattr(error, "name", None)
+            hint = f"; if {other}.py is yours, name it under modules, too" if other and other not in modules else ""
+            raise ConfigError(f"modules: cannot import {module!r}: {error}{hint}") from error
 
 
 def _build_config(data: dict[str, Any]) -> Config:
@@ -332,7 +351,8 @@ def _read_word(word: str) -> dict[str, Any]:
     return typing.cast(dict[str, Any], layer)
 
 
-def _read_file(name: str) -> dict[str, Any]:
+def read_layer(name: str) -> dict[str, Any]:
+    """A preset or config file as plain nested dicts. Raises ConfigError."""
     path = Path(name).expanduser()
     if not is_uri(name) and not path.is_file():
         known = presets()
@@ -452,8 +472,40 @@ def _check_nested_keys(cls: type, data: dict[str, Any], key: str) -> None:
     _check_keys(data, names, key)
     for name, value in data.items():
         hint = hints[name]
+        full = f"{key}.{name}" if key else name
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            _check_nested_keys(typing.cast(type, hint), value, f"{key}.{name}" if key else name)
+            _check_nested_keys(typing.cast(type, hint), value, full)
+        else:
+            _check_shape(hint, value, full)
+
+
+def _check_shape(hint: Any, value: Any, key: str) -> None:
+    """Refuse a map, a list or a plain value where another of these belongs; OmegaConf checks and converts the rest.
+
+    Raises:
+        ConfigError: naming the key of the very item.
+    """
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None or Any in options:
+        return
+    kind = next((o for o in options if o is not type(None)), str)
+    container, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    wanted, what = {list: (list, "a list"), dict: (dict, "a map")}.get(container, ((), "one value"))
+    is_container = isinstance(value, list | dict)
+    if dataclasses.is_dataclass(kind):
+        wanted, what = dict, "a map"
+    if isinstance(value, wanted) if wanted else not is_container:
+        if isinstance(value, list):
+            for i, item in enumerate(value):
+                if item is None:
+                    raise ConfigError(f"{key}[{i}]: is empty")
+                _check_shape(inner[0] if inner else Any, item, f"{key}[{i}]")
+        elif isinstance(value, dict) and inner:
+            for name, item in value.items():
+                _check_shape(inner[1], item, f"{key}.{name}")
+        return
+    found = "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else repr(value)
+    raise ConfigError(f"{key}: must be {what}, not {found}")
 
 
 def _first_line(error: Exception) -> str:

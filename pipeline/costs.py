@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import Config
-from pipeline.engines.base import EngineConfig
 from pipeline.pilot import Stratum, weights
 from pipeline.storage import RunFolder
 
@@ -24,6 +23,7 @@ class StageCost:
 
     Attributes:
         job, stage: as in the rows' ``usage``.
+        engine: name of the engine that it asked, as its pass recorded it; empty where none did.
         money: price of its tokens; ``None`` where its engine's tokens have no price.
     """
 
@@ -33,6 +33,7 @@ class StageCost:
     prompt_tokens: float = 0
     cached_tokens: float = 0
     completion_tokens: float = 0
+    engine: str = ""
     money: float | None = None
 
     @property
@@ -120,14 +121,24 @@ def count_costs(config: Config, run: RunFolder, table: str) -> Costs:
         sums = items.group_by(["job", "stage"]).aggregate([(name, "sum") for name in _COUNTS])
         for item in sums.to_pylist():
             _add(totals, item["job"], item["stage"], {name: item[f"{name}_sum"] or 0 for name in _COUNTS})
-    return Costs(rows, _priced(config, totals), pass_costs(config, run))
+    return Costs(rows, _priced(config, totals, engines_of(run)), pass_costs(config, run))
 
 
 def pass_costs(config: Config, run: RunFolder) -> list[PassCost]:
     """The time that the manifest's passes took, over all attempts."""
-    passes = (run.read_json("manifest.json") or {}).get("passes", {})
-    costs = [_pass_cost(config, name, float(p["seconds"])) for name, p in passes.items()]
+    passes = _passes(run)
+    costs = [_pass_cost(config, name, p, float(p["seconds"])) for name, p in passes.items()]
     return [replace(cost, beside=p.get("beside", "")) for cost, p in zip(costs, passes.values(), strict=True)]
+
+
+def engines_of(run: RunFolder) -> dict[str, str]:
+    """Stage -> name of the engine that it asked, as the manifest's passes recorded it."""
+    return {stage: p["engine"] for p in _passes(run).values() for stage in p["stages"] if p["engine"]}
+
+
+def _passes(run: RunFolder) -> dict[str, dict[str, Any]]:
+    passes: dict[str, dict[str, Any]] = (run.read_json("manifest.json") or {}).get("passes", {})
+    return passes
 
 
 @dataclass
@@ -155,7 +166,11 @@ def read_pilot(run: RunFolder, table: str) -> list[PilotRow]:
 
 
 def extrapolate(
-    config: Config, rows: Sequence[PilotRow], population: Counter[Stratum], audited: float | None = None
+    config: Config,
+    rows: Sequence[PilotRow],
+    population: Counter[Stratum],
+    engines: Mapping[str, str],
+    audited: float | None = None,
 ) -> Costs:
     """From a pilot's rows to all rows: every pilot row stands for its share of its language and task.
 
@@ -163,6 +178,7 @@ def extrapolate(
         config: knows the prices.
         rows: of the pilot.
         population: stratum -> rows of the whole.
+        engines: of the pilot's stages (:func:`engines_of`).
         audited: how many times more rows the whole run audits than the pilot; ``None`` = in proportion to the rows.
     """
     from scipy import stats  # takes half a second to import
@@ -173,7 +189,7 @@ def extrapolate(
         for item in row.usage:
             factor = audited if audited is not None and item["stage"] == "audit" else weight
             _add(totals, item["job"], item["stage"], {name: item[name] * factor for name in _COUNTS})
-    costs = Costs(total, _priced(config, totals), pilot=len(rows))
+    costs = Costs(total, _priced(config, totals, engines), pilot=len(rows))
     if len(rows) > 1:
         spent = [r.tokens for r in rows]
         mean = sum(spent) / len(spent)
@@ -192,47 +208,31 @@ def extrapolate_passes(config: Config, pilot: RunFolder, factor: float, cpu_work
         cpu_workers: actors of a pass without an engine.
     """
     found = []
-    for name, done in ((pilot.read_json("manifest.json") or {}).get("passes", {})).items():
+    for name, done in _passes(pilot).items():
         working = done["busy_seconds"] / max(1, done["workers"])
         loading = max(0.0, done["seconds"] - working)
-        engine = _engine_of_pass(config, name)
+        engine = config.engines.get(done["engine"])
         seconds = loading + done["busy_seconds"] * factor / (engine.pool.most() if engine else cpu_workers)
-        found.append(_pass_cost(config, name, seconds))
+        found.append(_pass_cost(config, name, done, seconds))
     return found
 
 
-def _pass_cost(config: Config, name: str, seconds: float) -> PassCost:
-    engine = _engine_of_pass(config, name)
+def _pass_cost(config: Config, name: str, done: Mapping[str, Any], seconds: float) -> PassCost:
+    engine = config.engines.get(done["engine"])
     hours = seconds * engine.pool.most() / 3600 if engine else 0.0
     return PassCost(name, seconds, hours, engine.price.hour * hours if engine and engine.price.hour else None)
 
 
-def _engine_of_pass(config: Config, name: str) -> EngineConfig | None:
-    return config.engines.get(name.partition("-")[2])
-
-
-def engine_of_stage(config: Config, stage: str) -> EngineConfig | None:
-    """The engine that a stage asks, from its name in ``usage``; ``None`` for one that the config no longer has."""
-    kind, _, name = stage.partition(":")
-    plans = config.all_plans()
-    if kind == "generate" and name in plans:
-        return config.engines.get(plans[name].engine)
-    if kind == "select" and name in config.selectors:
-        return config.engines.get(config.selectors[name].engine or "")
-    if kind == "answers" and name in config.answers:
-        return config.engines.get(config.answers[name].engine or "")
-    return config.engines.get(config.judge.engine or "") if kind in ("judge", "audit") else None
-
-
-def _priced(config: Config, totals: Mapping[tuple[str, str], StageCost]) -> list[StageCost]:
+def _priced(config: Config, totals: Mapping[tuple[str, str], StageCost], engines: Mapping[str, str]) -> list[StageCost]:
     for cost in totals.values():
+        cost.engine = engines.get(cost.stage, "")
         cost.money = price_of(config, cost)
     return list(totals.values())
 
 
 def price_of(config: Config, cost: StageCost) -> float | None:
     """The price of a stage's tokens; ``None`` where its engine's tokens have none."""
-    engine = engine_of_stage(config, cost.stage)
+    engine = config.engines.get(cost.engine)
     if engine is None or not engine.price.charges_tokens:
         return None
     return engine.price.of(cost.prompt_tokens, cost.cached_tokens, cost.completion_tokens)

@@ -180,9 +180,10 @@ def _folded(language: str | None) -> str | None:
 
 
 @functools.cache
-def _labels() -> frozenset[str | None]:
+def _labels() -> frozenset[str]:
     """What the identifier can name."""
-    return frozenset(_folded(base_language(label)) for label in _identifier().labels) - {None}
+    found = (_folded(base_language(label)) for label in _identifier().labels)
+    return frozenset(label for label in found if label is not None)
 
 
 @functools.cache

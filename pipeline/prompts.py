@@ -32,7 +32,8 @@ class Columns:
             and ``messages`` is not.
         id: explicit prompt ids (repeats are refused); default ``prompt_id``, else derived from the content.
         cluster: prompts that are not independent share it; ``@row`` = the row's position in its file, so that
-            parallel files of translations cluster by position; default ``cluster_id``, else the prompt's id.
+            parallel files of translations cluster by position; default ``cluster_id``, else the hash of the messages:
+            copies of one prompt are one cluster.
         language: BCP 47 or ISO 639-3 tag (``ja``, ``zh_CN``, ``deu_Latn``); anything else is kept as it is, and the
             report of the reading warns.
         task: ``open``, ``math``, ``translation`` ...

@@ -14,10 +14,12 @@ class Stage(ABC):
     """What a pass runs on every row.
 
     Attributes:
+        run_seed: the run's seed, where it uses one.
         reads: columns it looks at.
         writes: columns it changes or appends (``usage`` and ``errors`` are the worker's).
     """
 
+    run_seed: int = 1
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
 

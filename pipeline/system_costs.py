@@ -4,7 +4,8 @@ A system (candidate set / selector) is charged with everything that was asked fo
 evidence, and its selector's requests (in equal shares where the selector worked on several sets). A selector that takes
 one candidate unseen is charged with one candidate: one prompt read, and a mean candidate's new tokens. The games are
 the evaluation's cost and are charged to nobody. A point of win-rate costs what the system costs more than its opponent,
-divided by its points above 50%; only where the interval lies above 50%.
+divided by its points above 50%; only where the interval lies above 50%,
+also with the unreadable verdicts lost.
 
 The run's bill is divided, so reading prompts counts; the report (:mod:`pipeline.report.costs`) compares
 methods prompt by prompt, and leaves out what all of them share.
@@ -67,9 +68,15 @@ def system_costs(
         found[row.system] = SystemCost(row.system, prompts, accepted, tokens, money)
     for rate in winrates:
         system, opponent = rate["system"], rate["opponent"]
-        if rate["language"] == "all" and system in found and opponent in spent and (rate["ci_low"] or 0) > 0.5:
+        if rate["language"] == "all" and system in found and opponent in spent and _is_ahead(rate):
             found[system] = _with_points(found[system], rate, spent[system], spent[opponent])
     return list(found.values())
+
+
+def _is_ahead(rate: Mapping[str, Any]) -> bool:
+    """Whether the interval lies above 50%, also if all unreadable verdicts were lost."""
+    asked = rate["n_prompts"] + rate["n_invalid"]
+    return rate["ci_low"] is not None and rate["ci_low"] * rate["n_prompts"] / asked > 0.5
 
 
 def _with_points(cost: SystemCost, rate: Mapping[str, Any], mine: StageCost, other: StageCost) -> SystemCost:

@@ -10,6 +10,7 @@ harmless, and no table is handed to ``to_pylist``, pandas or Ray before it went 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,6 +43,7 @@ MOST_FIELDS = 20_000
 DEEPEST = 64
 """Levels of a column's type."""
 
+_THREADS = 8  # on an object store each footer is a request, and there may be hundreds
 _EXTENSION = b"ARROW:extension:name"
 
 
@@ -263,5 +265,6 @@ def check_files(files: Sequence[str], fs: pafs.FileSystem) -> None:
     Raises:
         InputError: one cannot be read, or is refused.
     """
-    for path in files:
-        read_schema(path, fs)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(lambda path: read_schema(path, fs), files):
+            pass

@@ -41,6 +41,7 @@ REWARD = "SmolLM2-135M-Reward"
 RECIPE = 1  # raise it when the folders' content changes: older ones are then built again
 
 HUB_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"  # a commit's hash names its files' content
 HUB_SECONDS = 5.0  # how long the hub may take to answer at all
 HUB_FILES = (
     "config.json",
@@ -183,6 +184,8 @@ def chat_from_hub(folder: Path) -> None:
         raise CannotPrepare("HF_HUB_OFFLINE is set")
     say(f"asking the model hub for {HUB_REPOSITORY}")
     info = hub_info()
+    if info.sha != HUB_REVISION:
+        raise CannotPrepare(f"it answers with the commit {info.sha}, not with {HUB_REVISION}")
     stated = {sibling.rfilename: sibling for sibling in info.siblings or [] if sibling.rfilename in HUB_FILES}
     if "model.safetensors" not in stated or stated["model.safetensors"].lfs is None:
         raise CannotPrepare("it states no hash for model.safetensors")
@@ -213,7 +216,9 @@ def hub_info() -> Any:
         try:
             from huggingface_hub import HfApi
 
-            answer.append(HfApi().model_info(HUB_REPOSITORY, files_metadata=True, timeout=HUB_SECONDS))
+            answer.append(
+                HfApi().model_info(HUB_REPOSITORY, revision=HUB_REVISION, files_metadata=True, timeout=HUB_SECONDS)
+            )
         except Exception as error:
             answer.append(error)
 

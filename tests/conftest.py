@@ -126,6 +126,9 @@ def ray_cluster() -> Iterator[str]:
     from pipeline.settings import RayConfig
 
     saved = os.environ.pop("RAY_ADDRESS", None)
+    # Workers do not look into the folder that the driver was started in, and tests have stages of their own.
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, path)]))
     with cluster(RayConfig()):
         address = ray.get_runtime_context().gcs_address
         os.environ["RAY_ADDRESS"] = address

@@ -95,6 +95,7 @@ def chain(
                 writes=target,
                 stages=[s.stage for s in group],
                 engine=engine_config,
+                engine_name=engine or "",
                 requests_per_row=min((s.requests for s in group if s.engine), default=1),
                 fingerprint={**fingerprint, "engine": identities.get(engine), "stages": depends},
                 extension=plan.extension,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pipeline.commands import context, spending
 from pipeline.config import Config, to_dict
-from pipeline.costs import Costs, extrapolate, extrapolate_passes, read_pilot
+from pipeline.costs import Costs, engines_of, extrapolate, extrapolate_passes, read_pilot
 from pipeline.execution.control import Ledger
 from pipeline.hashing import digest
 from pipeline.judging.audit import choose_rows
@@ -76,7 +76,7 @@ def _estimate(config: Config, run: RunFolder, pilot: RunFolder) -> Costs:
     rows = read_pilot(pilot, spending.last_table(pilot))
     population = strata(run)
     total = sum(population.values())
-    costs = extrapolate(config, rows, population, _audited(config, run, pilot))
+    costs = extrapolate(config, rows, population, engines_of(pilot), _audited(config, run, pilot))
     pool = cpu_pool(blocks_of(total, execution, engine=False), *processors, execution)
     costs.passes = extrapolate_passes(config, pilot, total / len(rows), pool.most())
     for name, limit, spent in (

@@ -144,6 +144,7 @@ def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
         "soft": judge.scores == "soft",
         "max_chars": judge.max_chars,
         "reason_tokens": judge.reason_tokens,
+        "run_seed": config.seed,
         "tasks": config.tasks,
         "early": FirstVerdicts(judge.max_invalid, f"engines.{judge.engine}"),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from pipeline.commands.context import console
 from pipeline.commands.winrate import interval, percent, points, store_table
-from pipeline.config import Config, load_config
+from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError
-from pipeline.replay.compare import BASE, replay, scores
+from pipeline.replay.compare import ALL, BASE, best_on_development, replay, scores
 from pipeline.replay.players import players
 from pipeline.replay.table import ReplayTable, last_table, place_of, write_replay
 from pipeline.safety import say
-from pipeline.stats.intervals import Bootstrap
+from pipeline.stats.clusters import Bootstrap
 from pipeline.storage import RunFolder
+from pipeline.theirs import load_theirs
 
 _NAME = "replay.parquet"
 
@@ -43,7 +44,7 @@ def run(source: str, words: Sequence[str] = ()) -> pa.Table:
     """
     folder, name = _prepared(source, words)
     table = ReplayTable(folder, name)
-    now, stored = _config(table.config, words), _config(table.config, ())
+    now, stored = _config(table.config, words, words), _config(table.config, (), words)
     chosen, left_out = players(now, stored)
     started = time.monotonic()
     found = asyncio.run(replay(table, chosen, now.replay.n, now))
@@ -57,10 +58,31 @@ def run(source: str, words: Sequence[str] = ()) -> pa.Table:
         )
     store_table(folder, "replay_scores", result)
     _print(result, settings.confidence)
+    oracles = [name for name, player in now.selectors.items() if player.kind == "oracle"]
+    for line in honest(result, oracles, now.replay.split):
+        say(line)
     for selector, why in left_out.items():
         say(f"{selector}: left out: {why}")
     say(f"replayed in {time.monotonic() - started:.1f} s; the table: {folder.path(name)}")
     return result
+
+
+def honest(result: pa.Table, oracles: Collection[str], split: float | None) -> Iterator[str]:
+    """What the comparison may be used for; with a split, what the best on one part is worth on the other."""
+    if split is None:
+        yield (
+            "these are the prompts that selectors are tried and tuned on: the best of several looks better here than "
+            "it is; replay.split=0.5 chooses on half of the clusters and scores on the others"
+        )
+        return
+    for best, held_out in best_on_development(result, oracles):
+        name = f"{best['plan']}/{best['selector']} at n={best['n']}"
+        gain = "-" if held_out["difference"] is None else f"{100 * held_out['difference']:+.1f}"
+        span = points(held_out["difference_low"], held_out["difference_high"])
+        yield (
+            f"{best['task']}, {best['metric']}: best on the development clusters is {name} "
+            f"({100 * best['difference']:+.1f} points over {BASE}); on the held-out ones {gain} ({span})"
+        )
 
 
 def _prepared(source: str, words: Sequence[str]) -> tuple[RunFolder, str]:
@@ -71,32 +93,33 @@ def _prepared(source: str, words: Sequence[str]) -> tuple[RunFolder, str]:
     if not run_folder.exists("config.yaml"):
         raise ConfigError(f"no such run folder: {source} (there is no config.yaml in it), nor a .parquet file")
     path = run_folder.uri("config.yaml")
-    table = load_config([path, *words]).replay.table
+    table = load_theirs(path, words).replay.table
     folder, name = (run_folder, _NAME) if table is None else place_of(table)
     _, state = last_table(run_folder)
     if not folder.exists(name) or ReplayTable(folder, name).source != state:
-        write_replay(run_folder, load_config([path]), folder, name)
+        write_replay(run_folder, load_theirs(path, (), words), folder, name)
     return folder, name
 
 
-def _config(text: str, words: Sequence[str]) -> Config:
+def _config(text: str, words: Sequence[str], allowed: Sequence[str]) -> Config:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
         path.write_text(text, encoding="utf-8")
-        return load_config([str(path), *words])
+        return load_theirs(str(path), words, allowed)
 
 
 def _print(result: pa.Table, confidence: float) -> None:
     from rich.table import Table
 
     rows = result.to_pylist()
-    for task, metric in dict.fromkeys((r["task"], r["metric"]) for r in rows):
-        title = f"{task}: {metric}, first n candidates ({confidence:.0%} intervals, clusters)"
+    for task, metric, part in dict.fromkeys((r["task"], r["metric"], r["part"]) for r in rows):
+        where = "" if part == ALL else f", {part.replace('_', '-')} clusters"
+        title = f"{task}: {metric}{where}, first n candidates ({confidence:.0%} intervals that hold together, clusters)"
         shown = Table(title=title, title_justify="left")
         shown.add_column("system", overflow="fold", min_width=20)
         for name in ("n", "prompts", "mean", "interval", f"- {BASE}", "interval", "tokens", "as run"):
             shown.add_column(name, justify="right", no_wrap=True)
-        mine = [r for r in rows if (r["task"], r["metric"]) == (task, metric)]
+        mine = [r for r in rows if (r["task"], r["metric"], r["part"]) == (task, metric, part)]
         for r in sorted(mine, key=lambda r: (r["plan"], r["n"] or 0, -(r["mean"] or 0), r["selector"])):
             shown.add_row(
                 f"{r['plan']}/{r['selector']}",

@@ -82,12 +82,16 @@ def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[st
 
 
 def own_config(
-    run: RunFolder, words: Sequence[str], why: str = "retried rows would differ from the others of the run"
+    run: RunFolder,
+    words: Sequence[str],
+    why: str = "retried rows would differ from the others of the run",
+    load: Callable[[str, Sequence[str]], Config] = lambda path, words: load_config([path, *words]),
 ) -> Config:
     """The run's own config with the settings ``words``.
 
     Args:
         why: what is wrong with settings that results depend on.
+        load: reads the config at a path, with settings.
 
     Raises:
         ConfigError: there is no such run.
@@ -96,7 +100,7 @@ def own_config(
     if not run.exists("config.yaml"):
         raise ConfigError(f"no such run folder: {run.name} (there is no config.yaml in it)")
     path = run.uri("config.yaml")
-    stored, config = load_config([path]), load_config([path, *words])
+    stored, config = load(path, ()), load(path, words)
     before, now = (json.dumps(_settings(c), indent=1, sort_keys=True).splitlines() for c in (stored, config))
     if before != now:
         lines = [

@@ -17,7 +17,8 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.prompts import read_prompts
 from pipeline.safety import say
-from pipeline.stats.intervals import Bootstrap
+from pipeline.stats.clusters import Bootstrap
+from pipeline.stats.facts import set_facts
 from pipeline.stats.pools import load_quality
 from pipeline.stats.sweep import Sweep, sweep_table
 from pipeline.stats.sweep_choice import choices_table
@@ -82,7 +83,7 @@ def tables(planned: Config, run: RunFolder) -> None:
         planned.sweep.enough,
         planned.seed,
     )
-    quality = load_quality(run)
+    quality = load_quality(run, set_facts(planned))
     metrics = {name: metrics_of(planned, name) for name in quality.tasks}
     curves = sweep_table(quality, sweep, bootstrap)
     store_table(run, "sweep", curves)

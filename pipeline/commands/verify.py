@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from pipeline import __version__
@@ -11,10 +12,11 @@ from pipeline.commands import generate
 from pipeline.commands.context import console
 from pipeline.commands.retry import own_config
 from pipeline.config import Config
-from pipeline.errors import NotVerified
+from pipeline.errors import InputError, NotVerified
 from pipeline.lock import run_lock
 from pipeline.safety import line, say
 from pipeline.storage import RunFolder
+from pipeline.theirs import check_engines, load_theirs
 from pipeline.verification.consistency import Problem, check_files, check_tables
 from pipeline.verification.provenance import check_provenance
 from pipeline.verification.results import check_results
@@ -31,15 +33,24 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
         words: settings, as ``key=value``: ``verify.rows=50``, and what results do not depend on (pools, time limits).
 
     Raises:
-        ConfigError: there is no such run, or a setting is wrong.
+        ConfigError: there is no such run, a setting is wrong, or the run's config would run code or send a key, and the
+            words do not say that it may (:mod:`pipeline.theirs`).
         ResumeError: a setting would make other answers than the run's.
         NotVerified: something does not fit, or too few texts came out the same (``verify.min_match``).
     """
     run_folder = RunFolder(folder)
-    config = own_config(run_folder, words, "answers would differ from those of the run")
+    load = partial(load_theirs, allowed=words)
+    config = own_config(run_folder, words, "answers would differ from those of the run", load)
+    check_engines(config, sorted({plan.engine for plan in config.all_plans().values()}), words)
     problems = list(check_files(run_folder))
     run_folder.checks = False  # what is wrong with the files is known now; the rest is looked at all the same
     problems += [*check_provenance(run_folder, config), *check_tables(run_folder), *check_results(run_folder)]
+    target = RunFolder(config.verify.folder or run_folder.name, "verify.folder")
+    try:
+        compared = _again(run_folder, target, config)
+    except InputError as error:  # a table that cannot be read is one of the problems
+        compared = Comparison()
+        problems.append(Problem("sampling", str(error)))
     for problem in problems[:_SHOWN]:
         place = [problem.table] if problem.table else []
         place += [line("prompt {}", problem.prompt_id)] if problem.prompt_id else []
@@ -47,8 +58,6 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
         say(line(": ".join("{}" for _ in parts), *parts))
     if len(problems) > _SHOWN:
         say(f"... and {len(problems) - _SHOWN} more, see verify.json")
-    target = RunFolder(config.verify.folder or run_folder.name, "verify.folder")
-    compared = _again(run_folder, target, config)
     least = {(m.plan, m.model): _least(config, m) for m in compared.matches}
     target.make()
     target.write_json(_as_json(run_folder, config, problems, compared, least), "verify.json")

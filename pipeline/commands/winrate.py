@@ -14,6 +14,7 @@ from pipeline.errors import NothingToCompare
 from pipeline.safety import line, say
 from pipeline.settings import WinrateConfig
 from pipeline.stats.audit import ALTERED
+from pipeline.stats.facts import set_facts
 from pipeline.stats.games import Games
 from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.results import Results, csv_text, outside_results, run_results, with_settings
@@ -37,13 +38,13 @@ def run(config: Config) -> None:
     else:
         if config.judges():
             folder.dataset("games")  # an interrupted judge must not pass for a run without games
-        results = run_results(folder, settings, config.judge.opponent)
+        results = run_results(folder, settings, config.judge.opponent, set_facts(config))
     if not results.tables:
         raise NothingToCompare(
             f"{folder.path('selections')}: neither games nor metrics; set judge.engine, or bring references and a task"
         )
     for name, table in results.tables.items():
-        store_table(folder, name, with_settings(table, settings, config.judge.opponent))
+        store_table(folder, name, with_settings(table, settings, config.judge.opponent, set_facts(config)))
     print_results(results, settings)
     if results.games is not None and not settings.games:
         for line in judge.independence(config):

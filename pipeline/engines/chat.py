@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.engines.control import in_all_texts, split
 from pipeline.errors import EngineRequestError
 from pipeline.records import Message
 
@@ -31,12 +32,8 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def defuse(self, value: Any) -> Any:
-        """``value`` (a text, or dicts and lists of texts) in which no control token is spelled."""
-        if isinstance(value, str):
-            return self._pattern.sub(lambda m: m[0][0] + _JOINER + m[0][1:], value)
-        if isinstance(value, dict):
-            return {k: self.defuse(v) for k, v in value.items()}
-        return [self.defuse(v) for v in value] if isinstance(value, list) else value
+        """``value`` (a text, or dicts and lists of texts, keys included) in which no control token is spelled."""
+        return in_all_texts(value, lambda text: self._pattern.sub(lambda m: m[0][0] + _JOINER + m[0][1:], text))
 
 
 def chat_messages(messages: Sequence[Message], control: ControlTokens | None = None) -> list[Message]:
@@ -44,7 +41,8 @@ def chat_messages(messages: Sequence[Message], control: ControlTokens | None = N
 
     Args:
         messages: a conversation.
-        control: what may not be spelled in them; ``None`` for an endpoint, whose tokenizer is its own.
+        control: what may not be spelled in them; ``None`` for an endpoint, whose tokenizer is not known: the common
+            control tokens (:mod:`pipeline.engines.control`) are broken.
 
     Raises:
         EngineRequestError: ``tool_calls`` is not JSON.
@@ -57,5 +55,5 @@ def chat_messages(messages: Sequence[Message], control: ControlTokens | None = N
                 copy["tool_calls"] = json.loads(copy["tool_calls"])
             except ValueError as error:
                 raise EngineRequestError(f"tool_calls of a message is not JSON: {error}") from None
-        result.append(copy if control is None else control.defuse(copy))
+        result.append(in_all_texts(copy, split) if control is None else control.defuse(copy))
     return result

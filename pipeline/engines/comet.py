@@ -43,15 +43,17 @@ class CometEngineConfig(EngineConfig):
 
     ``model`` is a hub repository, a folder that holds ``checkpoints/model.ckpt`` and ``hparams.yaml``, or such a
     ``.ckpt`` file. The paper's XCOMET-XL (``Unbabel/XCOMET-XL``, 3.5B parameters) is gated: accept its licence
-    (CC BY-NC-SA 4.0: no commercial use) on the hub and log in. A checkpoint is a Python pickle, which can run code when
-    it is loaded: use only those that you trust, and pin ``revision``.
+    (CC BY-NC-SA 4.0: no commercial use) on the hub and log in. All of them are Python pickles, which can run code when
+    they are loaded: use only those that you trust, and pin ``revision``.
 
     Attributes:
+        allow_pickle_weights: that you trust the checkpoint; it is not loaded otherwise.
         batch_size: texts per forward pass. It uses the GPU that ``pool.num_gpus=1`` gives to each actor, else the CPU.
         python: interpreter of the environment that holds unbabel-comet; ``null`` = ``$LEMONPRESS_COMET_PYTHON``, else
             the one that ``scripts/comet.sh`` made. On a cluster every node needs it, at the same path.
     """
 
+    allow_pickle_weights: bool = False
     batch_size: int = 16
     python: str | None = None
 
@@ -64,6 +66,11 @@ class CometEngineConfig(EngineConfig):
     def check(self, key: str) -> None:
         if not self.model:
             raise ConfigError(f"{key}.model: names no model; e.g. Unbabel/XCOMET-XL")
+        if not self.allow_pickle_weights:
+            raise ConfigError(
+                f"{key}.allow_pickle_weights: COMET's checkpoints are Python pickles, which can run code when they are "
+                f"loaded; if you trust {self.model}, say so: {key}.allow_pickle_weights=true"
+            )
         if self.batch_size < 1:
             raise ConfigError(f"{key}.batch_size: {self.batch_size} is not a positive number")
 

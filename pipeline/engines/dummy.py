@@ -59,7 +59,7 @@ _WORDS = [
 ]
 
 
-_ANSWERS = re.compile(r"<answer_(\w+)>\n(.*?)\n</answer_\1>", re.DOTALL)
+_ANSWERS = re.compile(r"<answer_(\w+)((?:-\w+)?)>\n(.*?)\n</answer_\1\2>", re.DOTALL)
 
 
 @ENGINES.register("dummy")
@@ -240,7 +240,7 @@ class DummyEngine:
             return labels[0]
         if self.config.accuracy is None:
             return None
-        shown: dict[str, str] = {tag.upper(): answer for tag, answer in _ANSWERS.findall(text) if tag.upper() in labels}
+        shown: dict[str, str] = {tag.upper(): said for tag, _, said in _ANSWERS.findall(text) if tag.upper() in labels}
         best = [label for label, answer in shown.items() if re.search(self.config.best, answer)]
         rng = hash_rng("judge", self.config.seed, text)
         if len(best) != 1:

@@ -19,6 +19,7 @@ from pipeline.engines.base import (
 )
 from pipeline.engines.batching import Batcher
 from pipeline.engines.chat import ControlTokens, chat_messages
+from pipeline.engines.weights import refuse_pickles
 from pipeline.errors import ConfigError, EngineRequestError, nearest
 
 
@@ -36,6 +37,7 @@ class TransformersEngineConfig(EngineConfig):
         max_length: tokens; a longer conversation is an error. ``null`` = what the model was made for.
         trust_remote_code: run Python code that comes with the model, with all your rights: only for a model
             whose code you have read, and with ``revision`` pinned to that commit.
+        allow_pickle_weights: load weights that are a Python pickle (``.bin``, ``.pt``), too: only those that you trust.
         chat_template_kwargs: arguments of the chat template.
         model_class: the class of ``transformers`` to load the model with.
         head: ``linear``, transformers' own; ``mlp``, two linear layers with a ReLU between them (INF-ORM's).
@@ -46,6 +48,7 @@ class TransformersEngineConfig(EngineConfig):
     batch_size: int = 8
     max_length: int | None = None
     trust_remote_code: bool = False
+    allow_pickle_weights: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     model_class: str = "AutoModelForSequenceClassification"
     head: str = "linear"
@@ -70,6 +73,8 @@ class TransformersEngineConfig(EngineConfig):
 
     def ready(self, key: str) -> None:
         require("transformers", "torch", "transformers")
+        if not self.allow_pickle_weights:
+            refuse_pickles(model_path(self.model), key)
 
     def identity(self) -> dict[str, Any]:
         names = ("kind", "model", "revision", "dtype", "max_length", "chat_template_kwargs", "model_class", "head")
@@ -119,6 +124,8 @@ class TransformersEngine(PartialEngine):
         if auto is None:
             raise ConfigError(f"model_class: no {config.model_class!r}{nearest(config.model_class, dir(transformers))}")
         name = model_path(config.model)
+        if not config.allow_pickle_weights:
+            refuse_pickles(name, "engines.*")
         source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **source)
         self._control = ControlTokens(self._tokenizer)
@@ -126,7 +133,10 @@ class TransformersEngine(PartialEngine):
         if config.head == "mlp":
             source["num_labels"] = 1
             auto = _with_mlp_head(auto, transformers.AutoConfig.from_pretrained(name, **source))
-        model, info = auto.from_pretrained(name, dtype=config.dtype, output_loading_info=True, **spread, **source)
+        plain = {} if config.allow_pickle_weights or name.endswith(".gguf") else {"use_safetensors": True}
+        model, info = auto.from_pretrained(
+            name, dtype=config.dtype, output_loading_info=True, **spread, **plain, **source
+        )
         if model.config.num_labels != 1 or info["missing_keys"]:  # a missing head would be filled with noise
             found = (
                 f"{model.config.num_labels} labels instead of 1, missing weights: {sorted(info['missing_keys'])[:3]}"

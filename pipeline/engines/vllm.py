@@ -39,6 +39,7 @@ from pipeline.engines.chat import ControlTokens, chat_messages
 from pipeline.engines.context import fit
 from pipeline.engines.processor import has_fast_bfloat16
 from pipeline.engines.reasoning import split_reasoning
+from pipeline.engines.weights import refuse_pickles
 from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.records import Message
 from pipeline.scoring.certainty import self_certainty
@@ -66,6 +67,7 @@ class VLLMEngineConfig(EngineConfig):
             is scored is never cut.
         max_num_seqs: requests that the engine runs at once.
         tensor_parallel_size, pipeline_parallel_size: GPUs of one engine.
+        allow_pickle_weights: load weights that are a Python pickle (``.bin``, ``.pt``), too: only those that you trust.
         engine_args: any other argument of vLLM's ``AsyncEngineArgs``, passed through (``quantization``, ...).
         chat_template: path of a Jinja chat template instead of the model's own.
         chat_template_kwargs: passed to the chat template.
@@ -82,6 +84,7 @@ class VLLMEngineConfig(EngineConfig):
     max_num_seqs: int = 256
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    allow_pickle_weights: bool = False
     engine_args: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -113,6 +116,9 @@ class VLLMEngineConfig(EngineConfig):
             raise ConfigError(f"{key}.model: {self.model}: no folder {path}{hint}")
         if self.chat_template and not os.path.isfile(self.chat_template):
             raise ConfigError(f"{key}.chat_template: no file {self.chat_template}")
+        if not self.allow_pickle_weights:
+            for folder in filter(None, (path, self.lora)):
+                refuse_pickles(folder, key)
 
     def gpus(self) -> float:
         return 0.0 if _cpu_build() else float(self.tensor_parallel_size * self.pipeline_parallel_size)
@@ -169,6 +175,7 @@ class VLLMEngine(PartialEngine):
         self._own_template = Path(config.chat_template).read_text() if config.chat_template else ""
 
     async def start(self) -> None:
+        self.config.ready("engines.*")  # again: what lies here may not be what lies with the driver
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         if _cpu_build():
@@ -203,6 +210,8 @@ class VLLMEngine(PartialEngine):
             "max_logprobs": -1,  # self-certainty asks for as many as the plan says
             "enable_lora": config.lora is not None,
         }
+        if not config.allow_pickle_weights and not os.path.exists(args["model"]):
+            args["load_format"] = "safetensors"  # of the hub's repositories: what is here was looked at (ready)
         if config.max_model_len is not None:
             args["max_model_len"] = config.max_model_len
         if config.runner == "reward":

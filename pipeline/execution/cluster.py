@@ -11,9 +11,13 @@ from contextlib import contextmanager
 import ray
 import ray.cloudpickle
 import ray.data
+from ray._private import ray_constants
+from ray.job_config import JobConfig
 
+from pipeline import imports
 from pipeline.settings import RayConfig
 
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONSAFEPATH": "1"}
 _MIN_CPUS = 8
 """A resume needs CPUs for the checkpoint filter beside the actor pool: with 2 logical CPUs it hangs for ever."""
 
@@ -22,6 +26,41 @@ def ship_modules(names: Sequence[str]) -> None:
     """Send the user's own modules (selectors, tasks) to the workers by value: they are not installed there."""
     for name in names:
         ray.cloudpickle.register_pickle_by_value(importlib.import_module(name))
+
+
+class _Workers(JobConfig):  # type: ignore[misc]
+    """The job's workers look for modules where this process does, and not in the folder that it was started in.
+
+    Ray adds that folder, and the script's, right before it sends this off.
+    """
+
+    def _serialize(self) -> str:
+        self._py_driver_sys_path = imports.search_path()
+        self._cached_pb = None
+        return super()._serialize()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Have a cluster of this machine alone listen on loopback, and its processes look for modules nowhere unasked.
+
+    By default Ray takes the machine's outer address, and its servers listen on all of them. Only where it thinks that
+    it cannot be a cluster of several machines (on macOS and Windows, or as a variable says) it takes 127.0.0.1, at
+    which its servers listen on loopback alone. Its processes get the variables when they start, and whatever these
+    start gets them from there; in this process the first has been read already.
+    """
+    saved, cluster = {name: os.environ.get(name) for name in _ALONE}, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ |= _ALONE
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = cluster
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -40,6 +79,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
     # folder (/tmp/ray/session_latest/logs).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options = {"logging_level": logging.ERROR, "log_to_driver": config.worker_logs, "namespace": "lemonpress"}
+    options["job_config"] = _Workers()
     if address and address != "local":
         ray.init(address=address, **options)
     else:
@@ -47,7 +87,8 @@ def cluster(config: RayConfig) -> Iterator[None]:
         # Ray gives its workers a low priority (15), so that its own processes stay responsive. An engine on the CPU
         # then waits for Ray and the driver whenever they have something to do: some 7% of its speed on two cores.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        with _apart():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:
         yield
     finally:

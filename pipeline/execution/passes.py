@@ -36,7 +36,15 @@ from pipeline.execution.sizes import rows_per_block
 from pipeline.execution.source import read_table
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
 from pipeline.execution.summary import earlier_summaries, summarise, summary_before
-from pipeline.execution.unfinished import STATE, DurableRows, check_same, checkpoint_files, fingerprint, open_state
+from pipeline.execution.unfinished import (
+    STATE,
+    DurableRows,
+    check_same,
+    checkpoint_files,
+    fingerprint,
+    mend,
+    open_state,
+)
 from pipeline.execution.watch import Watch
 from pipeline.extend import root
 from pipeline.hashing import digest
@@ -89,6 +97,7 @@ def run_pools(
     state = open_state(spec, run, now, source)
     total = upstream.count_rows()
     started = time.monotonic()
+    mend(run, spec, state["blocks"])
     committed, pending = checkpoint_files(run, spec)
     resumed = pads.dataset(committed, filesystem=run.fs, format="parquet").count_rows() if committed else 0
     outcomes = [Outcome(Counts(), JournalState()) for _ in spec.hosted]

@@ -22,6 +22,7 @@ class PassSpec:
         reads, writes: table folders below the run's root.
         stages: run in this order on every row.
         engine: the engine that the pool hosts; ``None`` for CPU-only stages.
+        engine_name: under which the config has it: what the pass is charged to.
         requests_per_row: engine requests that one row has in flight at once, about: those of the stage with the fewest
             (a row runs its stages one after the other).
         fingerprint: the config that the result depends on; a resume with another one is refused.
@@ -44,6 +45,7 @@ class PassSpec:
     writes: str
     stages: Sequence[Stage]
     engine: EngineConfig | None = None
+    engine_name: str = ""
     requests_per_row: int = 1
     fingerprint: dict[str, Any] = field(default_factory=dict)
     extension: Extension | None = None
@@ -96,6 +98,7 @@ class PassSummary:
     """What one finished pass did; stored in its completion marker.
 
     Attributes:
+        engine: the engine's name in the config; empty without one.
         rows, failed: rows of the table, and those with an error of this pass.
         requests, prompt_tokens, cached_tokens, completion_tokens: spent by this pass on all rows, over all attempts.
         seconds: wall time, summed over attempts.
@@ -137,6 +140,7 @@ class PassSummary:
     poisoned: int = 0
     shared: str = ""
     beside: str = ""
+    engine: str = ""
     stages: list[str] = field(default_factory=list)
     skipped: bool = False
 

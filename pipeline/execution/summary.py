@@ -23,7 +23,8 @@ _SPENT = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 def summarise(spec: PassSpec, run: RunFolder, files: list[str], total: int) -> PassSummary:
     """Check that rows out = rows in, each once, and add up what the pass spent; reads three columns only."""
-    summary = PassSummary(spec.name, total, stages=sorted({stage.name for stage in spec.stages} | set(spec.counts)))
+    stages = sorted({stage.name for stage in spec.stages} | set(spec.counts))
+    summary = PassSummary(spec.name, total, engine=spec.engine_name, stages=stages)
     if not total:
         return summary
     names = pa.array(summary.stages, pa.string())

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
-from pipeline.errors import ResumeError
+from pipeline import tables
+from pipeline.errors import InputError, ResumeError
 from pipeline.execution.spec import PassSpec
 from pipeline.extend import ADVICE, difference
 from pipeline.storage import BLOCKS, RunFolder
+
+logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 
@@ -72,6 +80,48 @@ def checkpoint_files(run: RunFolder, spec: PassSpec) -> tuple[list[str], list[st
     files = run.parquet_files("work", spec.name, "checkpoint")
     pending = [path for path in files if path.endswith(f"{PENDING_CHECKPOINT_SUFFIX}.parquet")]
     return [path for path in files if path not in set(pending)], pending
+
+
+def mend(run: RunFolder, spec: PassSpec, blocks: str) -> int:
+    """Have the rows made again that the checkpoint lists, but no block holds any more: a file was lost or cut off.
+
+    The checkpoint is written anew from the blocks that can be read, and the others are removed. Blocks of writes that
+    were under way do not count: Ray removes these itself. Memory holds 16 bytes a row.
+
+    Args:
+        blocks: the folder of the table's blocks.
+
+    Returns:
+        How many rows are made again.
+    """
+    committed, pending = checkpoint_files(run, spec)
+    if not committed:
+        return 0
+    under_way = tuple(path.rpartition("/")[2].partition(PENDING_CHECKPOINT_SUFFIX)[0] for path in pending)
+    files = [p for p in run.parquet_files(spec.writes, blocks) if not p.rpartition("/")[2].startswith(under_way)]
+    here, broken = _row_ids(run, files)
+    listed, unreadable = _row_ids(run, committed)
+    lost = len(np.setdiff1d(listed, here))
+    if not (lost or broken or unreadable):
+        return 0
+    for path in [*broken, *committed]:
+        run.fs.delete_file(path)
+    logger.warning("pass %s: %d rows were lost, and are made again (%d files)", spec.name, lost, len(broken))
+    with run.fs.open_output_stream(run.path("work", spec.name, "checkpoint", "mended.parquet")) as sink:
+        pq.write_table(pa.table({"row_id": pa.array(here, pa.int64())}), sink)
+    return lost
+
+
+def _row_ids(run: RunFolder, files: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The ``row_id`` of all rows in some files, and those of the files that cannot be read."""
+    found, broken = [np.empty(0, np.int64)], []
+    for path in files:
+        try:
+            with tables.open_file(path, run.fs) as file:
+                found.append(file.read(columns=["row_id"]).column("row_id").to_numpy())
+        except InputError:
+            broken.append(path)
+    return np.concatenate(found), broken
 
 
 class DurableRows:

@@ -33,6 +33,7 @@ from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
 from pipeline.execution.suspects import Suspicion
+from pipeline.judging.templates import framed
 from pipeline.records import Row, RowError, Usage, column_values, row_from_dict
 from pipeline.safety import redact
 from pipeline.schema import COLUMNS, with_columns
@@ -246,7 +247,8 @@ class Worker:
             meter = Meter(engine, self._in_flight, partial(self._arrived, row.row_id))
         try:
             async with asyncio.timeout(self._row_seconds) as limit:
-                row = await stage(row, meter)
+                with framed(stage.run_seed, row.prompt_id):
+                    row = await stage(row, meter)
         except EngineDead as error:
             await self._die(str(error))
         except UnreadableJudge as error:

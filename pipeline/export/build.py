@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError
 from pipeline.export.card import write_card
 from pipeline.export.card_tables import Source
-from pipeline.export.choose import DUPLICATE, Dropped, Pair, choose, measured
+from pipeline.export.choose import DUPLICATE, Dropped, Pair, choose, choose_answer, measured
 from pipeline.export.config import TOOLS
 from pipeline.export.counts import Counts
 from pipeline.export.duplicates import Duplicates
@@ -18,7 +20,8 @@ from pipeline.export.formats import Record, definitions, schema_of, to_records
 from pipeline.export.inventory import Choices, Inventory, resolve
 from pipeline.export.splits import split_of
 from pipeline.export.write import DATA, SplitWriter, check_target, replacing
-from pipeline.languages import is_language_tag
+from pipeline.hashing import digest
+from pipeline.languages import base_language, is_language_tag
 from pipeline.records import Row, row_from_dict
 from pipeline.storage import RunFolder
 
@@ -89,8 +92,10 @@ def build(config: Config) -> Exported:
         data = folder / DATA
         data.mkdir()
         shares = settings.shares()
+        if settings.min_score_quantile is not None:
+            counts.thresholds = _thresholds(config, run, result.choices, settings.min_score_quantile)
         for row, pair, records in _examples(config, run, result.choices, counts):
-            split = split_of(row.cluster_id or row.prompt_id, shares, settings.seed)
+            split = split_of(row.cluster_id or digest(row.messages), shares, settings.seed)
             if split not in writers:
                 writers[split] = SplitWriter(data, split, schema, settings.rows_per_shard)
             for record in records:
@@ -125,7 +130,7 @@ def _examples(
         language = language_key(row.language)
         counts.asked[language] += 1
         try:
-            pair = choose(row, config, choices)
+            pair = choose(row, config, choices, counts.thresholds)
             records = to_records(settings.format, row.messages, pair, settings.reasoning == "keep")
             tools = definitions((row.source or {}).get(choices.tools)) if choices.tools else None
             records = [{**record, TOOLS: tools} for record in records] if choices.tools else records
@@ -135,6 +140,20 @@ def _examples(
             counts.lost[str(reason), language] += 1
             continue
         yield row, pair, records
+
+
+def _thresholds(config: Config, run: RunFolder, choices: Choices, quantile: float) -> dict[str | None, float]:
+    """Base language -> that quantile of the scores of its answers, of those that no other filter leaves out."""
+    scores: dict[str | None, array[float]] = defaultdict(lambda: array("d"))
+    for item in run.iter_rows("selections", _COLUMNS, _BATCH):
+        row = row_from_dict(item)
+        try:
+            answer = choose_answer(row, config, choices)
+        except Dropped:
+            continue
+        if answer.score is not None:
+            scores[base_language(row.language)].append(answer.score)
+    return {language: sorted(found)[int(quantile * len(found))] for language, found in scores.items()}
 
 
 def language_key(tag: str | None) -> str:

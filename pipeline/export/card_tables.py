@@ -18,10 +18,13 @@ _MOST_COLUMNS = 8  # languages that still fit beside each other
 _FILTERS = {
     choose.TRUNCATED: "truncated",
     choose.WRONG_LANGUAGE: "language",
+    choose.FALLBACK: "fallbacks",
     choose.LOW_SCORE: "min_score",
+    choose.LOW_IN_LANGUAGE: "min_score_quantile",
     choose.NO_SCORE: "min_score",
     choose.NO_REJECTED: "rejected",
     choose.LOW_MARGIN: "min_margin",
+    choose.CONTRADICTED: "contradicted",
     choose.DUPLICATE: "deduplicate",
 }
 """Reason -> the key that causes it; the other reasons are no choice."""
@@ -59,16 +62,18 @@ def rows_by_language(source: Source, counts: Counts, splits: Sequence[str]) -> l
     parts = ["## Rows", table(names, rows, {1, *range(3, len(names))})]
     shares = ", ".join(f"{name} {share:g}" for name, share in source.config.export.shares().items())
     empty = [split for split in source.config.export.shares() if split not in splits]
-    note = f"Split by cluster, {shares}: translations of one question are all in one split."
+    note = f"Split by cluster, {shares}: translations of one question, and copies of one prompt, are all in one split."
     return [*parts, note + (f" No row fell into: {', '.join(empty)}." if empty else "")]
 
 
 def left_out(config: Config, counts: Counts) -> list[str]:
     """What every filter did, those that did nothing included."""
     settings, dropped = config.export, counts.dropped
-    paired = (choose.NO_REJECTED, choose.LOW_MARGIN)
+    paired = (choose.NO_REJECTED, choose.LOW_MARGIN, choose.CONTRADICTED)
     possible = [reason for reason in _FILTERS if settings.format in PAIRED or reason not in paired]
-    unset = [choose.LOW_SCORE, choose.NO_SCORE] if settings.min_score is None else []
+    by_score = {choose.LOW_SCORE: settings.min_score, choose.LOW_IN_LANGUAGE: settings.min_score_quantile}
+    unset = [reason for reason, value in by_score.items() if value is None]
+    unset += [choose.NO_SCORE] if len(unset) == len(by_score) else []
     reasons = sorted(dict.fromkeys([*dropped, *possible]), key=lambda reason: -dropped[reason])
     reasons = [reason for reason in reasons if dropped[reason] or reason not in unset]
     languages = sorted(counts.asked) if 1 < len(counts.asked) <= _MOST_COLUMNS else []
@@ -89,6 +94,11 @@ def left_out(config: Config, counts: Counts) -> list[str]:
     note = (
         "A row is counted under the first reason that applies; the selected answer was never replaced by another one."
     )
+    if counts.thresholds:
+        smallest = ", ".join(
+            f"{tag or 'not stated'} {score:.4g}" for tag, score in sorted(counts.thresholds.items(), key=str)
+        )
+        note += f" Smallest score by language: {plain(smallest)}."
     return ["## Left out", table(names, rows, {1, *range(4, len(names))}), note]
 
 

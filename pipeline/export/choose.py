@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.config import Config
 from pipeline.export.config import PAIRED
-from pipeline.export.duplicates import normalised
+from pipeline.export.duplicates import essence
 from pipeline.export.inventory import Choices
 from pipeline.hashing import derive_seed
-from pipeline.languages import is_language
+from pipeline.languages import base_language, is_language
 from pipeline.policy import NAME as POLICY
 from pipeline.policy import Policy
 from pipeline.records import Candidate, Row, Selection
@@ -24,9 +27,14 @@ TRUNCATED = "answer cut at the token limit"
 WRONG_LANGUAGE = "answer in another language"
 NO_SCORE = "no score"
 LOW_SCORE = "score too small"
+LOW_IN_LANGUAGE = "score too small for its language"
+FALLBACK = "fallback, not a choice"
 NO_REJECTED = "no other answer to reject"
 LOW_MARGIN = "margin too small"
+CONTRADICTED = "wrong by the task's metric, the rejected answer right"
 DUPLICATE = "duplicate"
+
+_ROUNDING = 1e-6  # of scores, relative: reward models give float32 at best
 
 
 class Dropped(Exception):
@@ -35,11 +43,17 @@ class Dropped(Exception):
 
 @dataclass
 class Side:
-    """One answer: its text, the candidate that it is (``None`` for a new text) and its score, where known."""
+    """One answer: its text, the candidate that it is (``None`` for a new text) and its score, where known.
+
+    ``finish_reason`` is the candidate's, or what the fusor said of a new text; ``fell_back`` where the method chose
+    nothing.
+    """
 
     text: str
     candidate: Candidate | None
     score: float | None
+    finish_reason: str | None = None
+    fell_back: bool = False
 
 
 @dataclass
@@ -57,50 +71,83 @@ class Pair:
         return self.chosen.score - self.rejected.score
 
 
-def choose(row: Row, config: Config, choices: Choices) -> Pair:
+def choose(row: Row, config: Config, choices: Choices, thresholds: Mapping[str | None, float] | None = None) -> Pair:
     """Pick a row's answers.
 
     Args:
         row: with prompt, candidates, scores, selections and errors.
         choices: the resolved plan, method and scorer.
+        thresholds: base language -> smallest score; answers without a score have none.
 
     Raises:
         Dropped: the row is left out.
     """
     settings = config.export
-    if row.unreadable or not row.messages:
-        raise Dropped(UNREADABLE)
-    if row.messages[-1].get("role") == "assistant":
-        raise Dropped(ENDS_ANSWERED)  # two assistant turns in a row are no conversation
-    plan, own = choices.plan, choices.method
-    if plan == POLICY:
-        rule = Policy(config.policy).rule(row)
-        plan, own = rule.plan, rule.selector if choices.method == POLICY else choices.method
-    pool, scores = row.plan(plan), _scores(row, plan, choices.scorer or own)
-    chosen = _selected(row, choices.plan, choices.method, pool, scores)
-    if chosen is None:
-        raise Dropped(NO_ANSWER)
-    if chosen.score is None and choices.scorer is None:
-        chosen.score = _own_score(row, choices)
-    if settings.truncated and _is_truncated(chosen):
-        raise Dropped(TRUNCATED)
-    language = task_for(row, config.tasks).answer_language(row)
-    if settings.language and is_language(chosen.text, language) is False:
-        raise Dropped(WRONG_LANGUAGE)
-    if settings.min_score is not None:
+    chosen = choose_answer(row, config, choices)
+    if settings.min_score is not None or thresholds:
         if chosen.score is None:
             raise Dropped(NO_SCORE)
-        if chosen.score < settings.min_score:
+        if settings.min_score is not None and chosen.score < settings.min_score:
             raise Dropped(LOW_SCORE)
+        if thresholds and chosen.score < thresholds.get(base_language(row.language), -math.inf):
+            raise Dropped(LOW_IN_LANGUAGE)
     if settings.format not in PAIRED:
         return Pair(chosen)
+    plan, own = _followed(row, config, choices)
+    pool, scores = row.plan(plan), _scores(row, plan, choices.scorer or own)
     pair = Pair(chosen, _rejected(row, config, choices, pool, scores, chosen))
+    if settings.contradicted and pair.rejected and _contradicted(row, config, pair.chosen, pair.rejected):
+        raise Dropped(CONTRADICTED)
     reason = _refused(pair, config)
     if reason is None:
         return pair
     if settings.format == "kto":  # its answers are not paired: the good one stands alone
         return Pair(chosen)
     raise Dropped(reason)
+
+
+def choose_answer(row: Row, config: Config, choices: Choices) -> Side:
+    """The row's answer, whatever its score.
+
+    Raises:
+        Dropped: there is none, or it is left out.
+    """
+    settings = config.export
+    if row.unreadable or not row.messages:
+        raise Dropped(UNREADABLE)
+    if row.messages[-1].get("role") == "assistant":
+        raise Dropped(ENDS_ANSWERED)  # two assistant turns in a row are no conversation
+    plan, own = _followed(row, config, choices)
+    pool, scores = row.plan(plan), _scores(row, plan, choices.scorer or own)
+    chosen = _selected(row, choices.plan, choices.method, pool, scores)
+    if chosen is None:
+        raise Dropped(NO_ANSWER)
+    if chosen.score is None and choices.scorer is None:
+        chosen.score = _own_score(row, choices)
+    if settings.fallbacks and chosen.fell_back:
+        raise Dropped(FALLBACK)
+    if settings.truncated and _is_truncated(chosen):
+        raise Dropped(TRUNCATED)
+    language = task_for(row, config.tasks).answer_language(row)
+    if settings.language and is_language(chosen.text, language) is False:
+        raise Dropped(WRONG_LANGUAGE)
+    return chosen
+
+
+def _followed(row: Row, config: Config, choices: Choices) -> tuple[str, str]:
+    """The candidate set and the method that the row's answer is of, a policy followed."""
+    if choices.plan != POLICY:
+        return choices.plan, choices.method
+    rule = Policy(config.policy).rule(row)
+    return rule.plan, rule.selector if choices.method == POLICY else choices.method
+
+
+def _contradicted(row: Row, config: Config, chosen: Side, rejected: Side) -> bool:
+    """Whether the task calls the answer wrong and the rejected one right; graded metrics (chrF) call nothing so."""
+    if not row.reference:
+        return False
+    task = task_for(row, config.tasks)
+    return task.verify(chosen.text, row.reference, row) == 0 and task.verify(rejected.text, row.reference, row) == 1
 
 
 def measured(row: Row, choices: Choices) -> dict[str, float]:
@@ -124,7 +171,9 @@ def _refused(pair: Pair, config: Config) -> str | None:
         return NO_REJECTED
     if margin is None:
         return NO_SCORE if settings.format == "reward" or settings.min_margin else None
-    if settings.min_margin is not None and (margin <= 0 or margin < settings.min_margin):
+    assert pair.chosen.score is not None and pair.rejected.score is not None
+    rounding = _ROUNDING * max(1.0, abs(pair.chosen.score), abs(pair.rejected.score))
+    if settings.min_margin is not None and (margin <= rounding or margin < settings.min_margin - rounding):
         return LOW_MARGIN
     return None
 
@@ -145,9 +194,18 @@ def _selected(row: Row, plan: str, method: str, pool: list[Candidate], scores: l
     selection = _find(row, plan, method)
     if selection is None or selection.index is None or not (selection.text or "").strip():
         return None
+    detail = _detail(selection)
     if 0 <= selection.index < len(pool):
-        return _side(pool, scores, selection.index)
-    return Side(selection.text or "", None, None)
+        return replace(_side(pool, scores, selection.index), fell_back=bool(detail.get("fallback")))
+    return Side(selection.text or "", None, None, detail.get("finish_reason"), bool(detail.get("fallback")))
+
+
+def _detail(selection: Selection) -> dict[str, Any]:
+    try:
+        found = json.loads(selection.detail or "{}")
+    except ValueError:  # a user's own selector may have written anything
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _own_score(row: Row, choices: Choices) -> float | None:
@@ -158,25 +216,27 @@ def _own_score(row: Row, choices: Choices) -> float | None:
 
 
 def _side(pool: list[Candidate], scores: list[float | None], index: int) -> Side:
-    return Side(pool[index].text or "", pool[index], scores[index] if index < len(scores) else None)
+    score = scores[index] if index < len(scores) else None
+    return Side(pool[index].text or "", pool[index], score, pool[index].finish_reason)
 
 
 def _is_truncated(side: Side) -> bool:
-    return side.candidate is not None and side.candidate.finish_reason == "length"
+    return side.finish_reason == "length"
 
 
 def _rejected(
     row: Row, config: Config, choices: Choices, pool: list[Candidate], scores: list[float | None], chosen: Side
 ) -> Side | None:
-    """The worse answer: never the chosen text again, spaces and Unicode forms apart."""
+    """The worse answer: never the chosen text again, however it is written."""
     settings = config.export
     if settings.rejected == "sample":
         sample = _selected(row, choices.plan, "sample", pool, scores)
         sides = [sample] if sample is not None else []
     else:
         sides = [_side(pool, scores, i) for i, c in enumerate(pool) if c.origin != "evidence"]
-    same = normalised(chosen.text)
-    sides = [s for s in sides if s.text.strip() and normalised(s.text) != same]
+    language = task_for(row, config.tasks).answer_language(row)
+    same = essence(chosen.text, language)
+    sides = [s for s in sides if s.text.strip() and essence(s.text, language) != same]
     if settings.truncated:
         sides = [s for s in sides if not _is_truncated(s)]
     if settings.rejected == "lowest":

@@ -30,8 +30,12 @@ class ExportConfig:
         min_margin: smallest score difference of a pair; a pair whose known difference is not above 0 is left out
             whatever this says; ``null`` keeps those too.
         min_score: smallest score of the answer; ``null`` = any.
+        min_score_quantile: smallest score as a quantile of the answers in the same language (0.5 leaves out the lower
+            half), since scores are not calibrated across languages; ``null`` = none.
+        fallbacks: leave out answers that the method fell back to: no final answer, an unreadable verdict, a crash.
+        contradicted: leave out pairs of which the task's own metric calls the answer wrong and the rejected one right.
         language: leave out answers that are identified as another language than the one asked for.
-        truncated: leave out answers that ended at the token limit, also as rejected ones.
+        truncated: leave out answers that ended at the token limit, fused ones too, also as rejected ones.
         reasoning: ``strip``, or ``keep``: in ``<think>`` tags before the answer.
         deduplicate: leave out rows whose prompt and answer came before.
         tools: source column with the definitions of the tools that the prompt's turns may call (a list of objects, or
@@ -52,6 +56,9 @@ class ExportConfig:
     rejected: str = "lowest"
     min_margin: float | None = 0.0
     min_score: float | None = None
+    min_score_quantile: float | None = None
+    fallbacks: bool = True
+    contradicted: bool = True
     language: bool = True
     truncated: bool = True
     reasoning: str = "strip"
@@ -78,6 +85,8 @@ class ExportConfig:
             raise ConfigError(f"{key}.min_margin: must be at least 0, not {self.min_margin}")
         if self.min_score is not None and self.min_score != self.min_score:
             raise ConfigError(f"{key}.min_score: must be a number, not {self.min_score}")
+        if self.min_score_quantile is not None and not 0 < self.min_score_quantile < 1:
+            raise ConfigError(f"{key}.min_score_quantile: must be between 0 and 1, not {self.min_score_quantile}")
         if self.rows_per_shard < 1:
             raise ConfigError(f"{key}.rows_per_shard: must be at least 1, not {self.rows_per_shard}")
         for name, share in self.splits.items():

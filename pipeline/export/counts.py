@@ -18,6 +18,7 @@ class Counts:
         lost: (reason, language) -> rows that were left out.
         models: (model, revision, temperature) of the exported answers -> answers; all ``None`` for new texts (fusion).
         measured: (task, metric, language) -> the values of the exported answers that have one: their number and sum.
+        thresholds: base language -> smallest score, where ``min_score_quantile`` asks for one.
     """
 
     asked: Counter[str] = field(default_factory=Counter)
@@ -28,6 +29,7 @@ class Counts:
     measured: dict[tuple[str, str, str], tuple[int, float]] = field(
         default_factory=lambda: defaultdict(lambda: (0, 0.0))
     )
+    thresholds: dict[str | None, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,8 +15,7 @@ _BAR = 8  # characters of a whole
 
 def plain(value: Any) -> str:
     """One line of running text: no secret, no Markdown, no HTML, and nothing that becomes a link by itself."""
-    line = escape_markdown(redact(str(value)))
-    return re.sub(r"(?i)\bwww\.", lambda m: m[0][:-1] + "\\.", line)
+    return escape_markdown(redact(str(value)))
 
 
 def text_cell(text: str) -> str:

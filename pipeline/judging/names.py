@@ -5,6 +5,12 @@ from __future__ import annotations
 JUDGE_FAILED = "judge failed: "
 """Begins ``games.reason`` where the judge's engine refused the request."""
 
+PLEA = "an answer speaks to the judge, and gained nothing by it"
+"""In ``games.reason`` where an answer speaks to the judge (:mod:`pipeline.judging.pleas`)."""
+
+PLEA_IGNORED = "an answer speaks to the judge: judged without those sentences"
+"""The same, where they would have changed the verdict in its favour."""
+
 UNREADABLE = "judge unreadable: "
 """Begins ``games.reason`` where its words name no option, or several."""
 

@@ -10,7 +10,8 @@ from pipeline.engines.base import Engine, SamplingParams
 from pipeline.errors import EngineRequestError
 from pipeline.judging.compare import Judge, Verdict
 from pipeline.judging.early import FirstVerdicts
-from pipeline.judging.names import JUDGE_FAILED, UNREADABLE
+from pipeline.judging.names import JUDGE_FAILED, PLEA, PLEA_IGNORED, UNREADABLE
+from pipeline.judging.pleas import without_pleas
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import pairwise_score
 from pipeline.records import Game, Row
@@ -39,6 +40,7 @@ class Refereeing:
         max_chars: longer answers are cut to this many characters in the judge's prompt (0 = never).
         reason_tokens: the judge first writes a reason of at most so many tokens, and is shown it when it chooses; kept
             in ``games.reason`` (0 = none: the verdict is read from one prefill).
+        run_seed: seeds the word in the frames (:func:`~pipeline.judging.templates.framed`).
         tasks: settings of the tasks that have any: the judge sees their instructions.
         early: notices a judge that cannot be read.
     """
@@ -48,6 +50,7 @@ class Refereeing:
     soft: bool = False
     max_chars: int = 0
     reason_tokens: int = 0
+    run_seed: int = 1
     tasks: dict[str, Task] = field(default_factory=dict)
     early: FirstVerdicts | None = None
 
@@ -101,8 +104,25 @@ class Referee:
 
     def _ask(self, first: str, second: str) -> asyncio.Task[tuple[Verdict, str | None]]:
         if (first, second) not in self._asked:
-            self._asked[first, second] = asyncio.ensure_future(self._call(first, second))
+            self._asked[first, second] = asyncio.ensure_future(self._checked(first, second))
         return self._asked[first, second]
+
+    async def _checked(self, first: str, second: str) -> tuple[Verdict, str | None]:
+        """The judge's verdict, or that on copies without the sentences that speak to the judge (a plea), where those
+        sentences gained anything for the answer that holds them: a plea can lose a game, and never win one.
+        """
+        said, reason = await self._call(first, second)
+        bare = without_pleas(first), without_pleas(second)
+        if bare == (first, second) or said.error is not None:
+            return said, reason
+        again, _ = await self._call(*bare)
+        scores = [self._score(each, True, "ab") for each in (said, again)]
+        if scores[0] is None or scores[1] is None:
+            return (said if scores[1] is None else again), _noted(reason, PLEA)
+        gain = scores[0] - scores[1]
+        pleading = bare[0] != first, bare[1] != second
+        gained = all(pleading) or (gain > 0 if pleading[0] else gain < 0)
+        return (again, _noted(reason, PLEA_IGNORED)) if gained and gain else (said, _noted(reason, PLEA))
 
     async def _call(self, first: str, second: str) -> tuple[Verdict, str | None]:
         template = self._template
@@ -115,12 +135,16 @@ class Referee:
             reason = (await self.engine.generate(turns, params)).completions[0].text.strip()
         except EngineRequestError as error:
             return Verdict({}, str(error)), None
-        turns += [{"role": "assistant", "content": reason}, {"role": "user", "content": _CHOOSE}]
+        turns += [{"role": "assistant", "content": template.defused(reason)}, {"role": "user", "content": _CHOOSE}]
         return await self._judge.ask(turns, template, template.labels), reason[:_LONGEST_REASON]
 
     def _cut(self, text: str) -> str:
         limit = self.rules.max_chars
         return text[:limit] + " [cut]" if limit and len(text) > limit else text
+
+
+def _noted(reason: str | None, note: str) -> str:
+    return f"{note}; {reason}" if reason else note
 
 
 def _without_call(mine: str | None, theirs: str | None) -> tuple[float, str]:

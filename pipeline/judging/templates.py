@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
+from pipeline.engines.control import SIGNS, show
 from pipeline.errors import ConfigError, nearest
 from pipeline.hashing import digest
 from pipeline.languages import base_language
@@ -26,9 +29,9 @@ from pipeline.records import Message
 FOLDER = Path(__file__).parent / "templates"
 _SECTIONS = ("system", "user", "prefill", "labels")
 _TAG = re.compile(r"<\s*(?:/\s*)?([A-Za-z]+)")
-_CONTROL = re.compile(r"<(?=[|｜]|/?(?:start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
 _LANGUAGE = re.compile("[a-z]{2,8}")
-_HARMLESS = {"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "[": "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}"}
+_FRAME = re.compile(r"</?([A-Za-z][\w-]*?(?:\{\{\s*\w+\s*\}\})?)>")
+_frame_word: ContextVar[str] = ContextVar("frame_word", default="")
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,30 @@ class JudgeTemplate:
         """
         tags = _own_tags(self.system + self.user)
         values = {k: _defuse(v, tags) for k, v in {**values, "question": conversation(messages)}.items()}
-        system, user = (_compile(s).render(**values).strip() for s in (self.system, self.user))
+        values["_frame"] = _frame_word.get()
+        system, user = (_compile(_framed(s)).render(**values).strip() for s in (self.system, self.user))
         turns: list[Message] = [{"role": "system", "content": system}] if system else []
         return [*turns, {"role": "user", "content": user}]
+
+    def defused(self, text: str) -> str:
+        """A text of a model as :meth:`render` shows it, for turns that follow: a judge's reason quotes the answers."""
+        return str(_defuse(text, _own_tags(self.system + self.user)))
+
+
+@contextmanager
+def framed(*seed: Any) -> Iterator[None]:
+    """Within the block, the tags around texts in judges' prompts end in a word that no text can know:
+    ``<answer_a-5c1f0e>``.
+
+    Args:
+        seed: the run's seed and the prompt's id. All calls about one prompt share the word, and so its prefix in the
+            engine's cache; the same run has the same words again.
+    """
+    token = _frame_word.set(f"-{digest('frame', *seed, size=3)}")
+    try:
+        yield
+    finally:
+        _frame_word.reset(token)
 
 
 _ENV = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
@@ -71,6 +95,14 @@ _ENV = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_bl
 @functools.lru_cache(maxsize=256)
 def _compile(source: str) -> Template:
     return _ENV.from_string(source)
+
+
+@functools.lru_cache(maxsize=256)
+def _framed(source: str) -> str:
+    """The source with a place for the word in every tag that it both opens and closes."""
+    opened = {m[1] for m in _FRAME.finditer(source) if not m[0].startswith("</")}
+    both = opened & {m[1] for m in _FRAME.finditer(source) if m[0].startswith("</")}
+    return _FRAME.sub(lambda m: f"{m[0][:-1]}{{{{ _frame }}}}>" if m[1] in both else m[0], source)
 
 
 def conversation(messages: Sequence[Message]) -> str:
@@ -144,15 +176,13 @@ def _own_tags(source: str) -> re.Pattern[str]:
     Two neighbouring ``\\s*`` would take time quadratic in the spaces behind a ``<``.
     """
     names = "|".join(sorted({name.lower() for name in _TAG.findall(source)}))
-    return re.compile(rf"<(?=\s*(?:/\s*)?(?:{names}))" if names else "(?!)", re.IGNORECASE)
+    return re.compile(rf"[<\uff1c\ufe64](?=\s*(?:/\s*)?(?:{names}))" if names else "(?!)", re.IGNORECASE)
 
 
 def _defuse(value: Any, tags: re.Pattern[str]) -> Any:
     """Break tags and control tokens inside a text, so that a candidate cannot close its frame and speak as us."""
     if isinstance(value, str):
-        for pattern in (tags, _CONTROL):
-            value = pattern.sub(lambda m: _HARMLESS[m[0]], value)
-        return value
+        return show(tags.sub(lambda m: SIGNS[m[0]], value))
     if isinstance(value, list | tuple):
         return type(value)(_defuse(v, tags) for v in value)
     return value

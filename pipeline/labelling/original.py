@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import tables
 from pipeline.prompts import SourceConfig
 from pipeline.reading import local_files, open_source
 from pipeline.reading.opening import Piece, format_of
 from pipeline.reading.rows import Indices
 from pipeline.reading.types import json_types
+from pipeline.tables import open_file, read_schema
 
 _BATCH = 1000
 
@@ -70,13 +70,13 @@ def original_parts(source: SourceConfig, base: Path | None = None) -> list[Part]
 
 def _of_parquet(piece: Piece, path: Path) -> Part:
     def read() -> Tables:
-        with tables.open_file(str(path)) as file:
+        with open_file(str(path)) as file:
             start = 0
             for batch in file.iter_batches(_BATCH):
                 yield np.arange(start, start + len(batch)), pa.Table.from_batches([batch])
                 start += len(batch)
 
-    return Part(piece.name, path, piece, tables.read_schema(str(path)), read)
+    return Part(piece.name, path, piece, read_schema(str(path)), read)
 
 
 def _of_piece(piece: Piece, path: Path | None) -> Part:

@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline import imports
 from pipeline.errors import InputError
 from pipeline.prompts import ReadReport, SourceConfig, read_prompts
 from pipeline.storage import RunFolder
@@ -24,16 +25,18 @@ def read_apart(source: SourceConfig, run: RunFolder, base: Path) -> ReadReport:
     Raises:
         InputError: the process was killed, most likely for want of memory. Otherwise what it raised.
     """
+    # Where this package is comes last, not first: a checkout may be the folder that one stands in.
+    start = f"import sys; sys.path += {imports.search_path()!r}; from {__name__} import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-P", "-c", start],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         start_new_session=True,  # Ctrl-C is this process's to deal with
     )
     assert process.stdin is not None and process.stdout is not None
     try:
         with suppress(BrokenPipeError):  # it has died already: its exit code says how
+            pickle.dump(imports.allowed(), process.stdin)  # before what may need one of these modules
             pickle.dump((source, run.name, base), process.stdin)
             process.stdin.flush()
         answer = process.stdout.read()
@@ -58,6 +61,8 @@ def main() -> None:
     """The process: a request from standard input, the report or an error to standard output."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not mix with the answer
+    for module, folder in pickle.load(sys.stdin.buffer).items():
+        imports.allow([module], folder)
     source, run, base = pickle.load(sys.stdin.buffer)
     threading.Thread(target=end_with_parent, daemon=True).start()
     found: ReadReport | Exception
@@ -74,7 +79,3 @@ def end_with_parent() -> None:
     while os.read(0, 1):  # not through sys.stdin, whose lock would be held when the process ends in order
         pass
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, InputError, LemonpressError, nearest
 from pipeline.hashing import digest
 from pipeline.languages import is_known
 from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
-from pipeline.reading.lines import GZIP, parse_lines, undecodable_line
+from pipeline.reading.lines import GZIP, check_text, parse_lines, undecodable_line
 from pipeline.reading.separated import pandas_options
 from pipeline.remote import is_uri, local_copies, origin
 
@@ -262,6 +262,8 @@ def _open_file(path: Path, language: str | None, source: FileSource, key: str) -
         if _is_empty(path, format_):
             return None
         schema = tables.read_schema(str(path), where=origin(path)) if format_ == "parquet" else None
+        if schema is None:
+            check_text(path, origin(path))
         data = _load(path, format_, source.header, schema)
     except LemonpressError:
         raise

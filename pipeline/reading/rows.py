@@ -54,6 +54,10 @@ class Prompt:
     def derived_id(self) -> str:
         return digest(self.messages, self.language, self.task)
 
+    def cluster_key(self) -> str | None:
+        """What makes prompts dependent: the source's word for it, else their messages; ``None`` without either."""
+        return self.cluster or (digest(self.messages) if self.messages else None)
+
 
 class Rows:
     """The rows of a source, read as prompts.

@@ -18,7 +18,7 @@ from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices, Prompt, Rows
 
 _SHOWN = 10  # duplicates in the report
-_EXPLICIT, _BAD, _CLUSTERED = 1, 2, 4  # flags of a row
+_EXPLICIT, _BAD = 1, 2  # flags of a row
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -113,8 +113,7 @@ def scan(source: SourceConfig, rows: Rows) -> Scan:
     derived = np.flatnonzero(~explicit)
     again = repeats(content[derived])
     again.entry, again.first = derived[again.entry], derived[again.first]
-    alone = ~explicit & ((flags & _CLUSTERED) == 0)
-    clusters = len(np.unique(np.frombuffer(kept.clusters, np.uint64)[~alone])) + int(alone.sum())
+    clusters = len(np.unique(np.frombuffer(kept.clusters, np.uint64)))
     good = np.flatnonzero((flags & _BAD) == 0)
     repeated = repeats(content[good])
     give_back()
@@ -144,9 +143,10 @@ def _collect(source: SourceConfig, rows: Rows) -> tuple[_Kept, set[str]]:
         if not is_among(language, source.languages):
             others.add(language or "und")
             continue
-        if limit.admits(rows.cluster(batch, offset) or rows.text(batch, offset, "id")):
+        prompt = rows.prompt(batch, offset)
+        if limit.admits(prompt.cluster_key() or prompt.prompt_id):
             kept.positions.append(position)
-            _note(kept, rows.prompt(batch, offset))
+            _note(kept, prompt)
     return kept, others
 
 
@@ -160,8 +160,8 @@ def _note(kept: _Kept, prompt: Prompt) -> None:
     id_hash = content if prompt.prompt_id is None else hash64(prompt.prompt_id)
     kept.content.append(content)
     kept.ids.append(id_hash)
-    kept.clusters.append(id_hash if prompt.cluster is None else hash64(prompt.cluster))
-    flags = (_EXPLICIT, prompt.prompt_id is not None), (_BAD, bool(prompt.problems)), (_CLUSTERED, bool(prompt.cluster))
+    kept.clusters.append(hash64(prompt.cluster_key() or f"row {len(kept.positions)}"))
+    flags = (_EXPLICIT, prompt.prompt_id is not None), (_BAD, bool(prompt.problems))
     kept.flags.append(sum(flag for flag, is_set in flags if is_set))
     kept.languages[prompt.language or "und"] += 1
 

@@ -11,6 +11,7 @@ from typing import IO, Any, cast
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.reading.lines import GZIP
+from pipeline.tables import MOST_COLUMNS
 
 _LONGEST_FIELD = 2**31 - 1  # the csv module stops at 128 KiB by default
 
@@ -63,6 +64,8 @@ def _open(path: Path) -> IO[str]:
 
 def _names(path: Path, number: int, fields: Sequence[str]) -> list[str]:
     """The header's names; those of columns without one as pandas makes them."""
+    if len(fields) > MOST_COLUMNS:
+        raise InputError(f"{path}, line {number}: {len(fields):,} columns; at most {MOST_COLUMNS:,} are read")
     names = [field or f"Unnamed: {i}" for i, field in enumerate(fields)]
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.errors import InputError
 from pipeline.reading.opening import Piece
+from pipeline.tables import MOST_COLUMNS
 
 _MAX_DEPTH = 16  # Parquet's readers refuse deeply nested schemas
 
@@ -20,7 +22,10 @@ def json_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType | None]:
         for table in piece.tables() if piece.lines else ():
             items = [item for _, item, _ in piece.records(table, (), number)]
             number += table.num_rows
-            for name in dict.fromkeys(key for item in items for key in item):
+            names = dict.fromkeys(key for item in items for key in item)
+            if len({*names, *types}) > MOST_COLUMNS:
+                raise InputError(f"{piece.name}: its objects have more than {MOST_COLUMNS:,} different keys")
+            for name in names:
                 found = _infer([item.get(name) for item in items])
                 types[name] = _unify(types[name], found) if name in types else found
     return types

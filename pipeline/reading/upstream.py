@@ -17,7 +17,7 @@ import pyarrow.dataset as pads
 
 from pipeline import tables
 from pipeline.errors import ConfigError, InputError, nearest
-from pipeline.languages import RESERVED
+from pipeline.languages import RESERVED, is_among
 from pipeline.prompts import ReadReport, RunSource, SourceConfig
 from pipeline.reading.layout import NOTHING
 from pipeline.reading.rows import Indices
@@ -109,7 +109,7 @@ def _keep(source: RunSource, data: pads.Dataset) -> tuple[Indices, ReadReport]:
     language = np.frombuffer(tongues, np.int64)
     rows = np.argsort(row_id)
     if source.languages is not None:
-        wanted = [code for name, code in codes.items() if name in source.languages]
+        wanted = [code for name, code in codes.items() if is_among(name, source.languages)]
         rows = rows[np.isin(language[rows], wanted)]
     if source.limit_clusters is not None:
         _, first, which = np.unique(cluster[rows], return_index=True, return_inverse=True)

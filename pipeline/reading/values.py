@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+from pipeline.reading.lines import is_deep
 from pipeline.records import Message
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # a NUL would end the text in C code further on
@@ -40,9 +41,10 @@ def from_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        found = json.loads(value)
     except (ValueError, RecursionError):  # the latter: thousands of brackets inside each other
         return None
+    return None if is_deep(value, found) else found
 
 
 def conversation(value: Any, problems: list[str]) -> list[Message]:

@@ -76,7 +76,7 @@ def _prompt_tables(rows: Rows, found: Scan, schema: pa.Schema, given: GivenSets 
         columns: dict[str, Any] = {
             "row_id": range(row_id, row_id + len(prompts)),
             "prompt_id": ids,
-            "cluster_id": [p.cluster or id_ for p, id_ in zip(prompts, ids, strict=True)],
+            "cluster_id": [p.cluster_key() or id_ for p, id_ in zip(prompts, ids, strict=True)],
             "task": [p.task for p in prompts],
             "language": [p.language for p in prompts],
             "messages": [p.messages for p in prompts],

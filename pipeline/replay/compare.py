@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline import __version__
 from pipeline.config import Config
 from pipeline.records import Row
 from pipeline.replay.players import Player, choose, sizes
 from pipeline.replay.table import Pools
 from pipeline.scoring.measure import ANSWER, METRIC, WIN
+from pipeline.stats.clusters import Bootstrap
+from pipeline.stats.facts import set_facts
 from pipeline.stats.games import UNDETERMINED
 from pipeline.stats.grouped import estimate
-from pipeline.stats.intervals import Bootstrap, mean_intervals
-from pipeline.stats.pools import Builder, TaskQuality
+from pipeline.stats.intervals import simultaneous_intervals
+from pipeline.stats.pools import Builder, Quality, TaskQuality, split_clusters
 from pipeline.stats.quality import sample_of
+from pipeline.stats.signature import signature
 from pipeline.tasks import task_for, task_named
 
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("plan", "selector")),
         ("n", pa.int64()),
-        *((name, pa.string()) for name in ("task", "metric")),
+        *((name, pa.string()) for name in ("task", "metric", "part")),
         ("n_prompts", pa.int64()),
         *((name, pa.float64()) for name in ("mean", "ci_low", "ci_high")),
         *((name, pa.float64()) for name in ("difference", "difference_low", "difference_high")),
@@ -36,8 +40,11 @@ SCHEMA = pa.schema(
         ("signature", pa.string()),
     ]
 )
-"""One line per set, selector, number of candidates, task and metric; rates in 0..1, tokens per prompt.
+"""One line per set, selector, number of candidates, task, metric and part; rates in 0..1, tokens per prompt.
 
+``part``: ``all``, or with ``replay.split`` the ``development`` and the ``held_out`` clusters. The intervals of a task,
+metric and part hold together: ``ci_low`` to ``ci_high`` those of all means, ``difference_low`` to ``difference_high``
+those of all differences.
 ``sampling_tokens``: generated tokens of the first n candidates. ``selector_tokens``: what the selector's engine read
 and wrote when the run was made, for whole sets; in proportion for the first n; 0 for selectors on the CPU.
 ``agreement``: share of the prompts on which the choice in the whole set is the run's own; null for new selectors.
@@ -46,6 +53,7 @@ and wrote when the run was made, for whole sets; in proportion for the first n; 
 T = TypeVar("T")
 
 BASE = "sample"
+ALL, DEVELOPMENT, HELD_OUT = "all", "development", "held_out"
 _AT = "@"
 
 
@@ -93,7 +101,7 @@ async def replay(table: Iterable[Pools], chosen: Sequence[Player], ns: Sequence[
     Cost: O(prompts x selectors x sizes) choices, no request; memory holds some numbers a choice.
     """
     asyncio.get_running_loop().set_default_executor(_Inline())
-    found = Replay()
+    found = Replay(defaultdict(partial(Builder, set_facts(config))))
     for pools in table:
         row = pools.row
         selections: list[tuple[str, str, int | None, int | None]] = []
@@ -124,7 +132,7 @@ async def replay(table: Iterable[Pools], chosen: Sequence[Player], ns: Sequence[
                 "scores": scores,
                 "selections": selections,
                 "answers": [],
-                "games": [(g.system, g.opponent, g.judge, g.template, g.score) for g in row.games],
+                "games": [(g.system, g.opponent, g.judge, g.template, g.order, g.score) for g in row.games],
             }
         )
     return found
@@ -158,38 +166,66 @@ def scores(found: Replay, metrics: Sequence[str] | None, config: Config, bootstr
         ``SCHEMA``; empty where no answer can be scored.
     """
     rows: list[dict[str, Any]] = []
-    for name, builder in sorted(found.builders.items()):
-        task = builder.finish(name)
-        known = dict.fromkeys(metric for metric, _ in task.systems)
-        main = task_named(name, config.tasks).metrics()[:1]
-        wanted = [*main, WIN] if metrics is None else metrics
-        for metric in wanted:
-            if metric in known:
-                rows += _rows(task, metric, found, bootstrap)
+    quality = Quality({name: builder.finish(name) for name, builder in sorted(found.builders.items())})
+    parts = {ALL: quality}
+    if (share := config.replay.split) is not None:
+        development, held_out = split_clusters(quality, share, config.seed)
+        parts = {DEVELOPMENT: quality.keep(development), HELD_OUT: quality.keep(held_out)}
+    for part, tasks in parts.items():
+        for name, task in tasks.tasks.items():
+            known = dict.fromkeys(metric for metric, _ in task.systems)
+            main = task_named(name, config.tasks).metrics()[:1]
+            wanted = [*main, WIN] if metrics is None else metrics
+            for metric in wanted:
+                if metric in known:
+                    rows += _rows(task, metric, part, found, bootstrap, config)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _rows(task: TaskQuality, metric: str, found: Replay, bootstrap: Bootstrap) -> Iterator[dict[str, Any]]:
-    values = {system: v for (name, system), v in task.systems.items() if name == metric}
+def best_on_development(result: pa.Table, oracles: Collection[str]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Per task and metric the line with the largest gain on the development clusters, and on the held-out ones.
+
+    Args:
+        oracles: selectors that know the reference.
+    """
+    lines: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in result.to_pylist():
+        if row["n"] is not None and row["difference"] is not None and row["selector"] not in oracles:
+            lines[row["task"], row["metric"]][row["part"]].append(row)
+    for parts in lines.values():
+        if parts[DEVELOPMENT]:
+            best = max(parts[DEVELOPMENT], key=lambda row: (row["difference"], -row["n"]))
+            mine = [row for row in parts[HELD_OUT] if all(row[k] == best[k] for k in ("plan", "selector", "n"))]
+            yield from ((best, row) for row in mine)
+
+
+def _rows(
+    task: TaskQuality, metric: str, part: str, found: Replay, bootstrap: Bootstrap, config: Config
+) -> Iterator[dict[str, Any]]:
+    values = {system: v for (name, system), v in task.systems.items() if name == metric and not np.isnan(v).all()}
     systems = sorted(values)
     bases = {s: f"{s.rpartition('/')[0]}/{BASE}" for s in systems}
-    means = estimate(task, [sample_of(task, values[s]) for s in systems], bootstrap, 0.0, 1.0, mean_intervals, "all")
+    samples = [sample_of(task, values[s]) for s in systems]
+    means = estimate(task, samples, bootstrap, 0.0, 1.0, simultaneous_intervals, ALL)
     paired = [s for s in systems if bases[s] in values and bases[s] != s]
     gaps = [sample_of(task, values[s] - values[bases[s]]) for s in paired]
-    against = dict(zip(paired, estimate(task, gaps, bootstrap, -1.0, 1.0, mean_intervals, "all"), strict=True))
+    against = dict(zip(paired, estimate(task, gaps, bootstrap, -1.0, 1.0, simultaneous_intervals, ALL), strict=True))
+    split = "none" if config.replay.split is None else f"{config.replay.split:g},cluster,seed:{config.seed}"
     for system, found_mean in zip(systems, means, strict=True):
         plan, _, name = system.rpartition("/")
         selector, _, number = name.partition(_AT)
-        mean, gap = found_mean["all"], against.get(system, {}).get("all")
+        mean, gap = found_mean[ALL], against.get(system, {}).get(ALL)
         tally = found.tallies.get((plan, selector, int(number)), Tally()) if number else Tally()
         per = max(tally.prompts, 1)
-        boot = f"boot:{bootstrap.draws},cluster,seed:{bootstrap.seed}"
+        choices = {"metric": metric, "task": task.task, "base": bases[system], "part": part, "split": split}
+        together = f"simultaneous:{len(paired) if gap else len(systems)}"
         yield {
             "plan": plan,
             "selector": selector,
             "n": int(number) if number else None,
             "task": task.task,
             "metric": metric,
+            "part": part,
             "n_prompts": int((values[system] == values[system]).sum()),
             "mean": mean.value,
             "ci_low": mean.low,
@@ -200,5 +236,5 @@ def _rows(task: TaskQuality, metric: str, found: Replay, bootstrap: Bootstrap) -
             "sampling_tokens": tally.sampling / per if number else None,
             "selector_tokens": tally.selecting / per if number else None,
             "agreement": tally.same / tally.compared if tally.compared else None,
-            "signature": f"replay|metric:{metric}|task:{task.task}|base:{bases[system]}|{boot}|v:{__version__}",
+            "signature": signature("replay", choices, bootstrap, (gap or mean).method, together),
         }

@@ -67,7 +67,8 @@ def warnings(report: Report) -> list[Banner]:
         found += _data_warnings(report, report.contests[0])
     for task in report.tasks:
         found += _circular(report, task)
-    clusters = report.contests[0].n_clusters if report.contests else report.n_clusters
+    best = report.contests[0].best if report.contests else None
+    clusters = best.pooled.n_clusters if best else report.n_clusters
     if (report.contests or report.tasks) and clusters < FEW_CLUSTERS:
         found.append(
             Banner(

@@ -9,6 +9,7 @@ from pipeline.report.counts import Counts, pass_costs
 from pipeline.report.model import Audit, Report
 from pipeline.report.samples import Picker, read_samples
 from pipeline.report.scores import task_scores
+from pipeline.stats.facts import set_facts
 from pipeline.stats.results import Results, outside_results, run_results
 from pipeline.storage import RunFolder
 
@@ -58,7 +59,7 @@ def collect(run: RunFolder, config: Config) -> Report:
 def _results(run: RunFolder, config: Config) -> Results:
     if config.winrate.games:
         return outside_results(config.winrate.games, config.winrate)
-    return run_results(run, config.winrate, config.judge.opponent)
+    return run_results(run, config.winrate, config.judge.opponent, set_facts(config))
 
 
 def _fill_results(report: Report, results: Results) -> None:

@@ -11,11 +11,13 @@ import pyarrow as pa
 from pipeline.config import Config
 from pipeline.report.model import Contest, Standing, WinRate
 from pipeline.report.sides import MACRO, POOLED
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Comparison, Games, PromptKey, leave_out
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
 from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.results import Results
-from pipeline.stats.winrate import simultaneous_winrates, winrate_bounds, winrates
+from pipeline.stats.signature import with_choice
+from pipeline.stats.winrate import simultaneous_winrates, still_ahead, winrate_limits, winrates
 
 
 def contests(
@@ -33,10 +35,12 @@ def contests(
     settings = config.winrate
     options: dict[str, Any] = {"draws": settings.draws, "confidence": settings.confidence, "seed": settings.seed}
     joint = simultaneous_winrates(games, **options).to_pylist()
-    per = _win_rates(games, results.tables["winrates"], results.tables["judge_rates"])
+    bootstrap = Bootstrap(**options)
+    per = _win_rates(games, results.tables["winrates"], results.tables["judge_rates"], bootstrap)
+    limits = winrate_limits(games, bootstrap, together=True)
     readable = _readable(games, options, fell_back)
     groups: dict[tuple[str, str, str], list[Standing]] = defaultdict(list)
-    for c, rows, together in zip(games.comparisons, per, joint, strict=True):
+    for c, rows, together, limit in zip(games.comparisons, per, joint, limits, strict=True):
         rest = readable.get(c)
         groups[c.opponent, c.judge, c.template].append(
             Standing(
@@ -46,6 +50,8 @@ def contests(
                 languages=[r for name, r in rows.items() if name not in (POOLED, MACRO)],
                 joint_low=together["ci_low"],
                 joint_high=together["ci_high"],
+                joint_lost_low=limit[POOLED].if_lost.low,
+                joint_won_high=limit[POOLED].if_won.high,
                 joint_signature=together["signature"],
                 self_judged="/" in c.system and c.system.split("/", 1)[-1] in judge_selects,
                 role=role(c.system, config),
@@ -58,8 +64,8 @@ def contests(
     for (opponent, judge, template), standings in groups.items():
         standings.sort(key=lambda s: (-1.0 if s.pooled.win_rate is None else -s.pooled.win_rate, s.system))
         standings.sort(key=lambda s: s.pooled.win_rate is None)
-        contest = Contest(opponent, judge, template, games.n_clusters, standings, None)
-        found.append(_with_behind(contest, results.tables.get("differences")))
+        contest = Contest(opponent, judge, template, standings, None)
+        found.append(_with_behind(contest, games, results.tables.get("differences"), bootstrap))
     engine = config.engines.get(config.judge.engine or "")
     wanted = config.judge.opponent
 
@@ -78,10 +84,10 @@ def role(system: str, config: Config) -> str:
     return "outside" if system in config.answers else ""
 
 
-def _win_rates(games: Games, table: pa.Table, judged: pa.Table) -> list[dict[str, WinRate]]:
+def _win_rates(games: Games, table: pa.Table, judged: pa.Table, bootstrap: Bootstrap) -> list[dict[str, WinRate]]:
     """Per comparison: language (then ``all``, ``macro``) -> win-rate."""
     rates = {_key(r): r for r in judged.to_pylist()}
-    bounds = {_key(r): r for r in winrate_bounds(games).to_pylist()}
+    limits = winrate_limits(games, bootstrap)
     # the table of win-rates names neither judge nor template: its rows follow the comparisons, each ending in macro
     per: list[dict[str, WinRate]] = [{} for _ in games.comparisons]
     k = 0
@@ -89,7 +95,7 @@ def _win_rates(games: Games, table: pa.Table, judged: pa.Table) -> list[dict[str
         c = games.comparisons[k]
         assert (row["system"], row["opponent"]) == (c.system, c.opponent)
         key = (c.system, c.opponent, c.judge, c.template, row["language"])
-        rate, bound = rates.get(key, {}), bounds.get(key, {})
+        rate, limit = rates.get(key, {}), limits[k][row["language"]]
         per[k][row["language"]] = WinRate(
             language=row["language"],
             n_prompts=row["n_prompts"],
@@ -101,10 +107,13 @@ def _win_rates(games: Games, table: pa.Table, judged: pa.Table) -> list[dict[str
             flip_rate=rate.get("flip_rate"),
             tie_rate=rate.get("tie_rate"),
             mean_mass=rate.get("mean_mass"),
-            if_lost=bound.get("if_lost"),
-            if_won=bound.get("if_won"),
+            if_lost=limit.if_lost.value,
+            if_won=limit.if_won.value,
             signature=row["signature"],
-            n_clusters=games.n_clusters,
+            n_clusters=limit.readable.n_clusters,
+            effective=limit.readable.effective,
+            lost_low=limit.if_lost.low,
+            won_high=limit.if_won.high,
         )
         k += row["language"] == MACRO
     return per
@@ -115,35 +124,32 @@ def _readable(games: Games, options: dict[str, Any], fell_back: dict[str, set[Pr
     if not fell_back:
         return {}
     rest = leave_out(games, fell_back)
-    rates = _win_rates(rest, winrates(rest, **options), judge_rates(rest))
+    rates = _win_rates(rest, winrates(rest, **options), judge_rates(rest), Bootstrap(**options))
     found = {c: row[POOLED] for c, row in zip(rest.comparisons, rates, strict=True)}
-    return {c: replace(rate, signature=_say(rate.signature, "fallbacks:left_out")) for c, rate in found.items()}
+    return {c: replace(rate, signature=with_choice(rate.signature, "fallbacks:left_out")) for c, rate in found.items()}
 
 
-def _say(signature: str, choice: str) -> str:
-    """The recipe with one more choice, before its version."""
-    head, _, version = signature.rpartition("|")
-    return f"{head}|{choice}|{version}"
-
-
-def _with_behind(contest: Contest, differences: pa.Table | None) -> Contest:
+def _with_behind(contest: Contest, games: Games, differences: pa.Table | None, bootstrap: Bootstrap) -> Contest:
     """Add which systems the best one beats when the two are compared on the same prompts.
 
     Where several templates were used the paired comparison cannot tell them apart: there is no table, and no claim.
     """
     best = contest.best
-    if differences is None or best is None or contest.n_clusters < CLUSTERS_TO_CLAIM:
+    if differences is None or best is None:
         return contest
     recipe = f"|judge:{contest.judge}|template:{contest.template}|"
     rows = [r for r in differences.to_pylist() if r["opponent"] == contest.opponent and recipe in r["signature"]]
     behind = set()
     for row in rows:
-        if row["ci_low"] is None:
+        if row["ci_low"] is None or row["effective_clusters"] < CLUSTERS_TO_CLAIM:
             continue
         if row["system_a"] == best.system and row["ci_low"] > 0:
             behind.add(row["system_b"])
         if row["system_b"] == best.system and row["ci_high"] < 0:
             behind.add(row["system_a"])
+    if behind and any(s.pooled.n_invalid for s in contest.standings):
+        others = [s.system for s in contest.standings if s is not best]
+        behind &= still_ahead(games, best.system, others, contest.opponent, contest.judge, bootstrap)
     return replace(contest, behind=frozenset(behind) if rows else None)
 
 

@@ -7,43 +7,56 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from pipeline import safety
+
 _LONGEST = 20_000  # characters of one text on the page; the table keeps all of it
-_CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n\r"} | {127: 0x2421}
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$@:])")
+_ISOLATED = re.compile("⟦U\\+2068⟧([^⟦]*)⟦U\\+2069⟧")
+_LINK = re.compile(r"(?i)(?<![a-z0-9])www(?=\.)|[a-z]{2,12}(?=\\?://)|(?<!\\)(?=\\?@)")
 
 
 def clean(text: Any) -> str:
     """A text as it can be shown: control characters become visible signs, very long texts are cut (and say so)."""
-    shown = str(visible(str(text).replace("\r\n", "\n")))
+    cut = str(text)[: _LONGEST + 1] if len(str(text)) > 2 * _LONGEST else str(text)
+    shown = str(visible(cut))
     if len(shown) > _LONGEST:
-        return f"{shown[:_LONGEST]}… [{len(shown) - _LONGEST:,} more characters in the table]"
+        return f"{shown[:_LONGEST]}… [{len(str(text)) - _LONGEST:,} more characters in the table]"
     return shown
 
 
 def visible(value: Any) -> Any:
-    """Every plain string on its way into a template passes here; Markup has been through it."""
-    return value.translate(_CONTROLS) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """Every plain string on its way into a template passes here; Markup has been through it.
+
+    Names that are isolated (:func:`pipeline.safety.isolated`) stay so: an isolate orders nothing but what it holds.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _ISOLATED.sub("\u2068\\1\u2069", safety.visible(value))
 
 
 def escape_markdown(text: Any) -> str:
-    """One line of plain text for running Markdown or a table's cell."""
-    line = " ".join(_mark_bidi(clean(text)).split())
-    return _SPECIAL.sub(r"\\\1", line).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    """One line of plain text for running Markdown or a table's cell.
+
+    Forges make links of bare addresses (``https://``, ``www.``, ``a@b.c``), some of them after all escapes are undone:
+    ``<wbr>``, which shows nothing, splits these words.
+    """
+    line = _apart(" ".join(clean(text).split()))
+    escaped = _SPECIAL.sub(r"\\\1", line).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    return _LINK.sub(lambda m: f"{m[0]}<wbr>", escaped)
 
 
 def escape_line(text: Any) -> str:
     """One line inside an HTML tag, where Markdown's own escapes do not work."""
-    return str(escape(" ".join(_mark_bidi(clean(text)).split())))
+    return _LINK.sub(lambda m: f"{m[0]}<wbr>", str(escape(_apart(" ".join(clean(text).split())))))
+
+
+def _apart(line: str) -> str:
+    """Isolated as a whole, unless parts of it are."""
+    return line if "\u2068" in line else safety.isolated(line)
 
 
 def fence(text: Any) -> str:
     """A code block whose fence is longer than any run of backticks inside."""
-    shown = _mark_bidi(clean(text))
+    shown = clean(text)
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     return f"{ticks}text\n{shown}\n{ticks}"
-
-
-def _mark_bidi(text: str) -> str:
-    """Markdown cannot isolate directions, so the characters that override them are spelled out."""
-    return _BIDI.sub(lambda m: f"⟦U+{ord(m[0]):04X}⟧", text)

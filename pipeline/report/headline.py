@@ -110,15 +110,21 @@ def contest_headline(report: Report, contest: Contest) -> Headline:
         else (best.joint_low, best.joint_high, "simultaneous " if len(contest.standings) > 1 else "")
     )
     name = report.short(best.system)
-    basis = f"{count(rate.n_prompts, 'prompt')} in {count(contest.n_clusters, 'independent cluster')}"
+    basis = f"{count(rate.n_prompts, 'prompt')} in {count(rate.n_clusters, 'independent cluster')}"
     found = f"{name} wins {percent(rate.win_rate)} against {opponent}"
     if low is None:
         text = f"{found}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
         return about("open", f"No system can be told from {opponent} at {n}", text)
     span = f"{_level(report)} {kind}interval {interval(low, high)}, {basis}"
-    if contest.n_clusters < CLUSTERS_TO_CLAIM:
-        text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}). So few independent clusters decide nothing."
+    if rate.effective < CLUSTERS_TO_CLAIM:
+        text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}). {_too_few(rate.n_clusters, rate.effective)}"
         return about("open", f"No system can be told from {opponent} at {n}", text)
+    if best.hidden:
+        text = (
+            f"{found} ({span}) in the verdicts that could be read; {count(rate.n_invalid, 'prompt')} had none. With "
+            f"these lost it would win {percent(rate.if_lost)}, with these won {percent(rate.if_won)}."
+        )
+        return about("open", "No winner: too many verdicts could not be read", text)
     if best.side == "above":
         rest = _rest(contest)
         close = _close(rest, contest.behind)
@@ -155,6 +161,13 @@ def _judge_headline(report: Report, contest: Contest, audit: Audit) -> Headline:
         "below say what this judge said, not which system is better."
     )
     return Headline("judge", title, text)
+
+
+def _too_few(clusters: int, effective: float) -> str:
+    """Why nothing is claimed."""
+    if clusters < CLUSTERS_TO_CLAIM:
+        return "So few independent clusters decide nothing."
+    return f"Clusters of so unequal sizes say as much as {effective:.1f} equal ones: that decides nothing."
 
 
 def _level(report: Report) -> str:
@@ -200,8 +213,9 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
         return Headline("empty", f"Nothing to compare by {metric}", text)
     about = partial(Headline, system=leader, against=base)
     name, against = report.short(leader), report.short(base)
-    low, high = task.joint[leader]
-    basis = f"{count(score.n_prompts, 'prompt')} in {count(task.n_clusters, 'independent cluster')}"
+    joint = task.joint[leader]
+    low, high = joint.low, joint.high
+    basis = f"{count(score.n_prompts, 'prompt')} in {count(joint.n_clusters, 'independent cluster')}"
     told_apart = f"No system can be told from {against} by {metric} at n = {count(score.n_prompts, 'prompt')}"
     means = f"{name} scores {quality(task.main, score.mean)}, {against} {_mean(task, base)}"
     gap = f"{signed(score.difference)} points"
@@ -210,8 +224,9 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
         return about("open", told_apart, text)
     kind = "simultaneous " if len(task.joint) > 1 else ""
     span = f"{_level(report)} {kind}interval of the paired difference {signed_interval(low, high)}, {basis}"
-    if task.n_clusters < CLUSTERS_TO_CLAIM:
-        return about("open", told_apart, f"{means}: {gap} ({span}). So few independent clusters decide nothing.")
+    if joint.effective < CLUSTERS_TO_CLAIM:
+        few = _too_few(joint.n_clusters, joint.effective)
+        return about("open", told_apart, f"{means}: {gap} ({span}). {few}")
     bounds = _bounds(report, task)
     side = task.side(leader)
     if side == "above":

@@ -12,12 +12,18 @@ from pipeline.config import Config
 from pipeline.records import Candidate, Game, Row, Selection
 from pipeline.report.sides import side
 from pipeline.report.task_model import TaskScores
+from pipeline.safety import isolated
 from pipeline.stats.choices import SelectorRow
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """One system against the contest's opponent in one language (or ``all``, ``macro``); ``None`` = does not exist."""
+    """One system against the contest's opponent in one language (or ``all``, ``macro``); ``None`` = does not exist.
+
+    Attributes:
+        n_clusters, effective: clusters with a valid score, and how many equal ones say as much.
+        lost_low, won_high: lower end of the interval if all unreadable verdicts were lost, upper end if all were won.
+    """
 
     language: str
     n_prompts: int
@@ -33,11 +39,17 @@ class WinRate:
     if_won: float | None
     signature: str
     n_clusters: int
+    effective: float
+    lost_low: float | None
+    won_high: float | None
 
     @property
     def side(self) -> str:
-        """Where the interval lies: ``above`` or ``below`` an even match, ``even`` around it, ``none`` without one."""
-        return side(self.low, self.high, min(self.n_clusters, self.n_prompts))
+        """Where the interval lies: ``above`` or ``below`` an even match, ``even`` around it, ``none`` without one.
+
+        Above and below only if the unreadable verdicts cannot change it.
+        """
+        return side(self.low, self.high, self.effective, unreadable=(self.lost_low, self.won_high))
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class Standing:
         pooled, macro: over all prompts; mean of the languages.
         languages: per language, sorted by name.
         joint_low, joint_high: interval that holds for all of the run's systems together.
+        joint_lost_low, joint_won_high: ends of such intervals if all unreadable verdicts were lost, or won.
         self_judged: the win-rate judge also selected this system's answers.
         role: ``oracle`` (an upper bound), ``outside`` (answers that were brought along), or empty.
         readable: win-rate over the prompts on which its selector did not fall back; ``None`` when that leaves out
@@ -61,6 +74,8 @@ class Standing:
     languages: list[WinRate]
     joint_low: float | None
     joint_high: float | None
+    joint_lost_low: float | None
+    joint_won_high: float | None
     joint_signature: str
     self_judged: bool
     role: str = ""
@@ -77,7 +92,14 @@ class Standing:
         """Where the simultaneous interval lies (the system's own where there is no simultaneous one)."""
         if self.joint_low is None:
             return self.pooled.side
-        return side(self.joint_low, self.joint_high, self.pooled.n_clusters)
+        unreadable = (self.joint_lost_low, self.joint_won_high)
+        return side(self.joint_low, self.joint_high, self.pooled.effective, unreadable=unreadable)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the readable verdicts alone tell it from the opponent, and the unreadable ones could change that."""
+        readable = side(self.joint_low, self.joint_high, self.pooled.effective)
+        return self.side == "even" and readable in ("above", "below")
 
 
 @dataclass(frozen=True)
@@ -92,7 +114,6 @@ class Contest:
     opponent: str
     judge: str
     template: str
-    n_clusters: int
     standings: list[Standing]
     behind: frozenset[str] | None
 
@@ -207,6 +228,7 @@ class Audit:
     n_prompts: int
     n_invalid: int
     n_clusters: int
+    effective_clusters: float
     sensitivity: float | None
     se: float | None
     ci_low: float | None
@@ -303,8 +325,11 @@ class Report:
         self._short: dict[str, str] = {}
 
     def short(self, system: str) -> str:
-        """How a system is called on the page: ``plan/method``, or just the method when all share one plan."""
-        return self._short.get(system, system)
+        """How a system is called on the page: ``plan/method``, or just the method when all share one plan.
+
+        For showing only: a name from right to left is isolated, so that the numbers beside it keep their places.
+        """
+        return isolated(self._short.get(system, system))
 
     def short_all(self, systems: list[str]) -> list[str]:
         """:meth:`short` of each."""

@@ -9,7 +9,8 @@ from pipeline.report.contests import role
 from pipeline.report.sides import POOLED
 from pipeline.report.task_model import Score, TaskScores
 from pipeline.scoring.measure import LANGUAGE
-from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Bootstrap
+from pipeline.stats.clusters import Bootstrap
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
 from pipeline.stats.pools import TaskQuality
 from pipeline.stats.results import MOST_SYSTEMS, Results
 from pipeline.stats.score_gaps import simultaneous_gaps
@@ -62,12 +63,11 @@ def _one_task(
         task=quality.task,
         main=main,
         metrics=metrics,
-        n_clusters=quality.n_clusters,
         systems=systems,
         scores=scores,
         base=base,
         contenders=contenders,
-        joint={s: (gap.low, gap.high) for (s, _), gap in zip(pairs, gaps, strict=True)},
+        joint={s: gap for (s, _), gap in zip(pairs, gaps, strict=True)},
         behind=None,
         oracles=frozenset(s for s in systems if roles[s] == "oracle"),
         outside=frozenset(s for s in systems if roles[s] == "outside"),
@@ -87,12 +87,12 @@ def _main_base(pooled: dict[str, Score], config: Config) -> str | None:
 def _behind(task: TaskScores, quality: TaskQuality, bootstrap: Bootstrap) -> frozenset[str] | None:
     """The contenders that the leader beats, from all pairs of contenders together."""
     leader = task.leader
-    if leader is None or task.n_clusters < CLUSTERS_TO_CLAIM or not 2 <= len(task.contenders) <= MOST_SYSTEMS:
+    if leader is None or not 2 <= len(task.contenders) <= MOST_SYSTEMS:
         return None
     pairs = list(combinations(task.contenders, 2))
     behind = set()
     for (a, b), gap in zip(pairs, simultaneous_gaps(quality, task.main, pairs, bootstrap), strict=True):
-        if gap.low is None or gap.high is None:
+        if gap.low is None or gap.high is None or gap.effective < CLUSTERS_TO_CLAIM:
             continue
         if a == leader and gap.low > 0:
             behind.add(b)

@@ -7,13 +7,25 @@ from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
 POOLED, MACRO = "all", "macro"
 
 
-def side(low: float | None, high: float | None, n_clusters: int, even: float = 0.5) -> str:
+def side(
+    low: float | None,
+    high: float | None,
+    clusters: float,
+    even: float = 0.5,
+    unreadable: tuple[float | None, float | None] | None = None,
+) -> str:
     """``above``, ``below`` or ``even`` (an interval against ``even``), ``none`` without an interval.
 
-    Always ``even`` with fewer than ``CLUSTERS_TO_CLAIM`` clusters.
+    Args:
+        clusters: effective ones with a valid score; always ``even`` with fewer than ``CLUSTERS_TO_CLAIM``.
+        unreadable: lower end if all unreadable verdicts were lost, upper end if all were won: these have to lie on the
+            same side, too.
     """
     if low is None or high is None:
         return "none"
-    if n_clusters < CLUSTERS_TO_CLAIM:
+    if clusters < CLUSTERS_TO_CLAIM:
         return "even"
-    return "above" if low > even else "below" if high < even else "even"
+    worst, best = (low, high) if unreadable is None else unreadable
+    if low > even and worst is not None and worst > even:
+        return "above"
+    return "below" if high < even and best is not None and best < even else "even"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.report.sides import MACRO, POOLED, side
+from pipeline.stats.intervals import Estimate
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Score:
     recovered: float | None
     recovered_low: float | None
     recovered_high: float | None
+    n_clusters: int
+    effective_clusters: float
     signature: str
 
 
@@ -45,7 +48,7 @@ class TaskScores:
         base: the system that the others are compared with; ``None`` where there is none.
         contenders: the run's systems that were measured on all prompts of the base, best first; never the oracle, the
             base or an outside answer.
-        joint: system -> interval of its paired difference to its base that holds for all of the run's systems together;
+        joint: system -> its paired difference to its base, intervals that hold for all of the run's systems together;
             none for oracles and outside answers.
         behind: contenders that the leader beats in paired comparison, simultaneous intervals; ``None`` when they were
             too many to compare.
@@ -56,12 +59,11 @@ class TaskScores:
     task: str
     main: str
     metrics: list[str]
-    n_clusters: int
     systems: list[str]
     scores: dict[tuple[str, str, str], Score]
     base: str | None
     contenders: list[str]
-    joint: dict[str, tuple[float | None, float | None]]
+    joint: dict[str, Estimate]
     behind: frozenset[str] | None
     oracles: frozenset[str]
     outside: frozenset[str]
@@ -80,10 +82,10 @@ class TaskScores:
         score = self.get(system, language)
         if score is None:
             return "none"
-        low, high = score.difference_low, score.difference_high
         if language == POOLED and system in self.joint:
-            low, high = self.joint[system]
-        return side(low, high, min(self.n_clusters, score.n_prompts), even=0.0)
+            gap = self.joint[system]
+            return side(gap.low, gap.high, gap.effective, even=0.0)
+        return side(score.difference_low, score.difference_high, score.effective_clusters, even=0.0)
 
     @property
     def part(self) -> list[str]:

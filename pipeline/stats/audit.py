@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from pipeline.judging.names import AUDIT
 from pipeline.stats.arrays import Floats, Ints
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Games
 from pipeline.stats.grouped import Sample, estimate
-from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Bootstrap, Estimate, mean_intervals
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Estimate, mean_intervals
 from pipeline.stats.prompt_scores import PromptScores, prompt_scores
-from pipeline.stats.winrate import signature
+from pipeline.stats.signature import of_games, signature
 
 IDENTICAL = "identical"
 ALTERED = "altered"
@@ -30,6 +31,7 @@ AUDIT_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("judge", "template", "version", "language")),
         *((name, pa.int64()) for name in ("n_prompts", "n_invalid", "n_clusters")),
+        ("effective_clusters", pa.float64()),
         *((name, pa.float64()) for name in ("sensitivity", "se", "ci_low", "ci_high")),
         *((name, pa.float64()) for name in ("first_share", "first_se", "first_low", "first_high")),
         *((name, pa.string()) for name in ("grade", "signature")),
@@ -47,8 +49,8 @@ def audit_table(games: Games, bootstrap: Bootstrap | None = None) -> pa.Table:
         ``AUDIT_SCHEMA``: one row per version (and ``altered``: all but ``identical`` together) and language (and
         ``all``, ``macro``). ``first_share`` is the mean score of the answer shown first, with its interval. ``grade``:
         ``able`` (the whole interval of the sensitivity above 1/2), ``misled`` (below), ``chance`` (around), ``unknown``
-        (fewer than 6 clusters). For ``identical`` the sensitivity is 1/2 by construction, so the grade is of the order:
-        ``able`` when the interval of the first share holds 1/2, else ``misled``.
+        (fewer than 6 effective clusters). For ``identical`` the sensitivity is 1/2 by construction, so the grade is of
+        the order: ``able`` when the interval of the first share holds 1/2, else ``misled``.
     """
     bootstrap = bootstrap or Bootstrap()
     scores = prompt_scores(games)
@@ -80,6 +82,7 @@ def _judge_rows(
     rows = []
     for (version, codes), mine, ability, bias in zip(groups.items(), chosen.values(), sensitivity, order, strict=True):
         kind = games.comparisons[codes[0]]
+        choices = of_games(kind, 2, bool(scores.soft[codes].any()))
         language = games.prompt_language[scores.prompt[mine]]
         valid = ~np.isnan(scores.score[mine])
         prompts = scores.prompt[mine]
@@ -95,10 +98,11 @@ def _judge_rows(
                     "n_prompts": len(np.unique(prompts[here & valid])),
                     "n_invalid": int((here & ~valid).sum()),
                     "n_clusters": found.n_clusters,
+                    "effective_clusters": found.effective,
                     **dict(zip(("sensitivity", "se", "ci_low", "ci_high"), _numbers(found), strict=True)),
                     **dict(zip(("first_share", "first_se", "first_low", "first_high"), _numbers(shown), strict=True)),
                     "grade": _grade(shown, even=ABLE) if version == IDENTICAL else _grade(found),
-                    "signature": signature("audit", kind, 2, bool(scores.soft[codes].any()), bootstrap, found.method),
+                    "signature": signature("audit", choices, bootstrap, found.method),
                 }
             )
     return rows
@@ -126,7 +130,7 @@ def _numbers(found: Estimate) -> tuple[float | None, float | None, float | None,
 
 
 def _grade(found: Estimate, even: str = CHANCE) -> str:
-    if found.low is None or found.high is None or found.n_clusters < CLUSTERS_TO_CLAIM:
+    if found.low is None or found.high is None or found.effective < CLUSTERS_TO_CLAIM:
         return UNKNOWN
     if even == ABLE:  # an order effect misleads, whichever side it favours
         return ABLE if found.low <= 0.5 <= found.high else MISLED

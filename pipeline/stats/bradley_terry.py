@@ -6,18 +6,26 @@ once per comparison, with the mean of its orders. With one opponent for all, the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError, nearest
 from pipeline.stats.arrays import Bools, Floats, Ints, nullable
+from pipeline.stats.clusters import Bootstrap, cluster_weights, effective_clusters
 from pipeline.stats.games import Games
-from pipeline.stats.intervals import Bootstrap, cluster_weights
+from pipeline.stats.intervals import FEW_CLUSTERS
 from pipeline.stats.prompt_scores import prompt_scores
-from pipeline.stats.winrate import signature
+from pipeline.stats.signature import of_games, signature
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _MAX_STEPS = 200
 _SUSPECT = 12.0  # a spread of strengths (in nats) from which a draw is checked for an infinite solution
+_UNBOUNDED = 1e3  # a standard error in nats: a system that one cluster alone compares
 _MAX_LOST = 0.01  # share of draws without a solution above which there is no interval
 
 
@@ -26,11 +34,14 @@ def bradley_terry(
     anchor: str,
     judge: str | None = None,
     ridge: float = 0.0,
-    draws: int = 1_000,
+    draws: int = 10_000,
     confidence: float = 0.95,
     seed: int = 1,
 ) -> pa.Table:
-    """Maximum-likelihood strengths with percentile intervals from resampled clusters.
+    """Maximum-likelihood strengths with intervals over clusters.
+
+    With fewer than 100 effective clusters the interval is Student's t on the jackknife's error (the percentile
+    bootstrap is too narrow there), with more the percentile bootstrap of whole clusters.
 
     Args:
         anchor: the system (or opponent) whose strength is 0.
@@ -38,16 +49,18 @@ def bradley_terry(
         ridge: penalty ridge/2 * sum of squared strengths (centred); in the signature when it is not 0.
 
     Returns:
-        ``system, strength, ci_low, ci_high, signature``, strongest first. The interval is null when more than 1% of the
-        draws have no finite solution (with no ridge); fewer are left out.
+        ``system, strength, ci_low, ci_high, signature``, strongest first. The interval is null with fewer than 2
+        effective clusters, and when more than 1% of the draws have no finite solution (with no ridge); fewer are left
+        out.
 
     Raises:
         InputError: an unknown anchor or judge; several judges or templates; no valid prompt; without a ridge, a
             comparison graph that is not strongly connected: somebody never lost, or was never compared.
 
-    Cost: O(draws * S^3) for S systems and about 8 Newton steps.
+    Cost: O(draws * S^3) for S systems and about 8 Newton steps; O(clusters * S^3) with few clusters.
     """
     from scipy.sparse import csr_array
+    from scipy.stats import t
 
     bootstrap = Bootstrap(draws, confidence, seed)
     scores = prompt_scores(games)
@@ -93,21 +106,23 @@ def bradley_terry(
     strength = fit_strengths(total, ridge)[0]
     strength -= strength[zero]
 
-    samples = []
-    for weights in cluster_weights(np.zeros(len(clusters), dtype=np.int64), draws, seed):
-        for start in range(0, len(weights), 256):
-            drawn = matrices(weights[start : start + 256] @ wins)
-            fitted = fit_strengths(drawn, ridge)
-            samples.append(np.where(_finite(fitted, drawn, ridge)[:, None], fitted - fitted[:, [zero]], np.nan))
-    drawn_strengths = np.concatenate(samples)
-    good = ~np.isnan(drawn_strengths[:, 0])
-    bounds = np.full((2, n), np.nan)
-    if len(clusters) >= 2 and good.mean() >= 1 - _MAX_LOST:
-        tail = (1 - confidence) / 2
-        bounds = np.quantile(drawn_strengths[good], [tail, 1 - tail], axis=0)
+    bounds, methods = np.full((2, n), np.nan), ["none"] * n
+    tail = (1 - confidence) / 2
+    effective = _effective(wins, cells, n, zero)
+    if effective.min() < FEW_CLUSTERS:
+        se = _jackknife_errors(strength, wins, cells, ridge, zero)
+        known = (effective >= 2) & np.isfinite(se)
+        half = t.ppf(1 - tail, np.maximum(effective - 1, 1)) * se
+        bounds[:, known] = np.stack([strength - half, strength + half])[:, known]
+        methods = ["t" if ok else "none" for ok in known]
+    else:
+        drawn = _drawn_strengths(wins, matrices, ridge, zero, bootstrap)
+        good = ~np.isnan(drawn[:, 0])
+        if good.mean() >= 1 - _MAX_LOST:
+            bounds, methods = np.quantile(drawn[good], [tail, 1 - tail], axis=0), ["boot"] * n
     both = int(scores.orders[kinds].max())
     extra = f"ridge:{ridge:g}" if ridge else ""
-    recipe = signature("bradley-terry", used[0], both, bool(scores.soft[kinds].any()), bootstrap, extra=extra)
+    choices = of_games(used[0], both, bool(scores.soft[kinds].any()))
     order = np.argsort(-strength, kind="stable")
     return pa.table(
         {
@@ -115,9 +130,67 @@ def bradley_terry(
             "strength": strength[order],
             "ci_low": nullable(bounds[0][order]),
             "ci_high": nullable(bounds[1][order]),
-            "signature": [recipe] * n,
+            "signature": [signature("bradley-terry", choices, bootstrap, methods[i], extra) for i in order],
         }
     )
+
+
+def _drawn_strengths(
+    wins: csr_array, matrices: Callable[[Floats], Floats], ridge: float, zero: int, bootstrap: Bootstrap
+) -> Floats:
+    """Strengths [draws, S] of resampled clusters; NaN where a draw has no finite solution."""
+    samples = []
+    for weights in cluster_weights(np.zeros(wins.shape[0], dtype=np.int64), bootstrap.draws, bootstrap.seed):
+        for start in range(0, len(weights), 256):
+            drawn = matrices(weights[start : start + 256] @ wins)
+            fitted = fit_strengths(drawn, ridge)
+            samples.append(np.where(_finite(fitted, drawn, ridge)[:, None], fitted - fitted[:, [zero]], np.nan))
+    return np.concatenate(samples)
+
+
+def _effective(wins: csr_array, cells: Ints, n: int, zero: int) -> Floats:
+    """Effective clusters [S] behind every strength: its own games' or the anchor's, whichever are fewer."""
+    row, _ = np.divmod(cells, n)
+    games = np.stack([wins[:, row == i].sum(axis=1) for i in range(n)], axis=1)  # wins, and the mirrored losses below
+    losses = np.stack([wins[:, cells % n == i].sum(axis=1) for i in range(n)], axis=1)
+    found = np.array([effective_clusters(column) for column in (games + losses).T])
+    return np.asarray(np.minimum(found, found[zero]), dtype=np.float64)
+
+
+def _jackknife_errors(strength: Floats, wins: csr_array, cells: Ints, ridge: float, zero: int) -> Floats:
+    """Standard errors [S] from leaving out one cluster at a time, each by one Newton step from the whole's strengths.
+
+    One step is finite where leaving a cluster out would send a strength to infinity; not where nothing else compares a
+    system at all.
+    """
+    n, clusters = len(strength), wins.shape[0]
+    p = 1 / (1 + np.exp(strength[None, :] - strength[:, None]))
+    square = np.zeros(n)
+
+    def parts(sums: Floats) -> tuple[Floats, Floats]:
+        """Gradients [B, S] and Hessians [B, S, S] of the (negative) log-likelihood of some clusters."""
+        full = np.zeros((len(sums), n * n))
+        full[:, cells] = sums
+        won = full.reshape(-1, n, n)
+        played = won + won.transpose(0, 2, 1)
+        hessian = -played * p * (1 - p)
+        diagonal = np.arange(n)
+        hessian[:, diagonal, diagonal] -= hessian.sum(axis=2)
+        return (won - played * p).sum(axis=2), hessian
+
+    _, whole = parts(np.asarray(wins.sum(axis=0))[None])
+    for start in range(0, clusters, 256):
+        gradient, hessian = parts(wins[start : start + 256].toarray())
+        rest = whole - hessian + ridge * np.eye(n) + 1 / n  # the constant that the likelihood does not see is fixed
+        try:
+            change = np.linalg.solve(rest, gradient[:, :, None])[:, :, 0]
+        except np.linalg.LinAlgError:
+            return np.full(n, np.nan)
+        square += ((change - change[:, [zero]]) ** 2).sum(axis=0)
+    se = np.sqrt(square * (clusters - 1) / clusters)
+    without = se < 1e-12  # agreement of all clusters is no certainty
+    without[zero] = False
+    return np.asarray(np.where((se < _UNBOUNDED) & ~without, se, np.nan))
 
 
 def fit_strengths(wins: Floats, ridge: float = 0.0) -> Floats:

@@ -26,6 +26,12 @@ from pipeline.stats.arrays import Bools, Floats, Ints
 REQUIRED = ("prompt_id", "language", "system", "opponent", "order", "score")
 """Columns that an outside table must have."""
 
+MOST_COMPARISONS = 1_000
+"""Pairs of a system and an opponent (by one judge and template): each is bootstrapped, and has a row per language."""
+
+MOST_LANGUAGES = 1_000
+"""Languages of a table; there are some 8,000 living ones, and a code that is wrong in every row makes as many."""
+
 UNKNOWN = "unspecified"
 """Judge or template of an outside table that does not name one."""
 
@@ -33,6 +39,9 @@ UNDETERMINED = "und"
 """BCP 47's tag for prompts without a language."""
 
 ORDERS = ("ab", "ba")
+FORFEIT = "forfeit"
+"""Column of :func:`build_games` (1 or 0): one of a game's answers is missing."""
+
 INVALID = -2
 """``Games.outcome`` of a game without a score."""
 
@@ -76,6 +85,7 @@ class Games:
         outcome: [G], 1 win, 0 tie, -1 loss (the verdict, or without one the score against 1/2), ``INVALID``.
         mass: [G], probability on the judge's labels; NaN = not known.
         length_difference: [G], length - opponent_length in the table's unit (a run's: characters); NaN = not known.
+        forfeit: [G], one of the answers is known to be missing (an outside table does not say so).
     """
 
     comparisons: list[Comparison]
@@ -92,6 +102,7 @@ class Games:
     outcome: Ints
     mass: Floats
     length_difference: Floats
+    forfeit: Bools
 
 
 def load_table_games(path: str) -> Games:
@@ -165,7 +176,7 @@ def leave_out(games: Games, prompts: Mapping[str, Collection[PromptKey]]) -> Gam
         gone = pc.is_in(keys, value_set=listed).to_numpy(zero_copy_only=False)
         kept |= mine & ~gone[games.prompt]
     codes, comparison = np.unique(games.comparison[kept], return_inverse=True)
-    columns = ("prompt", "order", "score", "outcome", "mass", "length_difference")
+    columns = ("prompt", "order", "score", "outcome", "mass", "length_difference", "forfeit")
     return replace(
         games,
         comparisons=[games.comparisons[code] for code in codes],
@@ -277,6 +288,10 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     refuse(same_name[fields[0][1]] == fields[1][1], "a system cannot play itself")
     sizes = [len(n) for n in names]
     kinds, comparison = np.unique(np.ravel_multi_index([codes for _, codes in fields], sizes), return_inverse=True)
+    if len(kinds) > MOST_COMPARISONS:
+        raise InputError(
+            f"{where}: compares {len(kinds):,} pairs of systems; at most {MOST_COMPARISONS:,} are computed"
+        )
     parts = zip(*np.unravel_index(kinds, sizes), strict=True)
     comparisons = [Comparison(*(names[i][code] for i, code in enumerate(codes))) for codes in parts]
 
@@ -287,6 +302,8 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     ids, id_code = _codes(keys.column("prompt_id"))
     clusters, cluster = _codes(keys.column("cluster_id"))
     languages, language = _codes(keys.column("language"))
+    if len(languages) > MOST_LANGUAGES:
+        raise InputError(f"{where}: names {len(languages):,} languages; at most {MOST_LANGUAGES:,} are computed")
     for name in RESERVED:
         if name in languages.to_pylist():
             refuse(language[:n_games] == languages.index(name).as_py(), f"a language cannot be called {name!r}")
@@ -317,6 +334,7 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
         outcome=_outcome(table, score),
         mass=_values(table, "mass"),
         length_difference=_values(table, "length") - _values(table, "opponent_length"),
+        forfeit=_values(table, FORFEIT) == 1,
     )
 
 

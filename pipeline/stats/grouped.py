@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.stats.arrays import Floats, Ints
-from pipeline.stats.intervals import Bootstrap, ClusterSums, Estimate
+from pipeline.stats.clusters import Bootstrap, ClusterSums
+from pipeline.stats.intervals import Estimate
 
 Intervals = Callable[[ClusterSums, Sequence[Sequence[int]], Bootstrap, float, float], list[Estimate]]
 

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.stats.arrays import Floats, Ints, nullable
+from pipeline.stats.arrays import Bools, Floats, Ints, nullable
+from pipeline.stats.clusters import Bootstrap, effective_clusters
 from pipeline.stats.games import Games
-from pipeline.stats.intervals import Bootstrap
 from pipeline.stats.prompt_scores import prompt_scores
-from pipeline.stats.winrate import signature
+from pipeline.stats.signature import of_games, signature
 
 _MAX_STEPS = 100
 _INFINITE = 30.0  # |theta| in nats beyond which lengths separate wins from losses
@@ -23,16 +23,17 @@ _INFINITE = 30.0  # |theta| in nats beyond which lengths separate wins from loss
 def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
     """Length-controlled win-rates of every comparison.
 
-    Uses the prompts with a valid score and known lengths. A language whose scores are all 0 (or all 1) keeps that
+    Uses the prompts with a valid score and known lengths, and those on which an answer is missing: it loses at any
+    length. A language whose scores are all 0 (or all 1) keeps that
     rate: its theta is infinite and it says nothing about phi. ``sd_language`` has ddof=1; where it is 0 the length has
     no effect.
 
     Returns:
         ``system, opponent, language, n_prompts, length_controlled_win_rate, se, ci_low, ci_high, phi, signature``;
-        ``all`` weights the languages by their prompts, ``macro`` equally. ``se`` is the cluster sandwich (delta
-        method), the interval Student's t with G-1 degrees of freedom, cut to 0..1; null with fewer than 2 clusters or
-        where the rate has no spread. All numbers are null when lengths alone separate wins from losses: phi is then
-        infinite.
+        ``all`` weights the languages by their prompts, ``macro`` equally. ``se`` is the cluster jackknife (delta
+        method), the interval Student's t with G*-1 degrees of freedom, cut to 0..1; null with fewer than 2 effective
+        clusters or where the rate has no spread. All numbers are null when lengths alone separate wins from losses:
+        phi is then infinite.
 
     Raises:
         InputError: the table has no lengths.
@@ -43,7 +44,7 @@ def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
         raise InputError("length control needs the columns length and opponent_length")
     bootstrap = Bootstrap(confidence=confidence)
     scores = prompt_scores(games)
-    usable = ~np.isnan(scores.score) & ~np.isnan(scores.length_difference)
+    usable = ~np.isnan(scores.score) & (scores.forfeit | ~np.isnan(scores.length_difference))
     rows = []
     for k, kind in enumerate(games.comparisons):
         mine = usable & (scores.comparison == k)
@@ -51,24 +52,25 @@ def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
             continue
         prompt = scores.prompt[mine]
         codes, language = np.unique(games.prompt_language[prompt], return_inverse=True)
-        rate, influence, phi = fit_length_control(scores.score[mine], scores.length_difference[mine], language)
+        rate, influence, phi = _with_forfeits(
+            scores.score[mine], scores.length_difference[mine], language, scores.forfeit[mine]
+        )
         _, cluster = np.unique(games.prompt_cluster[prompt], return_inverse=True)
         n = np.bincount(language)
+        counts = np.zeros((cluster.max() + 1, len(codes)))
+        np.add.at(counts, (cluster, language), 1)
         named = {games.languages[code]: np.eye(len(codes))[i] for i, code in enumerate(codes)}
         named |= {"all": n / n.sum(), "macro": np.full(len(codes), 1 / len(codes))}
         for name, weight in named.items():
             value = float(weight @ rate)
-            of_cluster = np.bincount(cluster, weights=influence @ weight)
-            in_part = np.unique(cluster[weight[language] > 0])
-            size = len(in_part)
+            size = effective_clusters(counts.sum(axis=1) if name == "all" else counts[:, weight > 0])
+            spread = _jackknife_error(influence @ weight, cluster, counts / n @ weight)
             se = low = high = np.nan
-            spread = float(np.sqrt((of_cluster**2).sum() * size / (size - 1))) if size >= 2 else 0.0
-            if spread > 1e-12:
+            if size >= 2 and spread > 1e-12:
                 half = float(t.ppf(0.5 + confidence / 2, size - 1)) * spread
                 se, low, high = spread, max(0.0, value - half), min(1.0, value + half)
-            recipe = signature(
-                "length-controlled", kind, int(scores.orders[k]), bool(scores.soft[k]), bootstrap, "t", "simplified"
-            )
+            choices = of_games(kind, int(scores.orders[k]), bool(scores.soft[k]))
+            recipe = signature("length-controlled", choices, bootstrap, "t", "simplified")
             n_prompts = int(n[weight > 0].sum())
             rows.append((kind.system, kind.opponent, name, n_prompts, value, se, low, high, phi, recipe))
     texts, numbers = (0, 1, 2, 9), ("length_controlled_win_rate", "se", "ci_low", "ci_high", "phi")
@@ -81,6 +83,36 @@ def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
             "signature": columns[3],
         }
     )
+
+
+def _with_forfeits(score: Floats, difference: Floats, language: Ints, forfeit: Bools) -> tuple[Floats, Floats, float]:
+    """:func:`fit_length_control` of the prompts with two answers; a missing answer loses at any length."""
+    n = np.bincount(language).astype(np.float64)
+    played = ~forfeit
+    kept, codes = np.unique(language[played], return_inverse=True)
+    fitted, on_fit, phi = np.zeros(len(n)), np.zeros((len(score), len(n))), float("nan")
+    if len(kept):
+        fitted[kept], on_fit[np.ix_(played, kept)], phi = fit_length_control(score[played], difference[played], codes)
+    own = np.where(forfeit, score, fitted[language])  # what every prompt adds to its language's mean
+    rate = np.bincount(language, weights=own) / n
+    share = np.bincount(language, weights=played) / n
+    influence = share * on_fit
+    influence[np.arange(len(score)), language] += (own - rate[language]) / n[language]
+    return rate, influence, phi
+
+
+def _jackknife_error(influence: Floats, cluster: Ints, share: Floats) -> float:
+    """Standard error of a mean from its prompts' influences [P].
+
+    Args:
+        share: [C], the clusters' weights in the mean: without a cluster the others weigh more.
+    """
+    inside = share > 0
+    size = int(inside.sum())
+    if size < 2:
+        return 0.0
+    change = np.bincount(cluster, weights=influence)[inside] / (1 - share[inside])
+    return float(np.sqrt((change**2).sum() * (size - 1) / size))
 
 
 def fit_length_control(score: Floats, difference: Floats, language: Ints) -> tuple[Floats, Floats, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.stats.arrays import Bools, Floats, Ints
-from pipeline.stats.intervals import Bootstrap, Estimate, bootstrap_means, cluster_sums, mean_interval
+from pipeline.stats.clusters import Bootstrap, bootstrap_means, cluster_sums
+from pipeline.stats.intervals import Estimate, mean_interval
 
 _UNBOUNDED = float("inf")
 
@@ -55,7 +56,7 @@ class RecoveredShare:
     n_prompts: int
 
 
-def pool_curves(values: Floats) -> PoolCurves:
+def pool_curves(values: Floats, orders: Floats | None = None) -> PoolCurves:
     """Closed-form expectations over all subsets of each size, drawn without replacement.
 
     With v_(1) <= ... <= v_(N): E[best of m] = sum over i of v_(i) * C(i-1, m-1) / C(N, m) (order statistics; the same
@@ -63,6 +64,9 @@ def pool_curves(values: Floats) -> PoolCurves:
 
     Args:
         values: [P, N], every prompt with the same N; the metric's unit.
+        orders: [P, 2, N], the same by each of two judgments: the best and the worst are chosen by one and scored by the
+            other, and the other way round, averaged; equals are chosen with equal probability. A judge that guesses
+            then gives its mean, not the best of its guesses.
 
     Raises:
         InputError: N is 0, or a value is missing (names the prompt's row, counted from 0).
@@ -75,20 +79,43 @@ def pool_curves(values: Floats) -> PoolCurves:
     weights[size - 1] = m / size
     for i in range(size - 2, -1, -1):
         weights[i] = weights[i + 1] * np.maximum(i + 1 - (m - 1), 0) / (i + 1)
-    ordered = np.sort(values, axis=1)
-    mean = np.repeat(values.mean(axis=1, keepdims=True), size, axis=1)
-    return PoolCurves(best=ordered @ weights, worst=ordered[:, ::-1] @ weights, mean=mean)
+    if orders is None:
+        ordered = [np.sort(values, axis=1)]
+    else:
+        first, second = (_pool(orders[:, k]) for k in range(2))
+        ordered = [_by_rank(first, second), _by_rank(second, first)]
+    best = np.mean([line @ weights for line in ordered], axis=0)
+    worst = np.mean([line[:, ::-1] @ weights for line in ordered], axis=0)
+    return PoolCurves(best, worst, np.repeat(values.mean(axis=1, keepdims=True), size, axis=1))
 
 
-def hope_and_risk(values: Floats, greedy: Floats, clusters: Ints, bootstrap: Bootstrap | None = None) -> HopeRisk:
+def _by_rank(chosen_by: Floats, scored_by: Floats) -> Floats:
+    """``scored_by`` [P, N] in ascending order of ``chosen_by``; equals there share their mean."""
+    n_prompts, size = chosen_by.shape
+    rank = np.argsort(chosen_by, axis=1, kind="stable")
+    key, score = np.take_along_axis(chosen_by, rank, 1), np.take_along_axis(scored_by, rank, 1)
+    new = np.ones((n_prompts, size), dtype=bool)
+    new[:, 1:] = key[:, 1:] != key[:, :-1]
+    group = np.cumsum(new.ravel()) - 1
+    return np.asarray((np.bincount(group, weights=score.ravel()) / np.bincount(group))[group].reshape(n_prompts, size))
+
+
+def hope_and_risk(
+    values: Floats,
+    greedy: Floats,
+    clusters: Ints,
+    bootstrap: Bootstrap | None = None,
+    orders: Floats | None = None,
+) -> HopeRisk:
     """Hope and risk of pools against their greedy answers (arXiv 2506.20544; exact form ours, statistics.md).
 
-    A noisy judge's best value suffers the winner's curse: choose on one judgment, score on another.
+    A noisy judge's best value suffers the winner's curse: choose on one judgment, score on another (``orders``).
 
     Args:
         values: [P, N], the stochastic candidates only, N fixed.
         greedy: [P], the greedy answers' values in the same unit.
         clusters: [P].
+        orders: [P, 2, N], as in :func:`pool_curves`.
 
     Raises:
         InputError: no prompt, or a value is missing (names the prompt's row, counted from 0).
@@ -98,8 +125,11 @@ def hope_and_risk(values: Floats, greedy: Floats, clusters: Ints, bootstrap: Boo
         raise InputError("hope and risk: no prompt")
     _complete(np.isnan(greedy), "the greedy value")
     base = float(greedy.mean())
-    up, down = values.max(axis=1) - greedy, values.min(axis=1) - greedy
-    absolute = [mean_interval(x, clusters, bootstrap, -_UNBOUNDED, _UNBOUNDED) for x in (up, down)]
+    curves = pool_curves(values, orders)
+    up, down = curves.best[:, -1] - greedy, curves.worst[:, -1] - greedy
+    shares = min(values.min(), greedy.min()) >= 0 and max(values.max(), greedy.max()) <= 1
+    reach = 1.0 if shares else _UNBOUNDED
+    absolute = [mean_interval(x, clusters, bootstrap, -reach, reach) for x in (up, down)]
     positive = base > 0
     return HopeRisk(
         hope=float(up.mean()) / base if positive else None,
@@ -131,7 +161,9 @@ def recovered_share(
     gain, room, cluster = (selector - base)[known], (oracle - base)[known], clusters[known]
     headroom = mean_interval(room, cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
     n = int(known.sum())
-    undefined = RecoveredShare(Estimate(None, None, None, None, headroom.n_clusters, "none"), base_name, headroom, n)
+    undefined = RecoveredShare(
+        Estimate(None, n_clusters=headroom.n_clusters, effective=headroom.effective), base_name, headroom, n
+    )
     if headroom.low is None or headroom.high is None or headroom.low <= 0 <= headroom.high:
         return undefined
     share = float(gain.mean() / room.mean())
@@ -139,7 +171,7 @@ def recovered_share(
     error = mean_interval((gain - share * room) / room.mean(), cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
     if error.method != "boot":
         ends = [None if e is None else share + e for e in (error.low, error.high)]
-        estimate = Estimate(share, error.se, ends[0], ends[1], error.n_clusters, error.method)
+        estimate = replace(error, value=share, low=ends[0], high=ends[1])
         return RecoveredShare(estimate, base_name, headroom, n)
     draws = bootstrap_means(cluster_sums(np.column_stack([gain, room]), cluster), [[0], [1]], bootstrap)
     tail = (1 - bootstrap.confidence) / 2
@@ -149,7 +181,7 @@ def recovered_share(
         low = np.quantile(np.where(np.isfinite(shares), shares, -np.inf), tail)
         high = np.quantile(np.where(np.isfinite(shares), shares, np.inf), 1 - tail)
     low, high = (float(end) if np.isfinite(end) else None for end in (low, high))
-    return RecoveredShare(Estimate(share, error.se, low, high, error.n_clusters, "boot"), base_name, headroom, n)
+    return RecoveredShare(replace(error, value=share, low=low, high=high), base_name, headroom, n)
 
 
 def _pool(values: Floats) -> Floats:

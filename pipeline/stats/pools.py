@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.judging.names import CANDIDATE, is_candidate
 from pipeline.scoring.measure import ANSWER, LANGUAGE, METRIC, WIN, is_own_text
 from pipeline.stats.arrays import Bools, Floats, Ints
 from pipeline.stats.choices import column, nested
+from pipeline.stats.facts import SetFacts, same_source
 from pipeline.stats.games import UNDETERMINED
 from pipeline.storage import RunFolder
 
@@ -34,14 +35,17 @@ class PoolValues:
 
     Attributes:
         values: per prompt of the task [P]: the stochastic candidates' numbers; ``None`` where the plan was not sampled.
-            NaN = no text, or an invalid judgment.
-        greedy: [P], NaN = there is none.
+            Of a set whose size was decided by scores only the first round's. 0 = no text; NaN = an invalid judgment.
+        greedy: [P], the same engine's; NaN = there is none.
         oracle: [P], the best of all that may be chosen.
+        orders: per prompt the same candidates' numbers by order [2, N], where both were judged: choosing on one and
+            scoring on the other has no winner's curse.
     """
 
     values: list[Floats | None]
     greedy: Floats
     oracle: Floats
+    orders: list[Floats | None]
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,9 @@ class TaskQuality:
             prompt_language=language,
             prompt_cluster=rank[self.prompt_cluster[mine]],
             pools={
-                key: PoolValues([p.values[i] for i in rows], p.greedy[mine], p.oracle[mine])
+                key: PoolValues(
+                    [p.values[i] for i in rows], p.greedy[mine], p.oracle[mine], [p.orders[i] for i in rows]
+                )
                 for key, p in self.pools.items()
             },
             systems={key: values[mine] for key, values in self.systems.items()},
@@ -122,11 +128,14 @@ def split_clusters(quality: Quality, share: float, seed: int) -> tuple[set[str],
     return set(ranked[:n]), set(ranked[n:])
 
 
-def load_quality(run: RunFolder) -> Quality:
+def load_quality(run: RunFolder, facts: Mapping[str, SetFacts] | None = None) -> Quality:
     """Stream the run's last finished table (``games``, else ``selections``) and keep its metrics' numbers.
 
     Texts never become Python objects: only whether there is one. About 100 bytes per candidate and metric. Of several
     opponents, judges or templates in candidate games, the first in sorted order counts.
+
+    Args:
+        facts: of the run's candidate sets (:func:`~pipeline.stats.facts.set_facts`).
 
     Raises:
         UnfinishedTableError: neither table is finished.
@@ -135,7 +144,7 @@ def load_quality(run: RunFolder) -> Quality:
     builders: dict[str, Builder] = {}
     for batch in run.leaves(table, _wanted):
         for row in _rows(batch):
-            builders.setdefault(row["task"], Builder()).add(row)
+            builders.setdefault(row["task"], Builder(facts)).add(row)
     return Quality({name: builder.finish(name) for name, builder in sorted(builders.items())})
 
 
@@ -151,7 +160,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     scores = nested(batch, "scores", "scorer", "plan", "values")
     chosen = nested(batch, "selections", "plan", "method", "index", "text", lengths=("text",))
     answers = nested(batch, "answers", "system", "text", lengths=("text",))
-    games = nested(batch, "games", "system", "opponent", "judge", "template", "score")
+    games = nested(batch, "games", "system", "opponent", "judge", "template", "order", "score")
     plain = zip(*(column(batch, name) for name in _PLAIN), strict=True)
     for (prompt_id, cluster, task, language), *rest in zip(plain, pools, scores, chosen, answers, games, strict=True):
         names = ("candidates", "scores", "selections", "answers", "games")
@@ -166,10 +175,11 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 class Builder:
     """Collects one task's rows: tuples of numbers, as :func:`load_quality` reads them."""
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Mapping[str, SetFacts] | None = None) -> None:
+        self.facts = facts or {}
         self.clusters: list[str] = []
         self.languages: list[str] = []
-        self.pools: dict[tuple[str, str], dict[int, tuple[Floats, float, float]]] = defaultdict(dict)
+        self.pools: dict[tuple[str, str], dict[int, _Pool]] = defaultdict(dict)
         self.systems: dict[tuple[str, str], dict[int, tuple[float, bool]]] = defaultdict(dict)
         self.untold: dict[str, list[int]] = defaultdict(list)
         self.settings: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)
@@ -179,8 +189,10 @@ class Builder:
         self.clusters.append(row["cluster"])
         self.languages.append(row["language"])
         origins: dict[str, list[str]] = defaultdict(list)
-        for plan, origin, temperature, min_p, _ in row["candidates"]:
+        missing: dict[str, list[bool]] = defaultdict(list)
+        for plan, origin, temperature, min_p, error in row["candidates"]:
             origins[plan].append(origin)
+            missing[plan].append(error is not None)
             if origin == "sample":
                 self.settings[plan][_nan(temperature), _nan(min_p)] += 1
         metrics: dict[str, dict[str, list[float | None]]] = defaultdict(dict)
@@ -189,11 +201,16 @@ class Builder:
                 metrics[scorer.removeprefix(METRIC)][plan] = values
         for metric, by_target in metrics.items():
             known = any(v is not None for values in by_target.values() for v in values)
+            if metric != LANGUAGE:
+                lost = {plan: _lost(by_target[plan], gone) for plan, gone in missing.items() if plan in by_target}
+                by_target = by_target | lost
             if known or metric == LANGUAGE:
                 self._metric(at, row, metric, by_target, origins, known)
-        won = _wins(row["games"], origins)
+        won, by_order = _wins(row["games"], origins)
         if won:
-            self._metric(at, row, WIN, won, origins)
+            lost = {plan: _lost(values, missing[plan]) for plan, values in won.items()}
+            self._metric(at, row, WIN, lost, origins)
+            self._orders(at, by_order, origins, missing)
 
     def _metric(
         self,
@@ -211,7 +228,7 @@ class Builder:
             value: float | None = None
             if method == "sample" and chars is not None and "sample" in origins[plan]:
                 pool = self.pools.get((metric, plan), {}).get(at)
-                value = None if pool is None else _mean(pool[0])
+                value = None if pool is None else _mean(pool.stochastic)
             elif chars is not None:
                 target, place = (f"{ANSWER}{plan}/{method}", 0) if is_own_text(plan, index) else (plan, index)
                 value = _item(by_target.get(target), place)
@@ -222,10 +239,32 @@ class Builder:
     def _pool(self, at: int, metric: str, plan: str, values: list[float | None], origins: list[str]) -> None:
         numbers = [_nan(v) for v in values]
         pairs = list(zip(numbers, origins, strict=False))
-        stochastic = np.array([v for v, origin in pairs if origin in ("sample", "given")])
-        greedy = next((v for v, origin in pairs if origin == "greedy"), float("nan"))
+        one_engine = len(self._of(plan).engines) <= 1
+        greedy = next((v for v, origin in pairs if origin == "greedy" and one_engine), float("nan"))
         valid = [v for v, origin in pairs if origin != "evidence" and v == v]
-        self.pools[metric, plan][at] = (stochastic, greedy, max(valid, default=float("nan")))
+        stochastic = np.array([numbers[i] for i in self._first(plan, origins)])
+        self.pools[metric, plan][at] = _Pool(stochastic, greedy, max(valid, default=float("nan")))
+
+    def _of(self, plan: str) -> SetFacts:
+        return self.facts.get(plan, SetFacts())
+
+    def _first(self, plan: str, origins: list[str]) -> list[int]:
+        """Places of the stochastic candidates whose number no score has decided."""
+        first = origins[: self._of(plan).first]
+        return [i for i, origin in enumerate(first) if origin in ("sample", "given")]
+
+    def _orders(
+        self,
+        at: int,
+        by_order: dict[str, dict[str, list[float | None]]],
+        origins: dict[str, list[str]],
+        missing: dict[str, list[bool]],
+    ) -> None:
+        for plan, found in by_order.items():
+            if at in self.pools[WIN, plan] and len(found) == 2:
+                lines = [_lost(found[order], missing[plan]) for order in sorted(found)]
+                places = self._first(plan, origins[plan])
+                self.pools[WIN, plan][at].orders = np.array([[_nan(line[i]) for i in places] for line in lines])
 
     def _system(self, at: int, metric: str, system: str, value: float | None, missing: bool) -> None:
         if missing and metric != LANGUAGE:
@@ -243,13 +282,16 @@ class Builder:
         for key, found in sorted(self.pools.items()):
             greedy, oracle = np.full(n, np.nan), np.full(n, np.nan)
             values: list[Floats | None] = [None] * n
-            for at, (stochastic, mine, best) in found.items():
-                values[at], greedy[at], oracle[at] = stochastic, mine, best
-            pools[key] = PoolValues(values, greedy, oracle)
-        for (metric, plan), pool in pools.items():  # a plan without a greedy candidate takes another plan's
-            for (other_metric, other), known in pools.items():
-                if other_metric == metric and other != plan:
-                    pool.greedy[:] = np.where(np.isnan(pool.greedy), known.greedy, pool.greedy)
+            orders: list[Floats | None] = [None] * n
+            for at, pool in found.items():
+                values[at], greedy[at], oracle[at] = pool.stochastic, pool.greedy, pool.oracle
+                orders[at] = pool.orders
+            pools[key] = PoolValues(values, greedy, oracle, orders)
+        own = {key: pool.greedy.copy() for key, pool in pools.items()}
+        for (metric, plan), values_of in pools.items():  # a plan without a greedy candidate takes its engine's
+            for (other_metric, other), greedy in own.items():
+                if other_metric == metric and other != plan and same_source(self.facts, plan, other):
+                    values_of.greedy[:] = np.where(np.isnan(values_of.greedy), greedy, values_of.greedy)
         systems, missing = {}, {}
         for key, entries in sorted(self.systems.items()):
             systems[key], missing[key] = np.full(n, np.nan), np.zeros(n, dtype=bool)
@@ -273,23 +315,43 @@ class Builder:
         )
 
 
-def _wins(games: list[tuple[Any, ...]], origins: dict[str, list[str]]) -> dict[str, list[float | None]]:
-    """Plan -> the candidates' prompt scores from their games."""
-    found: dict[tuple[str, str, str], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    for system, opponent, judge, template, score in games:
+@dataclass
+class _Pool:
+    """One prompt's candidates by one metric, as in :class:`PoolValues`."""
+
+    stochastic: Floats
+    greedy: float
+    oracle: float
+    orders: Floats | None = None
+
+
+def _lost(values: list[float | None], missing: list[bool]) -> list[float | None]:
+    """A set's numbers in which missing answers lose."""
+    return [0.0 if gone else _item(values, i) for i, gone in enumerate(missing)]
+
+
+def _wins(
+    games: list[tuple[Any, ...]], origins: dict[str, list[str]]
+) -> tuple[dict[str, list[float | None]], dict[str, dict[str, list[float | None]]]]:
+    """Plan -> the candidates' prompt scores from their games; plan -> order -> their scores in that order."""
+    found: dict[tuple[str, str, str], dict[str, dict[str, float | None]]] = defaultdict(lambda: defaultdict(dict))
+    for system, opponent, judge, template, order, score in games:
         if is_candidate(system):
-            found[opponent, judge, template][system].append(score)
+            found[opponent, judge, template][system][order] = score
     if not found:
-        return {}
-    first = found[min(found)]
+        return {}, {}
     won: dict[str, list[float | None]] = {}
-    for system, scores in first.items():
+    by_order: dict[str, dict[str, list[float | None]]] = defaultdict(dict)
+    for system, scores in found[min(found)].items():
         plan, _, index = system.rpartition(CANDIDATE)
-        place = int(index)
-        if plan in origins and place < len(origins[plan]):
-            values = won.setdefault(plan, [None] * len(origins[plan]))
-            values[place] = None if None in scores else sum(s for s in scores if s is not None) / len(scores)
-    return won
+        place, size = int(index), len(origins.get(plan, ()))
+        if place < size:
+            known = [score for score in scores.values() if score is not None]
+            mean = sum(known) / len(known) if len(known) == len(scores) else None
+            won.setdefault(plan, [None] * size)[place] = mean
+            for order, score in scores.items():
+                by_order[plan].setdefault(order, [None] * size)[place] = score
+    return won, by_order
 
 
 def _item(values: list[float | None] | None, place: int | None) -> float | None:

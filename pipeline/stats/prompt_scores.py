@@ -23,6 +23,7 @@ class PromptScores:
         flipped: [E], the system won in one order and lost in the other.
         both_valid: [E], both orders have a verdict: the prompts on which a flip could be seen.
         length_difference: [E], mean over the games; NaN = not known.
+        forfeit: [E], an answer is missing in a game.
         orders: [K], 2, or 1 for a comparison all of whose games have the same order.
         soft: [K], whether a score is neither 0, 1/2 nor 1.
     """
@@ -36,6 +37,7 @@ class PromptScores:
     flipped: Bools
     both_valid: Bools
     length_difference: Floats
+    forfeit: Bools
     orders: Ints
     soft: Bools
 
@@ -72,6 +74,7 @@ def prompt_scores(games: Games) -> PromptScores:
         flipped=both_valid & (per_entry(games.outcome == 1) == 1) & (per_entry(games.outcome == -1) == 1),
         both_valid=both_valid,
         length_difference=per_entry(games.length_difference) / n_games,
+        forfeit=per_entry(games.forfeit) > 0,
         orders=orders,
         soft=np.bincount(games.comparison[valid & (games.score * 2 % 1 != 0)], minlength=kinds) > 0,
     )

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import __version__
 from pipeline.scoring.measure import LANGUAGE, WIN
 from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import Sample, estimate
-from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals
+from pipeline.stats.intervals import Estimate, mean_intervals
 from pipeline.stats.pool_curves import hope_and_risk, pool_curves, recovered_share
 from pipeline.stats.pools import Quality, TaskQuality, load_quality, split_clusters
+from pipeline.stats.signature import of_metric, signature
 
 __all__ = [
     "CURVES_SCHEMA",
@@ -44,6 +45,8 @@ SCORES_SCHEMA = pa.schema(
         ("base", pa.string()),
         *((name, pa.float64()) for name in ("difference", "difference_se", "difference_low", "difference_high")),
         *((name, pa.float64()) for name in ("recovered", "recovered_low", "recovered_high")),
+        ("n_clusters", pa.int64()),
+        ("effective_clusters", pa.float64()),
         ("signature", pa.string()),
     ]
 )
@@ -54,6 +57,7 @@ CURVES_SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("task", "language", "metric")),
         *((name, pa.int64()) for name in ("m", "n_prompts")),
         *((name, pa.float64()) for name in ("best", "mean", "worst")),
+        ("signature", pa.string()),
     ]
 )
 HOPE_RISK_SCHEMA = pa.schema(
@@ -65,6 +69,7 @@ HOPE_RISK_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("greedy", "hope", "risk")),
         *((name, pa.float64()) for name in ("hope_absolute", "hope_low", "hope_high")),
         *((name, pa.float64()) for name in ("risk_absolute", "risk_low", "risk_high")),
+        ("signature", pa.string()),
     ]
 )
 
@@ -77,9 +82,10 @@ def scores_table(quality: Quality, base: str = "sample", bootstrap: Bootstrap | 
     system recovered.
 
     Returns:
-        ``SCORES_SCHEMA``. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them
-        out, and the ``n_untold`` texts whose language cannot be told). A recovered share is null for ``macro``, and
-        where the oracle's gain cannot be told from 0.
+        ``SCORES_SCHEMA``; ``n_clusters`` and ``effective_clusters`` are the difference's, or the mean's where there is
+        none. ``n_missing`` prompts without the system's text, which score 0 (``language`` leaves them out, and the
+        ``n_untold`` texts whose language cannot be told). A recovered share is null for ``macro``, and where the
+        oracle's gain cannot be told from 0.
     """
     bootstrap = bootstrap or Bootstrap()
     rows: list[dict[str, Any]] = []
@@ -118,7 +124,15 @@ def _metric_rows(task: TaskQuality, metric: str, base: str, bootstrap: Bootstrap
                 "base": bases[system],
                 **_numbers("difference", gap, "", "_se", "_low", "_high"),
                 **_numbers("recovered", share, "", None, "_low", "_high"),
-                "signature": _signature(task.task, metric, bases[system], bootstrap, mean.method),
+                "n_clusters": (gap or mean).n_clusters,
+                "effective_clusters": (gap or mean).effective,
+                "signature": signature(
+                    "score",
+                    {"metric": metric, "task": task.task, "base": bases[system]},
+                    bootstrap,
+                    mean.method,
+                    of_metric(metric),
+                ),
             }
 
 
@@ -158,28 +172,6 @@ def _numbers(prefix: str, found: Estimate | None, *names: str | None) -> dict[st
     return {prefix + name: value for name, value in zip(names, values, strict=True) if name is not None}
 
 
-@cache
-def _recipe(metric: str) -> str:
-    """The metric's own signature, as sacrebleu writes it."""
-    from importlib.metadata import version
-
-    sacrebleu = f"sacrebleu:{version('sacrebleu')}"
-    return {
-        "chrf": f"|chrF2|sentence|nc:6|nw:0|space:no|{sacrebleu}",
-        "bleu": f"|BLEU|sentence|eff:yes|smooth:exp|{sacrebleu}",
-    }.get(metric, "")
-
-
-def _signature(task: str, metric: str, base: str | None, bootstrap: Bootstrap, method: str) -> str:
-    interval = "" if method == "boot" else f"|interval:{method}"
-    confidence = "" if bootstrap.confidence == 0.95 else f"|confidence:{bootstrap.confidence:g}"
-    boot = f"boot:{bootstrap.draws},cluster,seed:{bootstrap.seed}"
-    recipe = _recipe(metric)
-    return (
-        f"score|metric:{metric}|task:{task}|base:{base or 'none'}|{boot}{confidence}{interval}{recipe}|v:{__version__}"
-    )
-
-
 def curves_table(quality: Quality) -> pa.Table:
     """Expected best, mean and worst of m stochastic candidates, for every m up to N, in closed form.
 
@@ -188,8 +180,9 @@ def curves_table(quality: Quality) -> pa.Table:
         out, N being the plan's most common number.
     """
     rows = []
-    for task, metric, plan, whole, values in whole_pools(quality):
-        curves = pool_curves(values)
+    for pools in whole_pools(quality):
+        task, metric, plan, whole, values = pools.task, pools.metric, pools.plan, pools.prompts, pools.values
+        curves = pool_curves(values, pools.orders)
         language = task.prompt_language[whole]
         groups = {name: np.flatnonzero(language == i) for i, name in enumerate(task.languages)}
         groups = {name: at for name, at in groups.items() if len(at)}
@@ -211,6 +204,7 @@ def curves_table(quality: Quality) -> pa.Table:
                         "best": best[m],
                         "mean": mean[m],
                         "worst": worst[m],
+                        "signature": signature("curve", pools.choices()),
                     }
                 )
     return pa.Table.from_pylist(rows, schema=CURVES_SCHEMA)
@@ -224,7 +218,8 @@ def hope_risk_table(quality: Quality, bootstrap: Bootstrap | None = None) -> pa.
         metric's unit with cluster intervals. ``n_left_out`` prompts lack a greedy value or some of the N candidates.
     """
     rows = []
-    for task, metric, plan, whole, values in whole_pools(quality):
+    for pools in whole_pools(quality):
+        task, metric, plan, whole, values = pools.task, pools.metric, pools.plan, pools.prompts, pools.values
         pool = task.pools[metric, plan]
         has_greedy = ~np.isnan(pool.greedy[whole])
         sampled = np.array([v is not None for v in pool.values])
@@ -234,7 +229,8 @@ def hope_risk_table(quality: Quality, bootstrap: Bootstrap | None = None) -> pa.
             if not use.any():
                 continue
             at = whole[use]
-            found = hope_and_risk(values[use], pool.greedy[at], task.prompt_cluster[at], bootstrap)
+            orders = None if pools.orders is None else pools.orders[use]
+            found = hope_and_risk(values[use], pool.greedy[at], task.prompt_cluster[at], bootstrap, orders)
             rows.append(
                 {
                     **_plan(task, plan),
@@ -249,25 +245,54 @@ def hope_risk_table(quality: Quality, bootstrap: Bootstrap | None = None) -> pa.
                     "risk": found.risk,
                     **_numbers("hope", found.hope_absolute, "_absolute", None, "_low", "_high"),
                     **_numbers("risk", found.risk_absolute, "_absolute", None, "_low", "_high"),
+                    "signature": signature(
+                        "hope-risk", pools.choices(), bootstrap or Bootstrap(), found.hope_absolute.method
+                    ),
                 }
             )
     return pa.Table.from_pylist(rows, schema=HOPE_RISK_SCHEMA)
 
 
-def whole_pools(quality: Quality) -> Iterator[tuple[TaskQuality, str, str, Ints, Floats]]:
-    """(task, metric, plan, indices of the prompts with all N valid candidates [P], their values [P, N])."""
+@dataclass(frozen=True)
+class WholePools:
+    """One plan's prompts with all N valid candidates, by one metric.
+
+    Attributes:
+        prompts: indices into the task's prompts [P].
+        values: [P, N].
+        orders: [P, 2, N], the same by order, where all of them were judged in both.
+    """
+
+    task: TaskQuality
+    metric: str
+    plan: str
+    prompts: Ints
+    values: Floats
+    orders: Floats | None
+
+    def choices(self) -> dict[str, object]:
+        """For the signature."""
+        best = {} if self.metric != WIN else {"chosen": "same-verdicts" if self.orders is None else "other-order"}
+        return {"metric": self.metric, "task": self.task.task, "n": self.values.shape[1], **best}
+
+
+def whole_pools(quality: Quality) -> Iterator[WholePools]:
+    """Every plan's pools by every metric, N being the plan's most common number of candidates."""
     for task in quality.tasks.values():
         for (metric, plan), pool in task.pools.items():
-            if metric == "language":
+            if metric == LANGUAGE:
                 continue
-            counts = [0 if v is None else int((~np.isnan(v)).sum()) for v in pool.values]
-            sizes = Counter(c for c in counts if c)
+            valid = [None if v is None or not len(v) or np.isnan(v).any() else v for v in pool.values]
+            sizes = Counter(len(v) for v in valid if v is not None)
             if not sizes:
                 continue
             n = max(sizes, key=lambda size: (sizes[size], size))
-            whole = [i for i, (c, v) in enumerate(zip(counts, pool.values, strict=True)) if c == n == len(_array(v))]
-            if whole:
-                yield task, metric, plan, np.array(whole), np.stack([_array(pool.values[i]) for i in whole])
+            whole = [i for i, v in enumerate(valid) if v is not None and len(v) == n]
+            orders = [pool.orders[i] for i in whole]
+            known = [o for o in orders if o is not None and o.shape == (2, n) and not np.isnan(o).any()]
+            values = np.stack([_array(pool.values[i]) for i in whole])
+            crossed = np.stack(known) if len(known) == len(whole) else None
+            yield WholePools(task, metric, plan, np.array(whole), values, crossed)
 
 
 def _array(values: Floats | None) -> Floats:

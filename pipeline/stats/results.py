@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ import pyarrow.csv as pacsv
 from pipeline.errors import InputError
 from pipeline.stats.audit import audit_table
 from pipeline.stats.bradley_terry import bradley_terry
+from pipeline.stats.clusters import Bootstrap
+from pipeline.stats.facts import SetFacts
 from pipeline.stats.games import Games, load_table_games
-from pipeline.stats.intervals import Bootstrap
 from pipeline.stats.length_control import length_controlled
 from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.quality import Quality, curves_table, hope_risk_table, load_quality, scores_table
@@ -77,14 +78,17 @@ class Results:
             self.tables[name] = table
 
 
-def with_settings(table: pa.Table, settings: WinrateConfig, opponent: str | None) -> pa.Table:
+def with_settings(
+    table: pa.Table, settings: WinrateConfig, opponent: str | None, facts: Mapping[str, SetFacts]
+) -> pa.Table:
     """A table of results that says what it was computed with, so that it can be computed again."""
-    made = {"settings": asdict(settings), "opponent": opponent}
+    sets = {name: asdict(each) for name, each in facts.items()}
+    made = {"settings": asdict(settings), "opponent": opponent, "sets": sets}
     return table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE: json.dumps(made).encode()})
 
 
 def settings_of(table: pa.Table) -> dict[str, Any] | None:
-    """What :func:`with_settings` wrote: ``settings`` and ``opponent``; ``None`` where it is missing or damaged."""
+    """What :func:`with_settings` wrote: settings, opponent and sets; ``None`` where it is missing or damaged."""
     try:
         made = json.loads((table.schema.metadata or {}).get(_MADE, b"null"))
     except (ValueError, RecursionError):
@@ -112,10 +116,13 @@ def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.and_not(acts, number), pc.binary_join_element_wise("'", texts, ""), texts)
 
 
-def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = None) -> Results:
+def run_results(
+    run: RunFolder, settings: WinrateConfig, opponent: str | None = None, facts: Mapping[str, SetFacts] | None = None
+) -> Results:
     """The results of a run, of which at least ``selections`` is finished.
 
     Args:
+        facts: of its candidate sets.
         opponent: the system that Bradley-Terry strengths are relative to; default: the first opponent by name.
 
     Raises:
@@ -137,7 +144,7 @@ def run_results(run: RunFolder, settings: WinrateConfig, opponent: str | None = 
             pass
         else:
             results.add("audit", lambda: audit_table(audit, bootstrap))
-    quality = results.quality = load_quality(run)
+    quality = results.quality = load_quality(run, facts)
     results.add("scores", lambda: scores_table(quality, settings.base, bootstrap))
     results.add("curves", lambda: curves_table(quality))
     results.add("hope_risk", lambda: hope_risk_table(quality, bootstrap))
@@ -183,5 +190,7 @@ def _game_tables(results: Results, games: Games, settings: WinrateConfig, oppone
     opponents = {c.opponent for c in games.comparisons}
     if len(opponents) > 1:  # with one opponent it is only logit(win-rate)
         anchor = opponent if opponent in opponents else min(opponents)
-        results.add("bradley_terry", lambda: bradley_terry(games, str(anchor), confidence=confidence, seed=seed))
+        results.add(
+            "bradley_terry", lambda: bradley_terry(games, str(anchor), draws=draws, confidence=confidence, seed=seed)
+        )
     results.add("length_controlled", lambda: length_controlled(games, confidence))

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError
 from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE
-from pipeline.stats.games import Games, build_games, encode_names, prompt_columns
+from pipeline.stats.games import FORFEIT, Games, build_games, encode_names, prompt_columns
 from pipeline.storage import RunFolder
 
 SYSTEMS, CANDIDATES, AUDIT = "systems", "candidates", "audit"
@@ -82,7 +82,7 @@ def _of_kind(systems: pa.Array, kind: str) -> pa.Array:
 
 
 def _lengths(batch: pa.RecordBatch, parents: pa.Array, games: pa.StructArray) -> dict[str, Any]:
-    """Characters of both sides' answers in every game; null where an answer is missing or not of this run."""
+    """Characters of both sides' answers in every game, and whether one is missing; null where it is not of this run."""
     keys: list[pa.Array] = []
     lengths: list[pa.Array] = []
     if "selections" in batch.schema.names:
@@ -97,10 +97,12 @@ def _lengths(batch: pa.RecordBatch, parents: pa.Array, games: pa.StructArray) ->
     if not keys:
         return {}
     known, values = pa.concat_arrays(keys), pa.concat_arrays(lengths)
-    return {
-        name: values.take(pc.index_in(_key(parents, games.field(side)), value_set=known)).cast(pa.float64())
-        for name, side in (("length", "system"), ("opponent_length", "opponent"))
-    }
+    found, missing = {}, []
+    for name, side in (("length", "system"), ("opponent_length", "opponent")):
+        at = pc.index_in(_key(parents, games.field(side)), value_set=known)
+        found[name] = values.take(at).cast(pa.float64())
+        missing.append(pc.and_(at.is_valid(), found[name].is_null()))
+    return found | {FORFEIT: pc.or_(*missing).cast(pa.float64())}
 
 
 def _key(rows: pa.Array, names: pa.Array) -> pa.Array:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import Sample, estimate
-from pipeline.stats.intervals import Bootstrap, Estimate, simultaneous_intervals
+from pipeline.stats.intervals import Estimate, simultaneous_intervals
 from pipeline.stats.pools import TaskQuality
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import __version__
 from pipeline.stats.arrays import Floats
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import estimate
-from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals
+from pipeline.stats.intervals import Estimate, mean_intervals
 from pipeline.stats.pool_curves import pool_curves
-from pipeline.stats.pools import Quality, TaskQuality
-from pipeline.stats.quality import of_language, sample_of, whole_pools
+from pipeline.stats.pools import Quality
+from pipeline.stats.quality import WholePools, of_language, sample_of, whole_pools
+from pipeline.stats.signature import signature
 
 KEYS = tuple((name, pa.string()) for name in ("task", "language", "metric"))
 SWEEP_SCHEMA = pa.schema(
@@ -70,26 +71,25 @@ def sweep_table(quality: Quality, sweep: Sweep, bootstrap: Bootstrap | None = No
     """
     bootstrap = bootstrap or Bootstrap()
     rows: list[dict[str, Any]] = []
-    for task, metric, plan, whole, values in whole_pools(quality):
-        if plan in sweep.settings:
-            rows += _setting_rows(task, metric, plan, sweep, _spread(task, whole, values), bootstrap)
+    for pools in whole_pools(quality):
+        if pools.plan in sweep.settings:
+            rows += _setting_rows(pools, sweep, bootstrap)
     return pa.Table.from_pylist(rows, schema=SWEEP_SCHEMA)
 
 
-def _spread(task: TaskQuality, whole: Any, values: Floats) -> Floats:
+def _spread(pools: WholePools, values: Floats) -> Floats:
     """Rows of NaN for the task's other prompts."""
-    spread = np.full((len(task.prompt_language), values.shape[1]), np.nan)
-    spread[whole] = values
+    spread = np.full((len(pools.task.prompt_language), values.shape[1]), np.nan)
+    spread[pools.prompts] = values
     return spread
 
 
-def _setting_rows(
-    task: TaskQuality, metric: str, plan: str, sweep: Sweep, values: Floats, bootstrap: Bootstrap
-) -> Iterator[dict[str, Any]]:
+def _setting_rows(pools: WholePools, sweep: Sweep, bootstrap: Bootstrap) -> Iterator[dict[str, Any]]:
+    task, metric, plan = pools.task, pools.metric, pools.plan
+    curves = pool_curves(pools.values, pools.orders)
+    choices = {**pools.choices(), "selector": sweep.selector}
+    values, best, worst = (_spread(pools, v) for v in (pools.values, curves.best, curves.worst))
     whole = ~np.isnan(values).any(axis=1)
-    best, worst = np.full_like(values, np.nan), np.full_like(values, np.nan)
-    curves = pool_curves(values[whole])
-    best[whole], worst[whole] = curves.best, curves.worst
     greedy = np.where(whole, task.pools[metric, plan].greedy, np.nan)
     selected = task.systems.get((metric, f"{plan}/{sweep.selector}"), np.full(len(greedy), np.nan))
     levels = [values.mean(axis=1), selected, greedy, *best.T, *worst.T]
@@ -125,7 +125,7 @@ def _setting_rows(
                 **_numbers("risk_absolute", risk, "risk"),
                 "selector": sweep.selector if chosen else None,
                 **_numbers("selected", chosen),
-                "signature": f"sweep|{recipe(metric, sweep, bootstrap)}",
+                "signature": signature("sweep", choices, bootstrap, mean.method),
             }
 
 
@@ -139,9 +139,3 @@ def _ratio(gap: Estimate | None, base: Estimate | None) -> float | None:
     if gap is None or base is None or gap.value is None or base.value is None or base.value <= 0:
         return None
     return gap.value / base.value
-
-
-def recipe(metric: str, sweep: Sweep, bootstrap: Bootstrap) -> str:
-    """The part of the signatures that a sweep's tables share."""
-    boot = f"boot:{bootstrap.draws},cluster,seed:{bootstrap.seed}|confidence:{bootstrap.confidence:g}"
-    return f"metric:{metric}|selector:{sweep.selector}|{boot}|v:{__version__}"

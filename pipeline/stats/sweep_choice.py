@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.stats.arrays import Bools, Floats
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import estimate
-from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Bootstrap, Estimate, mean_intervals
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Estimate, mean_intervals
 from pipeline.stats.pool_curves import pool_curves
 from pipeline.stats.pools import Quality, TaskQuality, split_clusters
 from pipeline.stats.quality import POOLED, of_language, sample_of
-from pipeline.stats.sweep import KEYS, Sweep, recipe
-from pipeline.stats.winrate import DETECTABLE
+from pipeline.stats.signature import signature
+from pipeline.stats.sweep import KEYS, Sweep
 
 CHOICES_SCHEMA = pa.schema(
     [
@@ -118,7 +119,7 @@ class _Chooser:
             (estimates,) = estimate(task, [sample_of(task, gap)], bootstrap, -1.0, 1.0, mean_intervals, language)
             found = estimates[language]
         resolved = found is not None and found.low is not None and found.low > 0
-        resolved = resolved and found is not None and found.n_clusters >= CLUSTERS_TO_CLAIM
+        resolved = resolved and found is not None and found.effective >= CLUSTERS_TO_CLAIM
         recommended = chosen if resolved else sweep.base
         split = f"split:{sweep.development:g},cluster,seed:{sweep.seed}"
         return {
@@ -143,11 +144,17 @@ class _Chooser:
             "se": found.se if found else None,
             "ci_low": found.low if found else None,
             "ci_high": found.high if found else None,
-            "minimum_detectable": DETECTABLE * found.se if found and found.se is not None else None,
+            "minimum_detectable": found.detectable if found else None,
             "resolved": resolved,
             "recommended": recommended,
             "note": _note(best, sweep.base, found, resolved),
-            "signature": f"choice|{recipe(self.metric, sweep, bootstrap)}|{split}",
+            "signature": signature(
+                "choice",
+                {"metric": self.metric, "task": task.task, "selector": sweep.selector},
+                bootstrap,
+                found.method if found else "none",
+                split,
+            ),
         }
 
     def _size(self) -> int:
@@ -156,12 +163,17 @@ class _Chooser:
 
     def _enough(self, setting: str, mine: Bools) -> int | None:
         pool = self.task.pools[self.metric, setting]
-        arrays = [pool.values[i] for i in np.flatnonzero(mine)]
-        whole = [v for v in arrays if v is not None and len(v) == self._size() and not np.isnan(v).any()]
-        if not whole:
+        at = [i for i in np.flatnonzero(mine) if _is_whole(pool.values[i], self._size())]
+        if not at:
             return None
-        best = pool_curves(np.stack(whole)).best.mean(axis=0)
+        orders = [pool.orders[i] for i in at]
+        crossed = np.stack([o for o in orders if o is not None]) if all(o is not None for o in orders) else None
+        best = pool_curves(np.stack([pool.values[i] for i in at]), crossed).best.mean(axis=0)  # type: ignore[misc]
         return 1 + int(np.argmax(best >= best[0] + self.sweep.enough * (best[-1] - best[0]) - 1e-12))
+
+
+def _is_whole(values: Floats | None, size: int) -> bool:
+    return values is not None and len(values) == size and not np.isnan(values).any()
 
 
 def _mean(values: Floats) -> float | None:
@@ -175,11 +187,12 @@ def _note(best: str | None, base: str, found: Estimate | None, resolved: bool) -
         return "the base is best on the development clusters"
     if found is None:
         return "no held-out clusters to check the choice on"
-    if found.n_clusters < CLUSTERS_TO_CLAIM:
-        return f"{found.n_clusters} held-out clusters: from fewer than {CLUSTERS_TO_CLAIM} nothing is claimed"
+    if found.effective < CLUSTERS_TO_CLAIM:
+        said = f"{found.effective:g}" if found.effective % 1 == 0 else f"{found.effective:.1f} effective"
+        return f"{said} held-out clusters: from fewer than {CLUSTERS_TO_CLAIM} nothing is claimed"
     if resolved:
         return "better than the base"
     if found.high is not None and found.high < 0:
         return "worse than the base"
-    least = "" if found.se is None else f" (a difference of {100 * DETECTABLE * found.se:.1f} points could be)"
+    least = "" if found.detectable is None else f" (a difference of {100 * found.detectable:.1f} points could be)"
     return f"cannot be told from the base{least}"

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import __version__
 from pipeline.errors import InputError, nearest
-from pipeline.stats.arrays import Ints, nullable
-from pipeline.stats.games import Comparison, Games
+from pipeline.stats.arrays import Floats, Ints
+from pipeline.stats.clusters import Bootstrap
+from pipeline.stats.games import Games
 from pipeline.stats.grouped import Intervals, Sample, estimate
-from pipeline.stats.intervals import Bootstrap, Estimate, mean_intervals, simultaneous_intervals
+from pipeline.stats.intervals import Estimate, mean_intervals, simultaneous_intervals
 from pipeline.stats.prompt_scores import PromptScores, prompt_scores
-
-DETECTABLE = 2.8
-"""Minimum detectable difference in standard errors: 1.96 + 0.84, i.e. 80% power at a two-sided level of 5%."""
+from pipeline.stats.signature import of_games, signature
 
 _CELLS = 1 << 24  # cluster sums and draws held at a time: 128 MiB each
 
@@ -48,6 +47,7 @@ DIFFERENCE_SCHEMA = pa.schema(
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
         ("minimum_detectable", pa.float64()),
+        ("effective_clusters", pa.float64()),
         ("signature", pa.string()),
     ]
 )
@@ -83,32 +83,44 @@ def winrates(games: Games, draws: int = 10_000, confidence: float = 0.95, seed: 
     return pa.concat_tables(tables) if tables else WINRATE_SCHEMA.empty_table()
 
 
-def winrate_bounds(games: Games) -> pa.Table:
-    """What invalid verdicts could hide: the win-rates if all of them were lost, and if all were won.
+def winrate_limits(games: Games, bootstrap: Bootstrap, together: bool = False) -> list[dict[str, Limits]]:
+    """What unreadable verdicts could hide, and how many clusters have a score at all.
 
     A prompt with one valid and one invalid order keeps the valid half.
 
+    Args:
+        together: only the pooled rates, with intervals that hold for all comparisons together.
+
     Returns:
-        ``system, opponent, judge, template, language, n_prompts`` (valid or not)``, if_lost, if_won``; languages as in
-        :func:`winrates`.
+        Per comparison: language (then ``all``, ``macro``) -> limits.
     """
     scores = prompt_scores(games)
-    rows = []
-    for k, kind in enumerate(games.comparisons):
-        mine = scores.comparison == k
-        present = np.unique(games.prompt_language[scores.prompt[mine]])
-        missing = np.flatnonzero(games.unjudged & np.isin(games.prompt_language, present))
-        language = games.prompt_language[np.concatenate([scores.prompt[mine], missing])]
-        lost = np.concatenate([scores.lost[mine], np.zeros(len(missing))])
-        won = np.concatenate([scores.won[mine], np.ones(len(missing))])
-        per = [(games.languages[code], language == code) for code in present]
-        means = [(name, int(at.sum()), lost[at].mean(), won[at].mean()) for name, at in per]
-        macro = (np.mean([m[2] for m in means]), np.mean([m[3] for m in means]))
-        means += [("all", len(lost), lost.mean(), won.mean()), ("macro", len(lost), *macro)]
-        key = (kind.system, kind.opponent, kind.judge, kind.template)
-        rows += [(*key, name, n, float(a), float(b)) for name, n, a, b in means]
-    names = ("system", "opponent", "judge", "template", "language", "n_prompts", "if_lost", "if_won")
-    return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
+    edges = np.searchsorted(scores.comparison, np.arange(len(games.comparisons) + 1))
+    samples, lost, won = [], [], []
+    for a, b in pairwise(edges):
+        valid = _sample(games, scores, a, b)
+        missing = np.flatnonzero(games.unjudged & np.isin(games.prompt_language, valid.languages))
+        prompts = np.concatenate([scores.prompt[a:b], missing])
+        samples.append(valid)
+        lost.append(Sample(prompts, np.concatenate([scores.lost[a:b], np.zeros(len(missing))]), valid.languages))
+        won.append(Sample(prompts, np.concatenate([scores.won[a:b], np.ones(len(missing))]), valid.languages))
+    rule, only = (simultaneous_intervals, "all") if together else (mean_intervals, None)
+    found = [estimate(games, samples, bootstrap, 0.0, 1.0, rule, only)]
+    whole = not (np.isnan(scores.score).any() or games.unjudged.any())
+    found += found * 2 if whole else [estimate(games, s, bootstrap, 0.0, 1.0, rule, only) for s in (lost, won)]
+    return [
+        {name: Limits(per[name], against[name], favour[name]) for name in per}
+        for per, against, favour in zip(*found, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A win-rate over the readable verdicts, and if all unreadable ones were lost, or won."""
+
+    readable: Estimate
+    if_lost: Estimate
+    if_won: Estimate
 
 
 def paired_difference(
@@ -129,7 +141,9 @@ def paired_difference(
         opponent, judge: needed when the two systems share several.
 
     Returns:
-        ``DIFFERENCE_SCHEMA``, one row per language, then ``all`` and ``macro``. ``minimum_detectable`` is 2.8 x ``se``.
+        ``DIFFERENCE_SCHEMA``, one row per language, then ``all`` and ``macro``. ``minimum_detectable``: a true
+        difference of that size is told from 0 in 80% of samples, at the level of the interval;
+        ``effective_clusters``: with valid prompts of both.
 
     Raises:
         InputError: an unknown system, or none or several opponents (judges, templates) that both played.
@@ -172,6 +186,19 @@ def simultaneous_differences(
     return _differences(games, pairs, opponent, judge, bootstrap, simultaneous_intervals, language)
 
 
+def still_ahead(
+    games: Games, system: str, others: Sequence[str], opponent: str, judge: str, bootstrap: Bootstrap
+) -> set[str]:
+    """Those of some systems that ``system`` beats even if its unreadable verdicts were lost, and theirs won.
+
+    Raises:
+        InputError: as :func:`paired_difference`.
+    """
+    pairs = [(system, other) for other in others]
+    table = _differences(games, pairs, opponent, judge, bootstrap, simultaneous_intervals, "all", worst=True)
+    return {row["system_b"] for row in table.to_pylist() if row["ci_low"] is not None and row["ci_low"] > 0}
+
+
 def simultaneous_winrates(
     games: Games, language: str = "all", draws: int = 10_000, confidence: float = 0.95, seed: int = 1
 ) -> pa.Table:
@@ -192,41 +219,6 @@ def simultaneous_winrates(
         for k, found in enumerate(estimates)
     ]
     return pa.concat_tables(tables) if tables else WINRATE_SCHEMA.empty_table()
-
-
-def signature(
-    statistic: str,
-    kind: Comparison,
-    orders: int,
-    soft: bool,
-    bootstrap: Bootstrap,
-    method: str = "boot",
-    extra: str = "",
-) -> str:
-    """The recipe of one number.
-
-    E.g. ``winrate|judge:J|template:T|orders:2|ties:half|scores:hard|boot:10000,cluster,seed:1|v:1``.
-
-    Args:
-        method: an :class:`Estimate`'s; named as ``interval:`` when it is not the bootstrap.
-        extra: a further field.
-    """
-    fields = [
-        statistic,
-        f"judge:{kind.judge}",
-        f"template:{kind.template}",
-        f"orders:{orders}",
-        "ties:half",
-        f"scores:{'soft' if soft else 'hard'}",
-        f"boot:{bootstrap.draws},cluster,seed:{bootstrap.seed}",
-    ]
-    if bootstrap.confidence != 0.95:
-        fields.append(f"confidence:{bootstrap.confidence:g}")
-    if method != "boot":
-        fields.append(f"interval:{method}")
-    if extra:
-        fields.append(extra)
-    return "|".join([*fields, f"v:{__version__}"])
 
 
 def find_comparison(games: Games, systems: Sequence[str], opponent: str | None, judge: str | None) -> list[int]:
@@ -293,7 +285,8 @@ def _winrate_rows(
 
     orders, soft = int(scores.orders[code]), bool(scores.soft[code])
     found = list(estimates.values())
-    recipes = [signature("winrate", kind, orders, soft, bootstrap, e.method, extra) for e in found]
+    choices = of_games(kind, orders, soft)
+    recipes = [signature("winrate", choices, bootstrap, e.method, extra) for e in found]
     return pa.table(
         [
             pa.array([kind.system] * len(found), pa.string()),
@@ -321,30 +314,24 @@ def _differences(
     bootstrap: Bootstrap,
     intervals: Intervals,
     only: str | None = None,
+    worst: bool = False,
 ) -> pa.Table:
     systems = list(dict.fromkeys(name for pair in pairs for name in pair))
     codes = dict(zip(systems, find_comparison(games, systems, opponent, judge), strict=True))
     scores = prompt_scores(games)
-    samples = []
-    for pair in pairs:
-        mine = [np.flatnonzero(scores.comparison == codes[name]) for name in pair]
-        languages = np.unique(games.prompt_language[np.concatenate([scores.prompt[m] for m in mine])])
-        valid = [m[~np.isnan(scores.score[m])] for m in mine]
-        prompts, a, b = np.intersect1d(
-            scores.prompt[valid[0]], scores.prompt[valid[1]], assume_unique=True, return_indices=True
-        )
-        samples.append(Sample(prompts, scores.score[valid[0][a]] - scores.score[valid[1][b]], languages))
+    ends = (scores.lost, scores.won) if worst else (scores.score, scores.score)
+    samples = [_paired_sample(games, scores, [codes[name] for name in pair], ends) for pair in pairs]
     estimates = estimate(games, samples, bootstrap, -1.0, 1.0, intervals, only)
     extra = "" if only is None else f"simultaneous:{len(pairs)}"
     rows = []
     for (a_name, b_name), sample, named in zip(pairs, samples, estimates, strict=True):
         kind = games.comparisons[codes[a_name]]
         both = [codes[a_name], codes[b_name]]
-        recipe = (int(scores.orders[both].max()), bool(scores.soft[both].any()), bootstrap)
+        choices = of_games(kind, int(scores.orders[both].max()), bool(scores.soft[both].any()))
         n = np.bincount(games.prompt_language[sample.prompt], minlength=len(games.languages))
         per = dict(zip(games.languages, n, strict=True))
         for name, e in named.items():
-            text = signature("difference", kind, *recipe, e.method, extra)
+            text = signature("difference", choices, bootstrap, e.method, extra)
             rows.append((a_name, b_name, kind.opponent, name, int(per.get(name, n.sum())), e, text))
     found = [row[5] for row in rows]
     return pa.table(
@@ -352,8 +339,20 @@ def _differences(
             *(pa.array([row[i] for row in rows], pa.string()) for i in range(4)),
             pa.array([row[4] for row in rows], pa.int64()),
             *_number_columns(found),
-            nullable([np.nan if e.se is None else DETECTABLE * e.se for e in found]),
+            pa.array([e.detectable for e in found], pa.float64()),
+            pa.array([e.effective for e in found], pa.float64()),
             pa.array([row[6] for row in rows], pa.string()),
         ],
         schema=DIFFERENCE_SCHEMA,
     )
+
+
+def _paired_sample(games: Games, scores: PromptScores, codes: Sequence[int], ends: tuple[Floats, Floats]) -> Sample:
+    """Differences of two comparisons on the prompts that have both numbers."""
+    mine = [np.flatnonzero(scores.comparison == code) for code in codes]
+    languages = np.unique(games.prompt_language[np.concatenate([scores.prompt[m] for m in mine])])
+    valid = [m[~np.isnan(end[m])] for m, end in zip(mine, ends, strict=True)]
+    prompts, a, b = np.intersect1d(
+        scores.prompt[valid[0]], scores.prompt[valid[1]], assume_unique=True, return_indices=True
+    )
+    return Sample(prompts, ends[0][valid[0][a]] - ends[1][valid[1][b]], languages)

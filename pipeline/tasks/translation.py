@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.engines.base import Prompt
 from pipeline.errors import ConfigError
-from pipeline.languages import base_language, language_name
+from pipeline.languages import base_language, language_name, parse
 from pipeline.records import Message, Row
+from pipeline.tasks import numbers
 from pipeline.tasks.base import Task, task
 
 
@@ -58,7 +58,8 @@ class Translation(Task):
 
     def check(self, key: str) -> None:
         super().check(key)
-        if self.source_language and self.source_language == self.target_language:
+        source, target = (parse(tag) or tag if tag else None for tag in (self.source_language, self.target_language))
+        if source and source == target:
             raise ConfigError(f"{key}.target_language: {self.target_language!r} is the source language already")
         if self.raw and not (self.source_language or self.target_language):
             raise ConfigError(f"{key}.source_language: a raw prompt names both languages; set this one or the target's")
@@ -125,11 +126,11 @@ class Translation(Task):
         reference = row.reference or ""
         known = [t for t in texts if t is not None] if reference.strip() else []
         language = self.answer_language(row)
-        numbers: list[float | None] = [number_match(t, reference) for t in known]
+        matches: list[float | None] = [number_match(t, reference, language) for t in known]
         found: dict[str, list[float | None]] = {
             "chrf": [_share(line[0]) for line in chrf_matrix(known, [reference])],
             "bleu": [_share(line[0]) for line in bleu_matrix(known, [reference], language)],
-            "numbers": numbers,
+            "numbers": matches,
         }
         if len(known) == len(texts):
             return found
@@ -149,22 +150,16 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-
-
-def number_match(text: str, reference: str) -> float | None:
+def number_match(text: str, reference: str, language: str | None = None) -> float | None:
     """Share of the numbers, written in digits, that both texts have: |common| / max(|text's|, |reference's|).
 
-    Numbers count as often as they occur; 1,000 equals 1000. ``None`` where the reference has none. A crude check that
-    no n-gram metric makes: one wrong digit is a small edit and a wrong translation.
+    Digits of any script, separators and multipliers are read as the maths task reads them: 1,000 is 1.000 is 1000 is
+    १,००० is 1k, and 2,5 is 2.5. Signs are left out (10-15 is a range), 12/05 is two numbers. Numbers count as often as
+    they occur. ``None`` where the reference has none. A crude check that no n-gram metric makes: one wrong digit is a
+    small edit and a wrong translation.
     """
-    mine, wanted = (Counter(_digits(n) for n in _NUMBER.findall(t)) for t in (text, reference))
+    mine, wanted = (Counter(numbers.written(t, language)) for t in (text, reference))
     return (mine & wanted).total() / max(mine.total(), wanted.total()) if wanted else None
-
-
-def _digits(number: str) -> str:
-    """Without separators of thousands: ``1,000`` and ``1.000`` are ``1000``, ``2.50`` stays."""
-    return re.sub(r"[.,](?=\d{3}(?:\D|$))", "", unicodedata.normalize("NFKC", number))
 
 
 def _spread(values: list[float | None], places: Sequence[int], length: int) -> list[float | None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands import generate, select
 from pipeline.commands.record import provenance
 from pipeline.config import Config
-from pipeline.errors import ResumeError
+from pipeline.errors import InputError, ResumeError
 from pipeline.schema import read_provenance
 from pipeline.storage import TABLES, RunFolder
 from pipeline.verification.consistency import Problem
@@ -30,7 +30,11 @@ def check_provenance(run: RunFolder, config: Config) -> Iterator[Problem]:
             continue
         if marker.get("mixed"):
             yield Problem("config", "holds results of more than one config (resume=force)", table=table)
-        version = str(read_provenance(run.dataset(table).schema, run.path(table)).get("lemonpress"))
+        try:
+            version = str(read_provenance(run.dataset(table).schema, run.path(table)).get("lemonpress"))
+        except InputError as error:
+            yield Problem("files", str(error), table=table)
+            continue
         if version != str(marker.get("lemonpress", version)):
             yield Problem("config", f"files by Lemonpress {version}, marker by {marker['lemonpress']}", table=table)
         if table in _PASSES and (table != "candidates" or config.all_plans()):

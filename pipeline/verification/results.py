@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.settings import WinrateConfig
+from pipeline.stats.facts import SetFacts
 from pipeline.stats.results import NAMES, Results, csv_text, run_results, settings_of
 from pipeline.storage import RunFolder
 from pipeline.verification.consistency import Problem
@@ -47,8 +48,9 @@ def _difference(run: RunFolder, name: str, table: pa.Table, made: dict[str, Resu
     key = json.dumps(how, sort_keys=True)
     if key not in made:
         try:
-            made[key] = run_results(run, WinrateConfig(**how["settings"]), how.get("opponent"))
-        except (InputError, TypeError, ValueError) as error:
+            sets = {name: SetFacts(tuple(each["engines"]), each["first"]) for name, each in how["sets"].items()}
+            made[key] = run_results(run, WinrateConfig(**how["settings"]), how.get("opponent"), sets)
+        except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
             return f"cannot be computed again: {error}"
     now = made[key].tables.get(name)
     if now is not None and _same(now, table):

@@ -18,7 +18,7 @@ from pipeline.commands import estimate
 from pipeline.commands.context import session
 from pipeline.commands.run import check, jobs, run_jobs
 from pipeline.config import Config, load_config
-from pipeline.costs import PilotRow, extrapolate, read_pilot
+from pipeline.costs import PilotRow, engines_of, extrapolate, read_pilot
 from pipeline.execution.cluster import cluster
 from pipeline.pilot import FOLDER
 from pipeline.storage import RunFolder
@@ -56,7 +56,7 @@ def compare(config: Config) -> dict[str, float]:
         for item in row["usage"]:
             true[item["stage"]] += item["prompt_tokens"] + item["completion_tokens"]
     population = Counter((r["language"], r["task"]) for r in others)
-    guessed = extrapolate(config, read_pilot(pilot, "selections"), population)
+    guessed = extrapolate(config, read_pilot(pilot, "selections"), population, engines_of(pilot))
     by_stage = {s.stage: s.tokens for s in guessed.stages}
     print(f"{len(mine)} prompts are the pilot, {len(others)} others are compared")
     for stage in [*by_stage, None]:

@@ -15,7 +15,6 @@ from pipeline.costs import (
     PilotRow,
     StageCost,
     count_costs,
-    engine_of_stage,
     extrapolate,
     extrapolate_passes,
     pass_costs,
@@ -65,7 +64,9 @@ def test_the_estimate_weighs_strata_and_audits_apart() -> None:
         PilotRow(("de", "open"), [used("generate:hedged", 10, 100, 4), used("audit", 50, 0, job="judge")]),
         PilotRow(("ja", "open"), [used("generate:hedged", 20, 300), used("audit", 70, 0, job="judge")]),
     ]
-    costs = extrapolate(config(*PRICED), rows, population, audited=4.0)
+    costs = extrapolate(
+        config(*PRICED), rows, population, {"generate:hedged": "generator", "audit": "judge"}, audited=4.0
+    )
     made, audit = costs.stages
     assert (made.stage, made.requests, made.prompt_tokens, made.completion_tokens) == ("generate:hedged", 40, 500, 6000)
     assert (audit.stage, audit.prompt_tokens, audit.money) == ("audit", 480, None)
@@ -77,8 +78,8 @@ def test_the_estimate_weighs_strata_and_audits_apart() -> None:
 
 def test_the_time_grows_with_the_rows_but_a_model_loads_once(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
-    done = {"seconds": 130.0, "busy_seconds": 60.0, "workers": 2}
-    run.write_json({"passes": {"judge-judge": done}}, "manifest.json")
+    done = {"seconds": 130.0, "busy_seconds": 60.0, "workers": 2, "engine": "judge", "stages": ["judge"]}
+    run.write_json({"passes": {"judge-judge-2": done}}, "manifest.json")  # the name says nothing
     settings = config(*PRICED, "engines.judge.pool.size=4")
     (estimated,) = extrapolate_passes(settings, run, factor=10)
     assert estimated.seconds == 100 + 60 * 10 / 4
@@ -86,21 +87,28 @@ def test_the_time_grows_with_the_rows_but_a_model_loads_once(tmp_path: Path) -> 
     assert estimated.money == pytest.approx(36 * 250 * 4 / 3600)
     (true,) = pass_costs(settings, run)
     assert (true.seconds, true.money) == (130, pytest.approx(36 * 130 * 4 / 3600))
-    run.write_json({"passes": {"select-cpu": done}}, "manifest.json")
+    run.write_json({"passes": {"select-cpu": done | {"engine": ""}}}, "manifest.json")
     (estimated,) = extrapolate_passes(settings, run, factor=10, cpu_workers=3)
     assert (estimated.seconds, estimated.engine_hours) == (100 + 60 * 10 / 3, 0)
 
 
-def test_every_stage_is_priced_by_its_own_engine() -> None:
-    settings = config("answers.other={kind: engine, engine: reward}")
-    names = {s: engine_of_stage(settings, s) for s in ("generate:hedged", "select:best_of_n", "answers:other", "judge")}
-    assert {s: e.model if e else None for s, e in names.items()} == {
-        "generate:hedged": "dummy-generator",
-        "select:best_of_n": "dummy-reward",
-        "answers:other": "dummy-reward",
-        "judge": "dummy-judge",
-    }
-    assert engine_of_stage(settings, "select:gone") is None
+@pytest.mark.usefixtures("no_ray")
+def test_adaptive_rounds_and_last_passes_are_charged_to_their_engines(tmp_path: Path) -> None:
+    """Issue 19, 17: a pass's name says neither its round nor whether it is the last one on its engine."""
+    words = ["engines.generator.price={prompt: 1, completion: 4, hour: 36}", "engines.judge.price.hour=36"]
+    words += ["sampling.n=6", "sampling.adaptive={by: best_of_n, first: 3, mean_n: 4, rounds: 2}"]
+    words += ["engines.reward.price={prompt: 2, hour: 36}", "winrate.draws=50", f"out={tmp_path / 'run'}"]
+    settings = config(*words)
+    assert main(["run", "dummy", "execution.progress=false", *words]) == 0
+    run = RunFolder(str(tmp_path / "run"))
+    costs = count_costs(settings, run, "games")
+    named = {p.name: p for p in costs.passes}
+    late = [name for name in named if name.startswith("generate-generator-")]
+    assert late and all(named[name].engine_hours > 0 and named[name].money for name in late), named
+    assert all(p.engine_hours > 0 for p in costs.passes if not p.name.endswith("-cpu")), named
+    stages = {s.stage: s for s in costs.stages}
+    assert stages["generate:hedged:2"].engine == "generator" and stages["generate:hedged:2"].money
+    assert stages["score:hedged:1"].engine == "reward" and stages["score:hedged:1"].money
 
 
 def test_hours_count_towards_the_limit_on_money(tmp_path: Path) -> None:
@@ -126,15 +134,16 @@ def test_the_pilot_has_the_same_prompts_numbered_anew(tmp_path: Path) -> None:
 
 def test_a_system_is_charged_with_what_was_asked_for_its_sake() -> None:
     settings = config(*PRICED, "sampling.n=5")
-    made = StageCost("generate", "generate:hedged", 200, 2000, 0, 50_000, 0.202)  # 100 prompts, two requests each
-    asked = StageCost("select", "select:chops", 300, 9000, 0, 1000)
+    made = StageCost(
+        "generate", "generate:hedged", 200, 2000, 0, 50_000, "generator", 0.202
+    )  # 100 prompts, two requests each
+    asked = StageCost("select", "select:chops", 300, 9000, 0, 1000, "judge")
     costs = Costs(100, [made, asked, StageCost("judge", "judge", 800, 10**6, 0, 0)])
     one = SelectorRow("hedged/sample", "hedged", "sample", n=100)
     chops = SelectorRow("hedged/chops", "hedged", "chops", n=90, missing=2, fallbacks=Counter(unreadable=10))
-    rates = [
-        {"system": "hedged/chops", "opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52},
-        {"system": "hedged/mbr", "opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52},
-    ]
+    rate = {"opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52}
+    rate |= {"n_prompts": 100, "n_invalid": 0}
+    rates = [{"system": "hedged/chops", **rate}, {"system": "hedged/mbr", **rate}]
     sample, best = system_costs(settings, costs, [one, chops], rates)
     assert (sample.accepted, sample.tokens) == (100, (1000 + 10_000) / 100)
     assert sample.money == pytest.approx((1000 * 1 + 10_000 * 4) / 1e6 / 100)
@@ -143,6 +152,8 @@ def test_a_system_is_charged_with_what_was_asked_for_its_sake() -> None:
     assert best.points == pytest.approx(10) and best.tokens_per_point == pytest.approx((62_000 - 11_000) / 92 / 10)
     unsure = [{**rates[0], "ci_low": 0.49}]
     assert system_costs(settings, costs, [one, chops], unsure)[1].points is None
+    unreadable = [{**rates[0], "n_prompts": 92, "n_invalid": 8}]  # lost, they would leave 48% at the lower end
+    assert system_costs(settings, costs, [one, chops], unreadable)[1].points is None
 
 
 @pytest.mark.usefixtures("no_ray")

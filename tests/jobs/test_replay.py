@@ -22,6 +22,7 @@ from pipeline.commands import replay
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, InputError, UnfinishedTableError
 from pipeline.records import Candidate, Row, Score
+from pipeline.replay.compare import best_on_development
 from pipeline.replay.players import Player, choose, first_candidates, players
 from pipeline.replay.table import Pools, ReplayTable, place_of
 from pipeline.scoring.chrf import chrf_matrix
@@ -205,3 +206,34 @@ def test_ties_between_stored_values_are_broken_as_in_the_run() -> None:
         )
     assert mine == [choice.index for choice in theirs]
     assert set(mine) == {1, 2, 3}
+
+
+def test_a_split_chooses_on_some_clusters_and_scores_on_the_others(replayed: Replayed) -> None:
+    """Issue 19, 16: the best of many selectors looks better than it is on the data that chose it."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        result = replay.run(str(replayed.table), ["replay.split=0.5", "replay.n=[2]", "winrate.draws=100"])
+    parts = {part: [r for r in result.to_pylist() if r["part"] == part] for part in ("development", "held_out")}
+    assert all(parts.values()) and len(parts["development"]) + len(parts["held_out"]) == result.num_rows
+    whole = {(r["plan"], r["selector"], r["n"]): r["n_prompts"] for r in replayed.result.to_pylist()}
+    halves = [{(r["plan"], r["selector"], r["n"]): r["n_prompts"] for r in rows} for rows in parts.values()]
+    assert all(halves[0][key] + halves[1][key] == whole[key] for key in halves[0] if key in whole)
+    assert "best on the development clusters" in shown.getvalue() and "replay.split" in replayed.shown
+    with pytest.raises(ConfigError, match=r"replay\.split"):
+        replay.run(str(replayed.table), ["replay.split=1.5"])
+
+
+def test_intervals_of_a_comparison_hold_together(replayed: Replayed) -> None:
+    rows = [r for r in replayed.result.to_pylist() if r["difference"] is not None]
+    assert {r["part"] for r in rows} == {"all"}
+    assert all(f"|simultaneous:{len(rows)}|" in r["signature"] for r in rows)
+
+
+def test_the_choice_is_the_best_on_development_and_never_the_oracle() -> None:
+    def line(selector: str, part: str, difference: float, n: int = 4) -> dict[str, Any]:
+        keys = {"plan": "p", "task": "t", "metric": "m", "n": n}
+        return {**keys, "selector": selector, "part": part, "difference": difference}
+
+    lines = [line("oracle", "development", 0.5), line("a", "development", 0.2), line("b", "development", 0.1)]
+    lines += [line("oracle", "held_out", 0.5), line("a", "held_out", -0.1), line("b", "held_out", 0.1)]
+    ((best, held_out),) = best_on_development(pa.Table.from_pylist(lines), ["oracle"])
+    assert (best["selector"], best["difference"], held_out["difference"]) == ("a", 0.2, -0.1)

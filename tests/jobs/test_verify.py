@@ -26,13 +26,14 @@ def run(finished_run: RunFolder, no_ray: None) -> RunFolder:
 
 
 def tamper(run: RunFolder, table: str, change: Callable[[Rows], None]) -> None:
-    """Change rows of a table's first file that has any."""
+    """Change rows of a table's first file that has any, and have the marker say that the file is as it was written."""
     for path in run.data_files(table):
         found = pq.read_table(path)
         rows = found.to_pylist()
         if rows:
             change(rows)
             pq.write_table(pa.Table.from_pylist(rows, schema=found.schema), path)
+            run.complete(table, run.marker(table) or {})
             return
 
 
@@ -96,7 +97,8 @@ def test_tables_that_do_not_fit_together_are_found_without_sampling(
     code, found = verify(run, "verify.rows=1")
     assert code == 3
     problems = {(p["check"], p["prompt_id"]): p["message"] for p in found["problems"]}
-    assert set(problems) == {("candidates", ids[0]), ("index", ids[1]), ("prompt", ids[2]), ("scores", ids[3])}
+    expected = {("candidates", ids[0]), ("index", ids[1]), ("prompt", ids[2]), ("scores", ids[3])}
+    assert set(problems) == expected | {("selections", ids[1])}  # the games' table has what was chosen before
     assert "99 of 6" in problems["index", ids[1]]
     assert f"prompt {ids[0]}" in capsys.readouterr().out
 
@@ -112,6 +114,93 @@ def test_provenance_that_is_not_the_tables(run: RunFolder, capsys: pytest.Captur
     assert {p["check"] for p in found["problems"]} == {"config", "template"}
     assert any("temperature" in p["message"] for p in found["problems"])
     assert found["matches"][0]["rate"] < 1
+
+
+def win_all(rows: Rows) -> None:
+    for row in rows:
+        for game in row["games"]:
+            game.update(score=1.0, verdict="win")
+
+
+def win_in_words(rows: Rows) -> None:
+    game = next(g for row in rows for g in row["games"] if g["verdict"] == "loss" and g["score"] < 0.5)
+    game["verdict"] = "win"
+
+
+def lose_games(rows: Rows) -> None:
+    for row in rows[:3]:
+        row["games"] = []
+
+
+def better_score(rows: Rows) -> None:
+    selection = next(s for s in rows[0]["selections"] if s["method"] == "best_of_n")
+    selection["score"] += 1
+
+
+def choose_twice(rows: Rows) -> None:
+    rows[0]["selections"].append({**rows[0]["selections"][0], "index": 1})
+
+
+def choose_otherwise(rows: Rows) -> None:
+    rows[0]["selections"][0]["detail"] = "another"
+
+
+def double(rows: Rows) -> None:
+    rows.append(rows[0])
+
+
+EDITS = {
+    "games set to win": ("games", win_all, {"results"}),
+    "a verdict set to win": ("games", win_in_words, {"games", "results"}),
+    "games deleted": ("games", lose_games, {"results"}),
+    "a score changed": ("games", better_score, {"scores", "selections"}),
+    "a system that chose twice": ("games", choose_twice, {"selections"}),
+    "selections that differ between tables": ("games", choose_otherwise, {"selections"}),
+    "a row that is there twice": ("games", double, {"rows", "results"}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_was_edited_is_found(edit: str, run: RunFolder) -> None:
+    """By the files' digests; and by what contradicts it, where the marker was made to fit."""
+    table, change, checks = EDITS[edit]
+    marker = run.read_json(table, "_complete.json")
+    tamper(run, table, change)
+    resealed = run.marker(table)
+    run.write_json(marker, table, "_complete.json")
+    code, found = verify(run, "verify.rows=1")
+    assert code == 3 and ("files", table) in {(p["check"], p["table"]) for p in found["problems"]}
+    run.write_json(resealed, table, "_complete.json")
+    code, found = verify(run, "verify.rows=1")
+    assert code == 3 and {p["check"] for p in found["problems"]} >= checks, found["problems"]
+
+
+def test_a_sound_run_passes_and_a_removed_marker_is_found(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(run, "verify.rows=1")[1]["problems"] == []
+    run.remove_file("candidates", "_complete.json")
+    code, found = verify(run, "verify.rows=1")
+    assert code == 3 and ("marker", "candidates") in {(p["check"], p["table"]) for p in found["problems"]}
+
+
+@pytest.mark.parametrize("name", ["winrates", "judge_rates", "differences"])
+def test_edited_results_are_found(name: str, run: RunFolder) -> None:
+    path = run.path(f"{name}.parquet")
+    table = pq.read_table(path)
+    at = next(i for i, field in enumerate(table.schema) if pa.types.is_floating(field.type))
+    column = pa.array(
+        [0.9 if v is not None else None for v in table.column(at).to_pylist()], table.schema.field(at).type
+    )
+    pq.write_table(table.set_column(at, table.schema.field(at), column), path)
+    code, found = verify(run, "verify.rows=1")
+    places = {p["table"] for p in found["problems"] if p["check"] == "results"}
+    assert code == 3 and places == {f"{name}.parquet", f"{name}.csv"}
+
+
+def test_a_file_that_cannot_be_read_is_one_of_the_problems(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(run.data_files("selections")[0]).write_bytes(b"PAR1 is how it begins")
+    code, found = verify(run, "verify.rows=1")
+    assert code == 3 and ("files", "selections") in {(p["check"], p["table"]) for p in found["problems"]}
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_what_verify_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -259,8 +259,9 @@ def test_derived_ids_come_from_the_content_and_repeats_are_numbered(run: RunFold
     ids = [row["prompt_id"] for row in rows]
     assert [ids[0], ids[2], ids[4]] == [expected, expected + "-2", expected + "-3"]
     assert len(set(ids)) == 6
-    assert [row["cluster_id"] for row in rows] == ids
-    assert report.clusters == 6
+    same = digest([{"role": "user", "content": "Hi"}])  # copies of one prompt are not independent
+    assert [row["cluster_id"] for row in rows] == [same, rows[1]["cluster_id"], same, same, same, same]
+    assert report.clusters == 2
     assert (report.duplicates, report.n_duplicates) == ([(2, 0), (4, 0)], 2)
     assert any("row 2 = row 0, row 4 = row 0" in line for line in report.lines())
 
@@ -300,8 +301,16 @@ def test_cluster_column_and_rows_without_one(run: RunFolder, tmp_path: Path) -> 
         {"prompt": "c", "prompt_id": "z", "group": None},
     )
     report = read_prompts(FileSource(path=path, columns=Columns(cluster="group")), run)
-    assert [row["cluster_id"] for row in rows_of(run)] == ["5", "5", "z"]
+    assert [row["cluster_id"] for row in rows_of(run)] == ["5", "5", digest([{"role": "user", "content": "c"}])]
     assert report.clusters == 2
+
+
+def test_copies_of_a_prompt_are_one_cluster_whatever_their_ids(run: RunFolder, tmp_path: Path) -> None:
+    """Issue 19, 14: 30 questions of 10 copies each counted as 300 clusters, and their intervals covered 76%."""
+    items = [{"prompt": f"question {i % 30}", "prompt_id": f"p{i}"} for i in range(300)]
+    report = read_prompts(FileSource(path=jsonl(tmp_path / "a.jsonl", *items)), run)
+    assert (report.rows, report.clusters) == (300, 30)
+    assert len({row["cluster_id"] for row in rows_of(run)}) == 30
 
 
 def test_a_column_that_is_named_for_one_role_is_no_others_default(run: RunFolder, tmp_path: Path) -> None:
@@ -351,10 +360,10 @@ def test_limit_and_limit_clusters_follow_the_language_filter(tmp_path: Path) -> 
     assert kept("both", limit_clusters=2, limit=3) == ["ade", "bde", "afr"]
 
 
-def test_limit_clusters_counts_rows_without_a_cluster_as_their_own(run: RunFolder, tmp_path: Path) -> None:
+def test_limit_clusters_counts_copies_once(run: RunFolder, tmp_path: Path) -> None:
     items = [{"prompt": "x"}, {"prompt": "x"}, {"prompt": "y"}, {"prompt": "z"}]
-    report = read_prompts(FileSource(path=jsonl(tmp_path / "a.jsonl", *items), limit_clusters=3), run)
-    assert (report.rows, report.clusters) == (3, 3)
+    report = read_prompts(FileSource(path=jsonl(tmp_path / "a.jsonl", *items), limit_clusters=2), run)
+    assert (report.rows, report.clusters) == (3, 2)
 
 
 def test_language_comes_from_column_then_paths_then_config(run: RunFolder, tmp_path: Path) -> None:

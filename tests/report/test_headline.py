@@ -57,6 +57,11 @@ def two_templates() -> Rows:
     return rows
 
 
+def giant_cluster() -> Case:
+    rows = with_verdicts(30, lambda i, s, o: "win" if i % 10 else "loss")
+    return [row | {"cluster_id": "giant" if row["row_id"] < 150 else row["cluster_id"]} for row in rows], config_with()
+
+
 def oracle_on_top() -> Case:
     rows = with_verdicts(30, lambda i, s, o: "win" if s == "greedy" or (i // 7) % 6 else "loss")
     return rows, config_with(selectors={**CONFIG["selectors"], "greedy": {"kind": "oracle"}})
@@ -89,6 +94,16 @@ CASES: dict[str, Callable[[], Case]] = {
     "a judge who is able": lambda: games(audited(sure_win(30), lambda i, o: "win" if (i // 7) % 10 else "loss")),
     "a judge who is misled": lambda: games(audited(sure_win(30), lambda i, o: "loss" if (i // 7) % 10 else "win")),
     "a small audit": lambda: games(audited(sure_win(2), lambda i, o: "win")),
+    "lost games that cannot be read": lambda: games(
+        with_verdicts(40, lambda i, s, o: "win" if i % 2 else "invalid" if i % 10 else "loss")
+    ),
+    "few that cannot be read": lambda: games(
+        with_verdicts(40, lambda i, s, o: "win" if i % 3 else "invalid" if i % 12 == 0 else "loss")
+    ),
+    "three that can be read": lambda: games(
+        with_verdicts(60, lambda i, s, o: "win" if i in (0, 50, 100) else "invalid")
+    ),
+    "a giant cluster": giant_cluster,
     "an oracle on top": oracle_on_top,
     "two templates": lambda: games(two_templates()),
     "scores: a gain": lambda: scores(10),
@@ -128,6 +143,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         ("a judge who is able", "won", [MBR], ()),
         ("a judge who is misled", "judge", [None], None),
         ("a small audit", "judge", [None], None),
+        ("lost games that cannot be read", "open", ["hedged/greedy", MBR], None),
+        ("few that cannot be read", "won", ["hedged/greedy"], (MBR,)),
+        ("three that can be read", "open", ["hedged/greedy", MBR], None),
+        ("a giant cluster", "open", ["hedged/greedy", MBR], None),
         ("an oracle on top", "won", [MBR], ()),
         ("two templates", "won", [MBR], None),
         ("scores: a gain", "won", CIRCULAR, CIRCULAR),
@@ -174,10 +193,31 @@ def test_pages_are_whole_without_numbers(found: Found, name: str) -> None:
 def test_certain_and_uncertain_sides(found: Found) -> None:
     best = found("ahead of all")[0].contests[0].standings[0]
     assert best.system == MBR and best.joint_low is not None and best.joint_low > 0.5
-    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM - 1) == "even"  # however short the interval
-    assert side(0.60, 0.61, n_clusters=CLUSTERS_TO_CLAIM) == "above"
-    assert side(0.39, 0.41, n_clusters=CLUSTERS_TO_CLAIM) == "below"
-    assert side(None, None, n_clusters=100) == "none"
+    assert side(0.60, 0.61, clusters=CLUSTERS_TO_CLAIM - 1) == "even"  # however short the interval
+    assert side(0.60, 0.61, clusters=CLUSTERS_TO_CLAIM) == "above"
+    assert side(0.39, 0.41, clusters=CLUSTERS_TO_CLAIM) == "below"
+    assert side(None, None, clusters=100) == "none"
+
+
+def test_a_side_needs_the_unreadable_verdicts_on_it_too() -> None:
+    assert side(0.60, 0.61, 100, unreadable=(0.51, 0.9)) == "above"
+    assert side(0.60, 0.61, 100, unreadable=(0.49, 0.9)) == "even"
+    assert side(0.39, 0.41, 100, unreadable=(0.1, 0.49)) == "below"
+    assert side(0.39, 0.41, 100, unreadable=(0.1, 0.51)) == "even"
+
+
+def test_clusters_are_those_with_a_score_and_unreadable_verdicts_count(found: Found) -> None:
+    """Issue 19, 4: 80% of the lost games unreadable, three readable prompts, one cluster of nearly all prompts."""
+    hidden = found("lost games that cannot be read")[0]
+    best = hidden.contests[0].standings[0]
+    assert best.pooled.win_rate is not None and best.pooled.win_rate > 0.8
+    assert best.pooled.low is not None and best.pooled.low > 0.5 and best.side == "even" and best.hidden
+    assert not [c for c in hidden.costs if c.tokens_per_point is not None]
+    three = found("three that can be read")[0].contests[0].standings[0].pooled
+    assert (three.n_prompts, three.n_clusters, three.effective, three.side) == (3, 3, 3, "even")
+    giant = found("a giant cluster")[0].contests[0].standings[0].pooled
+    assert giant.n_clusters == 10 and giant.effective < CLUSTERS_TO_CLAIM
+    assert found("few that cannot be read")[0].contests[0].standings[0].pooled.n_invalid
 
 
 def test_a_language_of_few_prompts_claims_nothing(tmp_path: Path) -> None:

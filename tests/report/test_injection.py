@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from markdown_it import MarkdownIt
 
+from pipeline.export.markdown import plain
+from pipeline.report.escaping import clean, escape_line, escape_markdown, fence, visible
+from pipeline.report.model import Report
 from pipeline.report.render import build_report
 from tests.report.runs import ATTACK, CONFIG, Page, config_with, make_row, rows_for, special_rows, write_run
 
@@ -79,9 +84,41 @@ def test_the_markdown_renders_to_nothing_but_text(report: tuple[str, str]) -> No
     html = MarkdownIt("commonmark", {"html": True, "linkify": False}).enable("table").render(report[1])
     tags = Tags(html).found
     allowed = {"h1", "h2", "p", "strong", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "code", "pre"}
-    assert set(tags) <= allowed | {"details", "summary"}
+    assert set(tags) <= allowed | {"details", "summary", "wbr"}
     assert tags.count("details") == tags.count("summary") == report[1].count("\n<details><summary>")
     assert tags.count("h1") == 1
     outside = re.sub(r"^(`{3,})text\n.*?^\1$|^<details><summary>.*$", "", report[1], flags=re.S | re.M)
     assert "evil" in outside and not re.search("https?:/", outside), "a forge would make it a link"
     assert "\u202e" not in report[1] and "\x00" not in report[1]
+
+
+@pytest.mark.parametrize("render", [escape_markdown, escape_line, plain])
+def test_no_address_becomes_a_link_by_itself(render: Callable[[str], str]) -> None:
+    """Forges find addresses in text whose escapes are undone already: no text between two tags may hold one."""
+    said = "see http://evil.example/x or www.evil.example, a@evil.example, HTTPS://EVIL.example (ftp://x) mailto:a@b.c"
+    html = MarkdownIt("commonmark", {"html": True}).render(f"x {render(said)}\n")
+    texts = Texts(html).found
+    assert "".join(texts).strip() == f"x {said}"  # nothing of it is lost
+    for text in texts:
+        assert not re.search(r"(?i)(https?|ftp)://|www\.\w|[\w.+-]@[\w-]+\.", text), text
+
+
+class Texts(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+
+def test_signs_for_what_acts_or_mirrors_and_isolates_for_names_from_right_to_left(report: tuple[str, str]) -> None:
+    for text in (escape_markdown("a\x9bb\u202ec\u2066"), clean("a\x9bb\u202ec\u2066"), fence("\x9b\u202e\u2066")):
+        assert not re.search("[\x80-\x9f\u202a-\u202e\u2066\u2067]", text) and "202E" in text
+    for text in report:
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066\u2067]", text)
+    assert escape_markdown("שלום") == "\u2068שלום\u2069" and escape_markdown("a 5") == "a 5"
+    named = Report.short(SimpleNamespace(_short={}), "שלום/x")  # type: ignore[arg-type]
+    assert visible(f"{named} 12") == "\u2068שלום/x\u2069 12" and visible("\u2068a 12") == "⟦U+2068⟧a 12"

@@ -17,7 +17,7 @@ from pipeline.report.collect import collect
 from pipeline.report.headline import headline, score_headline
 from pipeline.report.model import Report
 from pipeline.report.render import build_report, render_html, render_markdown
-from pipeline.stats.intervals import Bootstrap
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.quality import load_quality, scores_table
 from pipeline.stats.score_gaps import simultaneous_gaps
 from pipeline.storage import RunFolder

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cli import main
-from pipeline.errors import InputError
+from pipeline.config import build_config
+from pipeline.errors import ConfigError, InputError
 from pipeline.lock import run_lock
 from pipeline.prompts import FileSource, RunSource, read_prompts
 from pipeline.storage import RunFolder
@@ -62,3 +64,32 @@ def test_a_lock_that_is_a_link_is_not_opened(run: RunFolder, tmp_path: Path) -> 
     with pytest.raises(InputError, match="is a link"), run_lock(run):
         pass
     assert not (tmp_path / "victim").exists()
+
+
+WRONG = {
+    "modules": [[5], "abc", 5, [[1]], [{"a": 1}], [None]],
+    "judge.systems": ["abc", [{"a": 1}], {"a": 1}],
+    "export.splits": [[1], {"a": [1]}],
+    "sweep.temperatures": [[[1]], [{"a": 1}]],
+    "ray.env": [[[1]], {"a": 1}],
+    "ray.nodes": [{"a": 1}, ["x"]],
+    "replay.n": [[{}]],
+    "out": [["x"], {"a": 1}],
+    "seed": [[1]],
+    "prompts.languages": [[["en"]], {"a": 1}],
+    "engines.generator.pool": ["x", [1]],
+    "sampling.temperature": [[1]],
+    "tasks.math": [{"stop": [{"a": 1}]}, {"instructions": {"de": ["x"]}}],
+    "execution": ["x", [1]],
+    "answers": ["x", ["x"]],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_value_of_the_wrong_type_is_an_error_that_names_its_key(key: str, value: Any) -> None:
+    nested = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    with pytest.raises(ConfigError) as caught:
+        build_config(nested)
+    assert str(caught.value).startswith(key.partition(".")[0])

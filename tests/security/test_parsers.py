@@ -20,15 +20,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engines.chat import chat_messages
+from pipeline.engines.dummy import _ANSWERS
 from pipeline.engines.labels import latin, match_label
 from pipeline.engines.reasoning import split_reasoning
+from pipeline.execution.passes import _cause
+from pipeline.export.markdown import plain, text_cell
+from pipeline.failures import _SPECIFIC
+from pipeline.judging.audit import altered
+from pipeline.judging.names import is_candidate
+from pipeline.judging.pleas import without_pleas
 from pipeline.judging.replies import read_label
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import LETTERS, expected_grade, pairwise_score, pick
+from pipeline.languages import identify, is_language_tag, language_name
 from pipeline.prompts import FileSource, read_prompts
 from pipeline.reading.lines import parse_lines
 from pipeline.reading.values import ROLES, as_text, clean, conversation
 from pipeline.records import Row
+from pipeline.remote import is_uri
+from pipeline.report.escaping import escape_markdown, fence
+from pipeline.safety import json_text, one_line, redact, visible
+from pipeline.stats.results import no_formula
 from pipeline.storage import RunFolder
 from pipeline.tasks.math import Math, answer
 from pipeline.tasks.translation import Translation, number_match
@@ -260,6 +273,24 @@ LONG: dict[str, str] = {
     "closing tags": "</think>" * 25_000,
     "a million letters": "x" * 10**6,
     "Chinese numerals": "一万" * 50_000,
+    "pleas": "choose judge this answer note " * 6_000,
+    "unseen": ("<" + "\u200b" * 50) * 4_000,
+    "control tokens": "[INST]<|im_end|></s>" * 10_000,
+    "links": "www.a@b.c://" * 15_000,
+    "fences": "`~[](" * 40_000,
+    "fractions": "\\frac{1" * 25_000,
+    "roots": "√" * 200_000,
+    "answers are": "the answer is " * 14_000,
+    "operations": "1*" * 100_000,
+    "quotes": "'\"" * 100_000,
+    "hexadecimal": "0x" + "f" * 200_000,
+    "tags of languages": "en-" * 60_000,
+    "labels": "<answer_a>\n" * 15_000,
+    "exceptions": "a.b." * 50_000 + "Error: x",
+    "equals": "x=" * 100_000,
+    "letters and marks": "a." * 100_000,
+    "isolates": "\u2066" * 100_000,
+    "surrogate escapes": "\\ud8" * 40_000,
 }
 
 
@@ -281,6 +312,27 @@ def test_long_texts_take_no_time(text: str) -> None:
         lambda: conversation(text, []),
         lambda: conversation([{"role": "user", "content": text}], []),
         lambda: render(text),
+        lambda: without_pleas(text),
+        lambda: chat_messages([{"role": "user", "content": text}]),
+        lambda: visible(text),
+        lambda: one_line(text),
+        lambda: json_text(text),
+        lambda: redact(text),
+        lambda: escape_markdown(text),
+        lambda: fence(text),
+        lambda: plain(text),
+        lambda: text_cell(text),
+        lambda: no_formula(pa.chunked_array([[text]])),
+        lambda: is_language_tag(text),
+        lambda: language_name(text),
+        lambda: identify(text),
+        lambda: altered(text, None, 1),
+        lambda: list(parse_lines("a", 0, pa.table({"text": [json.dumps({"a": text})]}))),
+        lambda: _SPECIFIC.sub("", text),
+        lambda: _cause(RuntimeError(text)),
+        lambda: _ANSWERS.findall(text),
+        lambda: is_candidate(text),
+        lambda: is_uri(text),
     ]
     for i, parser in enumerate(parsers):
         start = time.process_time()

@@ -28,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("canary") / "run"
     with without_ray():
         words = ["dummy", "prompts.limit_clusters=1", "prompts.languages=[en,de]", QUIET, f"out={folder}"]
-        assert main(["run", *words, "selectors.chops=null", "judge.audit=null"]) == 0
+        assert main(["run", *words, "judge.candidates=true"]) == 0
         assert main(["replay", str(folder)]) == 0
     return folder
 
@@ -160,7 +160,11 @@ def test_answers_in_a_file(key: str, tmp_path: Path, flag: Path, capsys: pytest.
     if key == "answers":
         words += [f"answers.other={{kind: file, path: {tmp_path / 'answers.parquet'}}}", "judge.opponent=other"]
     else:
-        words += [f"prompts.given.files={{other: {tmp_path / 'answers.parquet'}}}"]
+        words += [
+            f"prompts.given.files={{other: {tmp_path / 'answers.parquet'}}}",
+            "sampling=null",
+            "judge.engine=null",
+        ]
     assert "answers.parquet" in refused(capsys, "run", *words)
 
 
@@ -195,7 +199,8 @@ def test_a_replay_table(
 def test_what_is_to_be_labelled(tmp_path: Path, flag: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = pa.table({"prompt": ["q", "r"], "answers": [["x", "y"], ["z"]]})
     pq.write_table(poisoned(rows, "extra", flag, "struct"), tmp_path / "in.parquet")
-    words = ("dummy", "prompts.kind=file", f"prompts.path={tmp_path / 'in.parquet'}", "prompts.given.column=answers")
+    words = ["dummy", "prompts.kind=file", f"prompts.path={tmp_path / 'in.parquet'}", "prompts.given.column=answers"]
+    words += ["sampling=null", "label.method=longest", "selectors.longest={}"]
     assert "extra" in refused(capsys, "label", *words, f"out={tmp_path / 'o'}")
 
 
@@ -216,16 +221,16 @@ def test_every_job_on_a_run_that_was_tampered_with(
 ) -> None:
     prompt_id = run.table("prompts", ["prompt_id"])["prompt_id"][0].as_py()
     poison_run(run, "language" if nesting == "plain" else "usage", flag, nesting)
-    words = {"show": [run.name, prompt_id], "errors": [run.name]}.get(job, [run.name])
+    run.remove_file("replay.parquet")
+    words = [run.name, prompt_id] if job == "show" else [run.name]
     code = main([job, f"out={run.name}", *JOBS[job]] if job in JOBS else [job, *words])
     assert code == (3 if job == "verify" else 2)
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["winrates.parquet", "scores.parquet"])
+@pytest.mark.parametrize("name", ["winrates.parquet", "judge_rates.parquet"])
 def test_results_that_were_tampered_with(name: str, run: RunFolder, flag: Path) -> None:
-    if run.exists(name):
-        poison_file(run.path(name), "system", flag)
+    poison_file(run.path(name), "system", flag)
     for job in ("report", "export"):
         main([job, f"out={run.name}", *(["export.format=sft"] if job == "export" else [])])
     assert main(["verify", run.name]) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from pipeline.errors import InputError
 from pipeline.stats.bradley_terry import bradley_terry, fit_strengths
@@ -65,14 +66,46 @@ def test_unconnected_graph_is_an_error_or_a_signed_ridge() -> None:
 
 
 def test_no_interval_when_draws_have_no_solution() -> None:
-    row = bradley_terry(games_from_table(flat(both_orders({"en": [1.0, 1.0, 0.0]}))), "o", draws=100).to_pylist()[0]
-    assert row["strength"] == pytest.approx(np.log(2)) and row["ci_low"] is None
+    scores: list[float | None] = [1.0] * 120 + [0.0]
+    row = bradley_terry(games_from_table(flat(both_orders({"en": scores}))), "o", draws=100).to_pylist()[0]
+    assert row["strength"] == pytest.approx(np.log(120)) and row["ci_low"] is None
+
+
+def test_few_clusters_use_the_jackknife_and_t() -> None:
+    """One opponent: the strength is logit(win-rate), whose delta-method error is known."""
+    scores: list[float | None] = [1.0] * 6 + [0.0] * 4
+    row = bradley_terry(games_from_table(flat(both_orders({"en": scores}))), "o").to_pylist()[0]
+    se = np.std(scores, ddof=1) / np.sqrt(10) / (0.6 * 0.4)  # type: ignore[arg-type]
+    assert row["ci_high"] - row["strength"] == pytest.approx(t.ppf(0.975, 9) * se, rel=0.01)
+    assert "|interval:t|" in row["signature"]
+    alone = flat(both_orders({"en": scores}), cluster_id=["q"] * 20)
+    assert bradley_terry(games_from_table(alone), "o").to_pylist()[0]["ci_low"] is None
+
+
+@pytest.mark.parametrize("clusters", [3, 10])
+def test_strengths_of_few_clusters_cover(clusters: int) -> None:
+    """Three systems that answer every question; the percentile bootstrap covers 75% at 3 clusters and 89% at 10."""
+    rng = np.random.default_rng(clusters)
+    truth = 1 / (1 + np.exp(-np.array([0.5, 1.0, 0.5])))  # a over b, a over c, b over c
+    held = tried = 0
+    for _ in range(400):
+        drawn = rng.binomial(30, truth, size=(clusters, 3)) / 30
+        rows = [
+            (f"q{i}", "en", *pair, order, score)
+            for i, line in enumerate(drawn)
+            for pair, score in zip((("a", "b"), ("a", "c"), ("b", "c")), line, strict=True)
+            for order in ("ab", "ba")
+        ]
+        row = rows_of(bradley_terry(games_from_table(flat(rows)), "b"), "system")["a"]
+        tried += row["ci_low"] is not None
+        held += row["ci_low"] is not None and row["ci_low"] <= 0.5 <= row["ci_high"]
+    assert tried == 400 and 0.92 <= held / tried <= 0.98
 
 
 def test_ties_only_and_null_scores() -> None:
     rows = both_orders({"en": [0.5, 0.5, None]})
-    row = bradley_terry(games_from_table(flat(rows)), "o", draws=10).to_pylist()[0]
-    assert row["strength"] == pytest.approx(0)
+    row = rows_of(bradley_terry(games_from_table(flat(rows)), "o", draws=10), "system")["s"]
+    assert row["strength"] == pytest.approx(0) and row["ci_low"] is None  # no spread, and nothing that bounds it
     with pytest.raises(InputError, match="no prompt has a valid score"):
         bradley_terry(games_from_table(flat(both_orders({"en": [None]}))), "o")
 

@@ -29,6 +29,31 @@ def test_large_pools_do_not_overflow() -> None:
     assert np.isfinite(curves.best).all() and (np.diff(curves.best[0]) >= 0).all()
 
 
+def test_the_best_is_chosen_on_one_order_and_scored_on_the_other() -> None:
+    orders = np.array([[[1.0, 0.0, 0.5], [0.2, 0.4, 0.6]]])
+    curves = pool_curves(orders.mean(axis=1), orders)
+    # of all three: ab chooses the first, which ba scores 0.2; ba chooses the last, which ab scores 0.5
+    assert curves.best[0, 2] == pytest.approx((0.2 + 0.5) / 2) and curves.worst[0, 2] == pytest.approx((0.4 + 1.0) / 2)
+    pairs = [(0.2 + 0.0) / 2, (0.2 + 0.5) / 2, (0.6 + 0.5) / 2]  # candidates 1+2, 1+3, 2+3
+    assert curves.best[0, 1] == pytest.approx(np.mean(pairs)) and curves.best[0, 0] == pytest.approx(0.45)
+    tied = np.array([[[1.0, 1.0, 0.0], [0.2, 0.6, 0.9]]])
+    assert pool_curves(tied.mean(axis=1), tied).best[0, 2] == pytest.approx(((0.2 + 0.6) / 2 + 0.0) / 2)
+    same = np.random.default_rng(0).random((5, 6))
+    twice = pool_curves(same, np.stack([same, same], axis=1))
+    assert twice.best == pytest.approx(pool_curves(same).best) and twice.worst == pytest.approx(pool_curves(same).worst)
+
+
+def test_a_guessing_judge_gives_no_hope() -> None:
+    """Issue 19, 14: the best of 8 guesses looked 65% better than the greedy answer."""
+    orders = np.random.default_rng(0).choice([0.0, 0.5, 1.0], (2000, 2, 8))
+    greedy = np.full(2000, 0.5)
+    cursed = hope_and_risk(orders.mean(axis=1), greedy, np.arange(2000))
+    honest = hope_and_risk(orders.mean(axis=1), greedy, np.arange(2000), orders=orders)
+    assert cursed.hope is not None and cursed.hope > 0.6
+    assert honest.hope == pytest.approx(0, abs=0.03) and honest.risk == pytest.approx(0, abs=0.03)
+    assert honest.hope_absolute.low is not None and honest.hope_absolute.low < 0
+
+
 def test_hope_and_risk() -> None:
     found = hope_and_risk(np.array([[0.2, 0.8], [0.6, 0.4]]), np.array([0.5, 0.3]), np.arange(2))
     assert (found.hope, found.risk) == (pytest.approx((0.7 - 0.4) / 0.4), pytest.approx((0.3 - 0.4) / 0.4))
@@ -68,10 +93,10 @@ def test_recovered_share(clusters: int) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_draws_without_any_headroom_make_the_interval_wider_and_not_nan() -> None:
-    room = np.zeros(60)
-    room[:4] = 1.0  # 1.6% of the draws have none of these
-    selector = np.where(np.arange(60) % 2, 0.0, room)
-    share = recovered_share(selector, np.zeros(60), room, np.arange(60), "sample").share
+    room = np.zeros(120)
+    room[:4] = 1.0  # 1.8% of the draws have none of these
+    selector = np.where(np.arange(120) % 2, 0.0, room)
+    share = recovered_share(selector, np.zeros(120), room, np.arange(120), "sample").share
     assert (share.value, share.low, share.high) == (0.5, 0.0, 1.0)
 
 

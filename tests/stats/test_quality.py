@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import build_config
 from pipeline.schema import COLUMNS, with_provenance
+from pipeline.stats.facts import SetFacts, set_facts
 from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table, split_clusters
 from pipeline.stats.score_gaps import simultaneous_gaps
 from pipeline.storage import MARKER, RunFolder
@@ -73,7 +75,8 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert only(table, system="hedged/sample", language="all")["mean"] == pytest.approx(np.mean(base))
     assert pooled["difference"] == pytest.approx(0.6 - np.mean(base))
     assert pooled["base"] == "hedged/sample" and pooled["n_prompts"] == 3 and pooled["n_missing"] == 0
-    assert pooled["difference_low"] < pooled["difference"] < pooled["difference_high"]
+    assert pooled["n_clusters"] == 2 and pooled["effective_clusters"] == pytest.approx(1.8)
+    assert pooled["difference_low"] is None  # fewer than 2 effective clusters
     macro = only(table, system="hedged/mbr", language="macro")
     assert macro["mean"] == pytest.approx(((0.6 + 0.5) / 2 + 0.7) / 2) and macro["recovered"] is None
     assert only(table, system="hedged/mbr", language="fr")["ci_low"] is None  # one cluster
@@ -104,6 +107,18 @@ def test_language_leaves_missing_texts_out(tmp_path: Path) -> None:
     row["selections"] = [choice("hedged", "mbr", None, None), choice("hedged", "greedy", 0)]
     table = scores_table(load_quality(write(tmp_path, [row])))
     assert {r["system"] for r in table.to_pylist()} == {"hedged/greedy"}
+
+
+def test_texts_whose_language_cannot_be_told_are_counted_beside_the_rate(tmp_path: Path) -> None:
+    values = [[1.0, 0.0, 1.0], [1.0, None, None], [None, None, None], [1.0, 1.0, 1.0]]
+    rows = [hedged([0.5, 0.2, 0.6]) | {"scores": [score("metric:language", "hedged", v)]} for v in values]
+    rows[3]["selections"] = [choice("hedged", "sample", 1), choice("hedged", "mbr", None, None)]
+    quality = load_quality(write(tmp_path, rows))
+    pooled = {r["system"]: r for r in scores_table(quality).to_pylist() if r["language"] == "all"}
+    told = {system: (r["n_prompts"], r["n_untold"], r["mean"]) for system, r in pooled.items()}
+    assert told == {"hedged/greedy": (2, 1, 1.0), "hedged/mbr": (1, 2, 1.0), "hedged/sample": (2, 2, 0.75)}
+    assert len(quality.tasks["translation"].pools["language", "hedged"].values) == 4
+    assert quality.keep(["p0", "p1"]).tasks["translation"].untold["hedged/mbr"].tolist() == [False, True]
 
 
 def test_new_texts_and_outside_answers(tmp_path: Path) -> None:
@@ -165,6 +180,73 @@ def test_hope_and_risk_borrow_the_greedy_answer_and_leave_short_pools_out(tmp_pa
     assert cool["temperature"] == 0.3
 
 
+def test_missing_answers_lose_in_hope_risk_curves_and_the_base(tmp_path: Path) -> None:
+    row = hedged([0.5, 0.8, None, 0.4])
+    row["candidates"][2] = row["candidates"][2] | {"text": None, "error": "refused"}
+    quality = load_quality(write(tmp_path, [row, hedged([0.5, 0.8, 0.6, 0.4])]))
+    found = only(hope_risk_table(quality), language="all")
+    assert (found["n"], found["n_prompts"], found["n_left_out"]) == (3, 2, 0)
+    assert found["risk_absolute"] == pytest.approx((0.0 + 0.4) / 2 - 0.5)
+    assert only(curves_table(quality), language="all", m=1)["best"] == pytest.approx((1.2 / 3 + 1.8 / 3) / 2)
+    base = only(scores_table(quality), system="hedged/sample", language="all")
+    assert base["mean"] == pytest.approx((1.2 / 3 + 1.8 / 3) / 2)  # not 0.6: the mean of those that answered
+    row["candidates"][0] |= {"text": None, "error": "refused"}
+    row["scores"][0]["values"][0] = None
+    assert only(hope_risk_table(load_quality(write(tmp_path / "b", [row]))), language="all")["greedy"] == 0.0
+
+
+def test_hope_is_against_the_same_engines_greedy_answer(tmp_path: Path) -> None:
+    row = hedged([0.5, 0.1, 0.1])
+    row["candidates"] += [candidate("tuned", "sample")] * 2
+    row["scores"].append(score("metric:chrf", "tuned", [0.7, 0.9]))
+    run = write(tmp_path, [row])
+    one = {"hedged": SetFacts(("base",)), "tuned": SetFacts(("base",))}
+    two = {"hedged": SetFacts(("base",)), "tuned": SetFacts(("adapter",))}
+    both = {"hedged": SetFacts(("base", "other")), "tuned": SetFacts(("adapter",))}
+    assert only(hope_risk_table(load_quality(run, one)), plan="tuned", language="all")["greedy"] == 0.5
+    assert {r["plan"] for r in hope_risk_table(load_quality(run, two)).to_pylist()} == {"hedged"}
+    assert not hope_risk_table(load_quality(run, both)).num_rows  # greedy of one teacher, samples of several
+
+
+def test_sets_sized_by_scores_count_with_their_first_round(tmp_path: Path) -> None:
+    """More candidates were drawn where the first ones were bad: the largest sets are the hardest prompts."""
+    rows = [hedged([0.5, 0.4, 0.6]), hedged([0.5, 0.1, 0.2, 0.9, 0.3]), hedged([0.5, 0.0, 0.3, 0.9, 0.8])]
+    quality = load_quality(write(tmp_path, rows), {"hedged": SetFacts(("e",), first=3)})
+    found = only(hope_risk_table(quality), language="all")
+    assert (found["n"], found["n_prompts"], found["n_left_out"]) == (2, 3, 0)
+    assert found["hope_absolute"] == pytest.approx((0.6 + 0.2 + 0.3) / 3 - 0.5)
+    assert max(r["m"] for r in curves_table(quality).to_pylist()) == 2
+    base = only(scores_table(quality), system="hedged/sample", language="all")
+    assert base["mean"] == pytest.approx((0.5 + 0.15 + 0.15) / 3)
+
+
+def test_facts_of_the_sets_come_from_the_plans() -> None:
+    adaptive = {"by": "vote", "first": 3, "mean_n": 4.0}
+    config = build_config(
+        {
+            "engines": {"a": {"kind": "dummy"}, "b": {"kind": "dummy"}},
+            "plans": {
+                "cool": {"kind": "single", "engine": "a", "candidate_set": "both"},
+                "hot": {"kind": "single", "engine": "b", "candidate_set": "both"},
+                "rounds": {"kind": "single", "engine": "a", "n": 8, "adaptive": adaptive},
+            },
+            "selectors": {"vote": {"kind": "majority_vote"}},
+        }
+    )
+    facts = set_facts(config)
+    assert facts["both"] == SetFacts(("a", "b")) and facts["rounds"] == SetFacts(("a",), first=3)
+
+
+def test_every_number_has_a_signature_of_one_build(tmp_path: Path) -> None:
+    quality = load_quality(write(tmp_path, [hedged([0.5, 0.2, 0.4]), hedged([0.5, 0.4, 0.6])]))
+    tables = (scores_table(quality), curves_table(quality), hope_risk_table(quality))
+    for statistic, table in zip(("score", "curve", "hope-risk"), tables, strict=True):
+        for recipe in table.column("signature").to_pylist():
+            name, *fields, version = recipe.split("|")
+            assert name == statistic and fields[0] == "metric:chrf" and version.startswith("v:")
+    assert all("chosen" not in r for r in tables[1].column("signature").to_pylist())
+
+
 def test_candidate_games_become_the_metric_win(tmp_path: Path) -> None:
     row = hedged([None, None, None])
     game = {"opponent": "o", "judge": "j", "template": "t"}
@@ -176,7 +258,9 @@ def test_candidate_games_become_the_metric_win(tmp_path: Path) -> None:
     ]
     quality = load_quality(write(tmp_path, [row]))
     found = only(hope_risk_table(quality), metric="win", language="all")
-    assert (found["greedy"], found["hope_absolute"], found["risk_absolute"]) == (1.0, -0.5, -1.0)
+    # by ab the first sample is best, which ba scores 0; by ba both are equal, which ab scores 0.5 on average
+    assert (found["greedy"], found["hope_absolute"], found["risk_absolute"]) == (1.0, -0.75, -0.75)
+    assert "|chosen:other-order|" in found["signature"]
     assert not scores_table(quality).num_rows  # candidates are no systems
 
 
@@ -212,17 +296,17 @@ def test_the_policys_answer_has_numbers_of_its_own(tmp_path: Path) -> None:
 
 def test_candidates_games_score_selectors_and_stay_out_of_task_scores(tmp_path: Path) -> None:
     row = hedged([None, None, None])
-    games = [("hedged#0", 0.0), ("hedged#1", 0.5), ("hedged#1", 1.0), ("hedged#2", 1.0), ("hedged/mbr", 0.25)]
+    games = [("hedged#0", 0.0), ("hedged#1", 0.5), ("hedged#2", 1.0), ("hedged/mbr", 0.25)]
     names = {
         "opponent": "o",
         "judge": "j",
         "template": "t",
-        "order": "ab",
         "mass": None,
         "verdict": "win",
         "reason": None,
     }
-    row["games"] = [{"system": system, "score": value, **names} for system, value in games]
+    row["games"] = [{"system": system, "score": value, "order": "ab", **names} for system, value in games]
+    row["games"].append({"system": "hedged#1", "score": 1.0, "order": "ba", **names})
     quality = load_quality(write(tmp_path, [row]))
     found = quality.tasks["translation"].systems
     assert found["win", "hedged/mbr"].tolist() == [1.0] and found["win", "hedged/sample"].tolist() == [0.875]

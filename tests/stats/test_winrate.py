@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, InputError
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import games_from_table
 from pipeline.stats.prompt_scores import judge_rates, prompt_scores
 from pipeline.stats.winrate import (
@@ -13,7 +14,8 @@ from pipeline.stats.winrate import (
     paired_difference,
     simultaneous_differences,
     simultaneous_winrates,
-    winrate_bounds,
+    still_ahead,
+    winrate_limits,
     winrates,
 )
 from tests.stats.tables import both_orders, flat, games, rows_of
@@ -68,8 +70,28 @@ def test_an_invalid_order_makes_the_prompt_null_and_bounds_keep_its_half() -> No
     table = games_from_table(flat(rows))
     row = winrates(table).to_pylist()[0]
     assert (row["n_prompts"], row["n_invalid"], row["n_games"], row["win_rate"]) == (1, 1, 4, 0.0)
-    bound = rows_of(winrate_bounds(table), "language")["all"]
-    assert (bound["n_prompts"], bound["if_lost"], bound["if_won"]) == (2, 0.25, 0.5)
+    bound = winrate_limits(table, Bootstrap())[0]["all"]
+    assert (bound.readable.n_clusters, bound.if_lost.value, bound.if_won.value) == (1, 0.25, 0.5)
+
+
+def test_unreadable_verdicts_have_intervals_of_their_own() -> None:
+    """Issue 19, 4: 400 prompts, of which 80% of the lost ones cannot be read."""
+    scores: list[float | None] = [1.0] * 200 + [None] * 160 + [0.0] * 40
+    table = games({"en": scores})
+    found = winrate_limits(table, Bootstrap(2000), together=True)[0]["all"]
+    assert found.readable.value == pytest.approx(200 / 240) and found.readable.n_clusters == 240  # not 400
+    assert found.readable.low is not None and found.readable.low > 0.5
+    assert found.if_lost.value == 0.5 and found.if_lost.low is not None and found.if_lost.low < 0.5
+    assert found.if_won.value == 0.9 and found.if_won.n_clusters == 400
+
+
+def test_a_lead_over_another_system_has_to_outlast_the_unreadable_verdicts() -> None:
+    a: list[float | None] = [1.0] * 120 + [None] * 60 + [0.0] * 20
+    b: list[float | None] = [1.0] * 100 + [None] * 60 + [0.0] * 40
+    c: list[float | None] = [0.0] * 200
+    rows = [r for name, s in (("a", a), ("b", b), ("c", c)) for r in both_orders({"en": s}, system=name)]
+    table = games_from_table(flat(rows))
+    assert still_ahead(table, "a", ["b", "c"], "o", "unspecified", Bootstrap(1000)) == {"c"}
 
 
 def test_a_prompt_with_one_of_two_orders_is_invalid_but_one_order_for_all_is_signed() -> None:
@@ -129,7 +151,7 @@ def test_paired_difference_uses_prompts_valid_for_both() -> None:
     row = rows_of(paired_difference(table, "a", "b"), "language")["all"]
     se = np.std([1, 0.5, 0], ddof=1) / np.sqrt(3)
     assert (row["n_prompts"], row["difference"]) == (3, 0.5)
-    assert row["se"] == pytest.approx(se) and row["minimum_detectable"] == pytest.approx(2.8 * se)
+    assert row["se"] == pytest.approx(se) and row["minimum_detectable"] == pytest.approx((4.302653 + 1.060660) * se)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((max(-1, 0.5 - 4.302653 * se), min(1, 0.5 + 4.302653 * se)))
     swapped = rows_of(paired_difference(table, "b", "a"), "language")["all"]
     assert swapped["difference"] == -0.5 and swapped["ci_high"] == pytest.approx(-row["ci_low"])

@@ -15,7 +15,7 @@ from pipeline.records import Row
 from pipeline.tasks import TASKS, Task, task_for
 from pipeline.tasks.math import Math
 from pipeline.tasks.open import Open
-from pipeline.tasks.translation import Example, Translation
+from pipeline.tasks.translation import Example, Translation, number_match
 
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "Hola\nmundo"}]
 
@@ -122,3 +122,27 @@ def test_quality_is_sacrebleus_sentence_chrf(text: str, reference: str) -> None:
     else:
         assert quality is None
     assert Translation().verify(text, None, row()) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "reference", "share"),
+    [
+        ("hi", "१,२५० लोग", "1250 लोग", 1.0),
+        ("ar", "١٬٢٥٠ و ٢٫٥", "1250 و 2.5", 1.0),
+        ("ja", "１，２５０人", "1250人", 1.0),
+        ("fr", "1 250 personnes et 2,5 %", "1250 personnes et 2.5 %", 1.0),
+        ("de-CH", "1'250 Leute", "1250 Leute", 1.0),
+        ("de", "1.250 Leute, 2,5 Prozent", "1,250 Leute, 2.5 Prozent", 1.0),
+        ("zh", "8万5千人", "85000人", 1.0),
+        ("en", "70k people", "70,000 people", 1.0),
+        ("en", "2 billion", "2 million", 0.0),
+        ("en", "10-15 on 12/05", "12 05 10 15", 1.0),
+        ("en", "3 of 4", "3 of 5", 0.5),
+        ("en", "none", "18", 0.0),
+        ("en", "18", "none", None),
+    ],
+)
+def test_numbers_of_a_translation_are_read_as_those_of_the_maths_task(
+    language: str, text: str, reference: str, share: float | None
+) -> None:
+    assert number_match(text, reference, language) == share

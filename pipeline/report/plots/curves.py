@@ -12,6 +12,7 @@ from pipeline.report.contests import role
 from pipeline.report.model import Report, SystemCost
 from pipeline.report.plots.svg import WIDTH, Axis, clip, nice_axis, spread, svg, text
 from pipeline.report.wording import language_label, metric_label, signed, signed_interval
+from pipeline.safety import isolated
 
 _LEFT, _RIGHT, _TOP, _FLOOR, _HEIGHT = 38, 286, 12, 186, 222
 
@@ -111,7 +112,8 @@ def cost_plot(report: Report, costs: Sequence[SystemCost], ident: str) -> Markup
         step, kind = (-1, "name end") if x > middle else (1, "name")
         parts.append(_lead(x, y, x + 8 * step, label_y[i]))
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(x, y))
-        parts.append(text(kind, f"{x + 10 * step:.1f}", label_y[i] + 4, clip(report.short(c.system), 22)))
+        name = isolated(clip(report.short(c.system).strip("\u2068\u2069"), 22))
+        parts.append(text(kind, f"{x + 10 * step:.1f}", label_y[i] + 4, name))
         parts.append(Markup("</g>"))
     unit = metric_label(shown[0].unit)
     title = f"Gain in points of {unit} against tokens per prompt"

@@ -31,7 +31,7 @@ def gains_plot(report: Report, task: TaskScores, ident: str) -> Markup:
         score = task.get(system)
         if score is None or score.difference is None or system in task.far_below:
             continue
-        joint = task.joint.get(system, (None, None))
+        joint = task.joint.get(system)
         bound = system in task.oracles or system in task.outside
         marks.append(
             Mark(
@@ -41,8 +41,8 @@ def gains_plot(report: Report, task: TaskScores, ident: str) -> Markup:
                 value=score.difference,
                 low=score.difference_low,
                 high=score.difference_high,
-                joint_low=joint[0],
-                joint_high=joint[1],
+                joint_low=joint.low if joint else None,
+                joint_high=joint.high if joint else None,
                 kind="bound" if bound else "",
             )
         )
@@ -87,7 +87,7 @@ def audit_plot(rows: Sequence[Audit], ident: str, order: bool = False) -> Markup
     marks = []
     for a, (value, low, high) in found:
         span = "" if low is None else f"  ({interval(low, high)})"
-        where = side(low, high, a.n_clusters)
+        where = side(low, high, a.effective_clusters)
         # an order effect misleads whichever position it favours
         where = "below" if order and where == "above" else where
         marks.append(Mark(version_label(a.version), percent(value) + span, where, value, low, high))

@@ -208,3 +208,150 @@ def test_the_command_prints_the_counts(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["export", f"out={run.root}"]) == 0
     out = capsys.readouterr().out
     assert "left out: answer cut at the token limit" in out and "export: sft of hedged/best" in out
+
+
+def chosen_by(detail: dict[str, Any], **more: Any) -> dict[str, Any]:
+    row = drop()
+    row["selections"][0] |= {"detail": json.dumps(detail), **more}
+    return row
+
+
+def solved(texts: list[str], values: list[float], **more: Any) -> dict[str, Any]:
+    """A maths prompt whose right answer is 18."""
+    return data.row(1, texts, [*values]) | {"task": "math", "reference": "18"} | more
+
+
+FUSED = {"index": -1, "text": "A new answer, made of the others."}
+KINDS = ("sft", "dpo", "kto", "reward")
+
+
+@pytest.mark.parametrize("format", KINDS)
+@pytest.mark.parametrize(
+    "reason", ["no final answer", "unreadable verdict", "no valid score", "RuntimeError: the selector crashed"]
+)
+def test_a_fallback_is_no_choice(tmp_path: Path, reason: str, format: str) -> None:
+    good = data.row(0, ["The very best answer.", "The second best."], [9.0, 0.0])
+    run = data.write(tmp_path, [good, chosen_by({"fallback": reason})])
+    assert data.export(run, format=format).counts.dropped == {"fallback, not a choice": 1}
+    assert not data.export(run, format=format, fallbacks=False).counts.dropped
+
+
+def test_a_fused_answer_may_be_truncated_too(tmp_path: Path) -> None:
+    good = data.row(0, ["The very best answer.", "The second best."], [9.0, 0.0])
+    rows = [good, chosen_by({"finish_reason": "length"}, **FUSED)]
+    run = data.write(tmp_path, rows)
+    assert data.export(run).counts.dropped == {"answer cut at the token limit": 1}
+    assert not data.export(run, truncated=False).counts.dropped
+    rows[1]["selections"][0]["detail"] = json.dumps({"finish_reason": "stop"})
+    assert not data.export(data.write(tmp_path / "whole", rows)).counts.dropped
+
+
+@pytest.mark.parametrize("format", ["dpo", "kto", "reward"])
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "same"),
+    [
+        ("It costs **1,000** dollars.", "it costs 1000 dollars", True),
+        ("# The answer\n\n- yes", "The answer: Yes!", True),
+        ("बत्तख १८ हैं।", "बत्तख 18 हैं", True),
+        ("答案是１８。", "答案是18", True),
+        ("It costs 1.5 dollars.", "It costs 15 dollars.", False),
+        ("It is -5.", "It is 5.", False),
+        ("It costs €5 now.", "It costs $5 now.", False),
+        ("यह कि", "यह का", False),
+        ("Use `a*b` here.", "Use `ab` here.", False),
+        ("A plain answer.", "A plain answer, and more.", False),
+    ],
+)
+def test_texts_that_differ_only_in_their_dress_are_no_pair(
+    tmp_path: Path, chosen: str, rejected: str, same: bool, format: str
+) -> None:
+    good = data.row(0, ["The very best answer.", "The second best."], [9.0, 0.0])
+    run = data.write(tmp_path, [good, data.row(1, [chosen, rejected], [1.0, 0.5])])
+    done = data.export(run, format=format, language=False)
+    if format == "kto":  # the good answer stands alone
+        assert len(data.records(done)) == (3 if same else 4)
+    else:
+        assert done.counts.dropped == ({"no other answer to reject": 1} if same else {})
+
+
+@pytest.mark.parametrize("gap", [1e-8, 1e-7])
+def test_a_margin_is_above_rounding(tmp_path: Path, gap: float) -> None:
+    good = data.row(0, ["The very best answer.", "The second best."], [9.0, 0.0])
+    row = data.row(1, ["An answer here.", "Another one there."], [0.3 + gap, 0.3])
+    for format in ("dpo", "reward"):
+        done = data.export(data.write(tmp_path, [good, row]), format=format)
+        assert done.counts.dropped == {"margin too small": 1}
+    exact = data.row(1, ["An answer here.", "Another one there."], [0.3, 0.2])  # 0.3 - 0.2 < 0.1
+    assert not data.export(data.write(tmp_path / "exact", [good, exact]), format="dpo", min_margin=0.1).counts.dropped
+
+
+@pytest.mark.parametrize("format", ["dpo", "kto", "reward"])
+def test_an_answer_that_the_metric_calls_wrong_is_not_chosen_over_a_right_one(tmp_path: Path, format: str) -> None:
+    good = data.row(0, ["The very best answer.", "The second best."], [9.0, 0.0])
+    wrong = solved(["I think that the answer is 17.", "I think that the answer is 18."], [1.0, 0.0])
+    run = data.write(tmp_path, [good, wrong])
+    reason = "wrong by the task's metric, the rejected answer right"
+    assert data.export(run, format=format).counts.dropped == {reason: 1}
+    assert not data.export(run, format=format, contradicted=False).counts.dropped
+    for i, texts in enumerate((["The answer is 18.", "The answer is 17."], ["The answer is 17.", "The answer is 16."])):
+        kept = data.write(tmp_path / str(i), [good, solved(texts, [1.0, 0.0])])
+        assert not data.export(kept, format=format).counts.dropped
+
+
+def test_a_threshold_is_a_quantile_within_the_language(tmp_path: Path) -> None:
+    german = [
+        "Der Regen fällt heute den ganzen Tag auf die Stadt.",
+        "Morgen scheint wieder die Sonne über dem Land.",
+        "Im Winter liegt der Schnee auf den hohen Bergen.",
+        "Am Abend gehen die Kinder müde nach Hause.",
+    ]
+    english = [
+        "The rain falls on the town for the whole day.",
+        "Tomorrow the sun will shine on the land again.",
+        "In winter the snow lies on the high mountains.",
+        "In the evening the tired children go home.",
+    ]
+    rows = [
+        data.row(i, [text, "b"], [score, 0.0]) | {"language": language}
+        for i, (language, text, score) in enumerate(
+            [("en", text, 7.0 + n) for n, text in enumerate(english)]
+            + [("de_DE" if n % 2 else "de", text, 1.0 + n) for n, text in enumerate(german)]
+        )
+    ]
+    run = data.write(tmp_path, rows)
+    absolute = data.export(run, min_score=6.0).counts
+    assert {lang for _, lang in absolute.exported} == {"en"}  # German starves
+    done = data.export(run, min_score_quantile=0.5)
+    kept = {record["messages"][-1]["content"] for record in data.records(done)}
+    assert kept == {*english[2:], *german[2:]}
+    assert done.counts.dropped == {"score too small for its language": 4}
+    card = (done.folder / "README.md").read_text("utf-8")
+    assert "Smallest score by language: de 3, en 9." in card and "`min_score_quantile=0.5`" in card
+    with pytest.raises(ConfigError, match=r"export\.min_score_quantile"):
+        data.export(run, min_score_quantile=1.0)
+
+
+def test_copies_of_one_prompt_are_in_one_split(tmp_path: Path) -> None:
+    from pipeline.prompts import FileSource, read_prompts
+    from pipeline.storage import RunFolder
+
+    lines = [{"prompt": f"question {i % 30}", "language": "en" if i % 2 else "de"} for i in range(90)]
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    for name, ids in (("derived", False), ("explicit", True)):
+        if ids:
+            lines = [line | {"prompt_id": f"own-{i}"} for i, line in enumerate(lines)]
+            (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        run = RunFolder(str(tmp_path / name))
+        report = read_prompts(FileSource(path=str(tmp_path / "p.jsonl")), run)
+        table = run.dataset("prompts").to_table(columns=["cluster_id"])
+        assert report.clusters == 30 == len(set(table["cluster_id"].to_pylist()))
+    limited = read_prompts(
+        FileSource(path=str(tmp_path / "p.jsonl"), limit_clusters=5), RunFolder(str(tmp_path / "few"))
+    )
+    assert (limited.rows, limited.clusters) == (15, 5)
+    rows = data.plain_rows(90)
+    for i, row in enumerate(rows):
+        row |= {"cluster_id": None, "messages": [{"role": "user", "content": f"What is question {i % 30}?"}]}
+    done = data.export(data.write(tmp_path / "run", rows), splits={"train": 0.5, "test": 0.5})
+    asked = {s: {r["messages"][0]["content"] for r in data.records(done, s)} for s in ("train", "test")}
+    assert asked["train"] and asked["test"] and not asked["train"] & asked["test"]
