@@ -34,7 +34,8 @@ class Mumbler(DummyEngine):
         if not params.choice:
             return await super().generate(prompt, params)
         said = f"\n\nAnswer: {params.choice[1]}" if params.max_tokens >= 100 else ""
-        return Generation([Completion(f"Let me look at both, which takes time.{said}", "stop", 9)], Tokens())
+        why = "stop" if said else "length"
+        return Generation([Completion(f"Let me look at both, which takes time.{said}", why, 9)], Tokens())
 
 
 def count(watch: FirstVerdicts, *verdicts: bool) -> None:
@@ -88,9 +89,14 @@ def test_a_run_on_ray_stops(ray_cluster: str, tmp_path: Path, capsys: pytest.Cap
     assert main([*words, "engines.judge.verdict_tokens=128"]) == 0
 
 
-def test_it_can_be_told_to_go_on(no_ray: None, tmp_path: Path) -> None:
+def test_it_can_be_told_to_go_on_and_cut_verdicts_are_asked_again_by_retry(no_ray: None, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    assert main(["run", *WORDS, *NO_JUDGED, f"out={out}", "judge.max_invalid=1"]) == 0
-    games = [g for row in rows_of(RunFolder(out), "games", "games") for g in row["games"]]
-    asked = [g for g in games if g["verdict"] == "invalid"]
-    assert asked and all("Let me look at both" in g["reason"] for g in asked)
+    assert main(["run", *WORDS, *NO_JUDGED, f"out={out}", "judge.max_invalid=1", "prompts.limit_clusters=1"]) == 0
+
+    def invalid() -> list[dict[str, Any]]:
+        games = [g for row in rows_of(RunFolder(out), "games", "games") for g in row["games"]]
+        return [g for g in games if g["verdict"] == "invalid"]
+
+    assert invalid() and all("cut" in g["reason"] and "Let me look at both" in g["reason"] for g in invalid())
+    assert main(["retry", out, "engines.judge.verdict_tokens=128"]) == 0
+    assert invalid() == []
