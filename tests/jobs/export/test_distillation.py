@@ -16,8 +16,10 @@ from tests.conftest import ROOT, rows_of
 
 LANGUAGES = ("de", "en", "es", "fr")
 QUESTIONS = 6
-DUMMY = ["engines.teacher_a.kind=dummy", "export.language=false", "execution.progress=false", "winrate.draws=100"]
-"""What the teachers become without a model; the dummy's words are in no language."""
+KEPT = ["export.language=false", "export.fallbacks=false"]
+"""The dummy's words are in no language, and answer no question: every vote falls back."""
+DUMMY = ["engines.teacher_a.kind=dummy", *KEPT, "execution.progress=false", "winrate.draws=100"]
+"""What the teachers become without a model."""
 
 
 @pytest.fixture
@@ -50,9 +52,10 @@ def test_two_teachers_answers_become_data_that_loads(mgsm: Path, tmp_path: Path)
         methods = {s["method"] for s in row["selections"] if s["text"]}
         assert methods == {"sample", "random", "likelihood", "mbr", "vote", "oracle"}
 
+    assert main(["export", out, "export.fallbacks=true", "export.method=vote"]) == 2  # nothing but fallbacks
     for format, method in (("sft", "vote"), ("dpo", "mbr")):
         settings = [f"export.format={format}", f"export.method={method}", "export.splits={train: 0.5, test: 0.5}"]
-        assert main(["export", out, *DUMMY[1:2], *settings]) == 0
+        assert main(["export", out, *KEPT, *settings]) == 0
         loaded = load_dataset(str(tmp_path / "run" / "export" / format))
         numbers = {
             split: {(r.get("messages") or r["prompt"])[0]["content"].split()[1] for r in data}
