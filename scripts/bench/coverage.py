@@ -129,20 +129,23 @@ def holds(found: Estimate, truth: float) -> bool:
 def lines(args: argparse.Namespace) -> Iterator[str]:
     """The tables, as Markdown."""
     for shape in args.shapes:
-        yield f"\nCoverage, {shape} clusters (win-rate, difference)\n"
-        yield from header("clusters")
-        for clusters in args.clusters:
-            cells = [coverage(clusters, shape, n, args.experiments, args.draws, args.seed) for n in SCORES]
-            yield f"| {clusters} | " + " | ".join(", ".join(f"{c.held:.3f}" for c in cell) for cell in cells) + " |"
-        yield f"\nFamily-wise error, {shape} clusters (2 win-rates; 3, 10 and 45 differences)\n"
-        yield from header("clusters")
-        for clusters in args.clusters:
-            row = []
-            for n in SCORES:
-                options = (args.experiments // 4, args.draws // 2, args.seed)
-                found = [familywise(clusters, shape, n, systems, *options) for systems in SYSTEMS]
-                row.append(", ".join(f"{1 - c.held:.3f}" for c in found))
-            yield f"| {clusters} | " + " | ".join(row) + " |"
+        if args.only != "families":
+            yield f"\nCoverage, {shape} clusters (win-rate, difference)\n"
+            yield from header("clusters")
+            for clusters in args.clusters:
+                cells = [coverage(clusters, shape, n, args.experiments, args.draws, args.seed) for n in SCORES]
+                yield f"| {clusters} | " + " | ".join(", ".join(f"{c.held:.3f}" for c in cell) for cell in cells) + " |"
+        if args.only != "coverage":
+            yield f"\nFamily-wise error, {shape} clusters (2 win-rates; 3, 10 and 45 differences)\n"
+            yield from header("clusters")
+            for clusters in args.clusters:
+                yield f"| {clusters} | " + " | ".join(errors(clusters, shape, n, args) for n in SCORES) + " |"
+
+
+def errors(clusters: int, shape: str, scores: str, args: argparse.Namespace) -> str:
+    """A family-wise error for each of ``SYSTEMS``."""
+    options = (args.experiments // 4, args.draws // 2, args.seed)
+    return ", ".join(f"{1 - familywise(clusters, shape, scores, s, *options).held:.3f}" for s in SYSTEMS)
 
 
 def header(first: str) -> Iterator[str]:
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=4000, help="of a cell of coverage; families get a quarter")
     parser.add_argument("--draws", type=int, default=1500, help="families get half")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=["coverage", "families"])
     parser.add_argument("--shapes", nargs="*", default=["equal", "unequal"], choices=["equal", "unequal"])
     parser.add_argument("--clusters", type=int, nargs="*", default=list(CLUSTERS))
     with shared_weights():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -77,3 +79,33 @@ def test_separation_by_length_is_null_and_one_prompt_has_no_interval() -> None:
 def test_lengths_are_needed() -> None:
     with pytest.raises(InputError, match="opponent_length"):
         length_controlled(games_from_table(flat(both_orders({"en": [1.0]}))))
+
+
+def test_a_missing_answer_loses_at_any_length() -> None:
+    """Issue 19, 14: prompts without an answer were left out, so a system that seldom answers looked as good."""
+    rng = np.random.default_rng(0)
+    scores = rng.choice([0.0, 0.5, 1.0], 60)
+    rows = both_orders({"en": list(scores)})
+    length = [float(x) for x in np.repeat(rng.normal(100, 20, 60), 2)]
+    whole = games_from_table(flat(rows, length=length, opponent_length=[100.0] * 120))
+    rate = length_controlled(whole).to_pylist()[0]["length_controlled_win_rate"]
+    gone = np.isin(whole.prompt, np.arange(20))
+    lost = replace(
+        whole,
+        forfeit=gone,
+        score=np.where(gone, 0.0, whole.score),
+        length_difference=np.where(gone, np.nan, whole.length_difference),
+    )
+    left_out = replace(whole, score=lost.score, length_difference=lost.length_difference)
+    row, without = (length_controlled(g).to_pylist()[0] for g in (lost, left_out))
+    assert (row["n_prompts"], without["n_prompts"]) == (60, 40)
+    assert row["length_controlled_win_rate"] == pytest.approx(without["length_controlled_win_rate"] * 40 / 60)
+    assert row["ci_low"] < row["length_controlled_win_rate"] < row["ci_high"] and rate is not None
+
+
+def test_unequal_clusters_have_their_degrees_of_freedom() -> None:
+    scores = np.random.default_rng(1).choice([0.0, 0.5, 1.0], 40)
+    clusters = [f"q{max(0, i - 30)}" for i in range(40) for _ in range(2)]  # one of 31 prompts, 9 of one
+    lengths = {"length": [100.0] * 80, "opponent_length": [100.0] * 80}
+    table = games_from_table(flat(both_orders({"en": list(scores)}), cluster_id=clusters, **lengths))
+    assert length_controlled(table).to_pylist()[0]["ci_low"] is None  # fewer than 2 effective clusters

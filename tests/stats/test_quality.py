@@ -15,6 +15,7 @@ from pipeline.config import build_config
 from pipeline.schema import COLUMNS, with_provenance
 from pipeline.stats.facts import SetFacts, set_facts
 from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table, split_clusters
+from pipeline.stats.run_games import load_run_games
 from pipeline.stats.score_gaps import simultaneous_gaps
 from pipeline.storage import MARKER, RunFolder
 
@@ -325,3 +326,17 @@ def test_gaps_of_several_systems_hold_together(tmp_path: Path) -> None:
     assert found[2].value == pytest.approx(np.mean([v[2] - v[0] for v in values]))
     assert found[0].low is not None and alone.low is not None and found[0].low < alone.low  # wider: three at once
     assert simultaneous_gaps(task, "chrf", []) == []
+
+
+def test_games_know_which_answers_are_missing(tmp_path: Path) -> None:
+    row = hedged([0.5, 0.2, 0.4])
+    row["selections"] = [choice("hedged", "mbr", 2, "four"), choice("hedged", "sample", None, None)]
+    names = {"opponent": "hedged/sample", "judge": "j", "template": "t", "order": "ab", "score": 1.0}
+    row["games"] = [{"system": "hedged/mbr", **names}]
+    other = hedged([0.5, 0.2, 0.4]) | {"games": [{"system": "outside", **names}]}  # of no known length
+    found = load_run_games(write(tmp_path, [row, other]))
+    assert dict(zip([c.system for c in found.comparisons], found.forfeit, strict=True)) == {
+        "hedged/mbr": True,
+        "outside": False,
+    }
+    assert np.isnan(found.length_difference).all()
