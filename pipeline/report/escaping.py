@@ -12,7 +12,7 @@ from pipeline import safety
 _LONGEST = 20_000  # characters of one text on the page; the table keeps all of it
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$@:])")
 _ISOLATED = re.compile("⟦U\\+2068⟧([^⟦]*)⟦U\\+2069⟧")
-_LINK = re.compile(r"(?i)(?<![a-z0-9])www(?=\.)|[a-z]{2,12}(?=\\?://)|(?<!\\)(?=\\?@)")
+_LINK = re.compile(r"(?i)(?<![a-z0-9])www(?=\.)|[a-z]{2,12}(?=\\?://)|(?<!\\)(?=\\?@(?:\\?[\w-])+\.)")
 
 
 def clean(text: Any) -> str:
