@@ -207,7 +207,7 @@ def finish(
 
 def _schema(run: RunFolder, files: list[str]) -> pa.Schema:
     """Schema of a table's first file."""
-    return tables.read_schema(files[0], run.fs)
+    return tables.read_schema(files[0], run.fs) if files else pa.schema([])
 
 
 def _execute(
