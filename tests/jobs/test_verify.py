@@ -163,6 +163,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_what_was_edited_is_found(edit: str, run: RunFolder) -> None:
     """By the files' digests; and by what contradicts it, where the marker was made to fit."""
+    assert main(["winrate", f"out={run.name}"]) == 0
     table, change, checks = EDITS[edit]
     marker = run.read_json(table, "_complete.json")
     tamper(run, table, change)
@@ -176,6 +177,7 @@ def test_what_was_edited_is_found(edit: str, run: RunFolder) -> None:
 
 
 def test_a_sound_run_passes_and_a_removed_marker_is_found(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["winrate", f"out={run.name}"]) == 0
     assert verify(run, "verify.rows=1")[1]["problems"] == []
     run.remove_file("candidates", "_complete.json")
     code, found = verify(run, "verify.rows=1")
@@ -184,6 +186,7 @@ def test_a_sound_run_passes_and_a_removed_marker_is_found(run: RunFolder, capsys
 
 @pytest.mark.parametrize("name", ["winrates", "judge_rates", "differences"])
 def test_edited_results_are_found(name: str, run: RunFolder) -> None:
+    assert main(["winrate", f"out={run.name}"]) == 0
     path = run.path(f"{name}.parquet")
     table = pq.read_table(path)
     at = next(i for i, field in enumerate(table.schema) if pa.types.is_floating(field.type))
