@@ -183,8 +183,8 @@ class RunFolder:
     def marker(self, table: str) -> dict[str, Any] | None:
         """A table's completion marker (rows, fingerprint, summary ...), or ``None`` while it is unfinished."""
         marker: dict[str, Any] | None = self.read_json(table, MARKER)
-        if marker is not None and not (isinstance(marker, dict) and isinstance(marker.get("rows"), int)):
-            raise InputError(f"{self.path(table, MARKER)}: no completion marker: it names no number of rows")
+        if marker is not None and not (isinstance(marker, dict) and isinstance(marker.get("rows", 0), int)):
+            raise InputError(f"{self.path(table, MARKER)}: is no completion marker")
         return marker
 
     def data_files(self, table: str) -> list[str]:
