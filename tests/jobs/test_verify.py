@@ -151,7 +151,7 @@ def double(rows: Rows) -> None:
 
 EDITS = {
     "games set to win": ("games", win_all, {"results"}),
-    "a verdict set to win": ("games", win_in_words, {"games", "results"}),
+    "a verdict set to win": ("games", win_in_words, {"games"}),
     "games deleted": ("games", lose_games, {"results"}),
     "a score changed": ("games", better_score, {"scores", "selections"}),
     "a system that chose twice": ("games", choose_twice, {"selections"}),
