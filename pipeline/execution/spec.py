@@ -22,7 +22,6 @@ class PassSpec:
         reads, writes: table folders below the run's root.
         stages: run in this order on every row.
         engine: the engine that the pool hosts; ``None`` for CPU-only stages.
-        engine_name: under which the config has it: what the pass is charged to.
         requests_per_row: engine requests that one row has in flight at once, about: those of the stage with the fewest
             (a row runs its stages one after the other).
         fingerprint: the config that the result depends on; a resume with another one is refused.
@@ -37,6 +36,7 @@ class PassSpec:
         pools: the passes that run in this one, each on an engine of its own (:mod:`pipeline.execution.beside`).
         prepare: makes ``stages`` anew, under the same names, when the input (its name) is finished: what was decided
             over its rows.
+        engine_name: under which the config has ``engine``: what the pass is charged to.
     """
 
     name: str
@@ -45,7 +45,6 @@ class PassSpec:
     writes: str
     stages: Sequence[Stage]
     engine: EngineConfig | None = None
-    engine_name: str = ""
     requests_per_row: int = 1
     fingerprint: dict[str, Any] = field(default_factory=dict)
     extension: Extension | None = None
@@ -58,6 +57,7 @@ class PassSpec:
     parts: Sequence[PassSpec] = ()
     pools: Sequence[PassSpec] = ()
     prepare: Callable[[RunFolder, str], list[Stage]] | None = None
+    engine_name: str = ""
 
     @property
     def hosted(self) -> Sequence[PassSpec]:

@@ -18,6 +18,7 @@ from pipeline.scoring.utility import bleu_matrix
 from pipeline.selection.base import Pool
 from pipeline.selection.mbr import MBR
 from pipeline.storage import RunFolder
+from pipeline.tasks import task_for
 from pipeline.tasks.numbers import decimal_comma
 from pipeline.tasks.translation import Translation
 from tests.conftest import DATA
@@ -96,7 +97,8 @@ def test_every_user_of_a_language_reads_tags_alike(tmp_path: Path) -> None:
     for tag, wanted in (("ja_JP", "japanese"), ("jpn", "japanese"), ("zh", "english")):
         assert load_template(str(tmp_path / "own.txt"), tag).user == wanted
     evidence = Evidence(languages={"default": "en", "eng": "zh", "zh_CN": "ja"})
-    assert [evidence.answer_language(tag) for tag in ("en_GB", "zho", "de")] == ["zh", "ja", "en"]
+    asked = [Row(0, "p", language=tag) for tag in ("en_GB", "zho", "de")]
+    assert [evidence.answer_language(task_for(row, {}), row) for row in asked] == ["zh", "ja", "en"]
     assert is_among("zho_Hans", ["zh-TW"]) and not is_among("zh", ["ja"])
 
 

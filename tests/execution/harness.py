@@ -253,11 +253,13 @@ class ChaoticServer:
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         rng = hash_rng("server", json.dumps(body, sort_keys=True))
+        verdict = bool(body.get("top_logprobs"))  # of a judge: its text is what counts
         top = [{"token": label, "logprob": -rng.random() * 3} for label in ("A", "B", "C", "5", "7")]
         choices = []
         for index in range(body.get("n") or 1):
             content = [{"token": "x", "logprob": -rng.random(), "top_logprobs": top}]
             text = " ".join(rng.choice(["alpha", "beta", "gamma", "delta"]) for _ in range(5))
+            text = str(max(top, key=lambda t: t["logprob"])["token"]) if verdict else text
             message = {"role": "assistant", "content": text}
             choices.append(
                 {"index": index, "message": message, "finish_reason": "stop", "logprobs": {"content": content}}

@@ -201,7 +201,8 @@ def test_tables_that_do_not_tell_what_they_hold_are_refused(run: RunFolder) -> N
 def test_tidying_leaves_the_current_version_and_the_blocks_of_the_next(run: RunFolder) -> None:
     """Half-done work towards a larger table outlives a run of the old config."""
     for folder in ("", "v1", "blocks-2", "v2", "blocks-3", "v3"):
-        run.write_text("x", *filter(None, ("t", folder)), "part.parquet")
+        run.make(*filter(None, ("t", folder)))
+        pq.write_table(pa.table({"row_id": [0]}), run.path(*filter(None, ("t", folder)), "part.parquet"))
     run.switch("t", {"version": 2, "folder": "v2"})
     assert run.subfolders("t") == ["blocks-3", "v2", "v3"]
     assert run.data_files("t") == [run.path("t", "v2", "part.parquet")]

@@ -353,7 +353,9 @@ def test_teachers_evidence_and_policy_in_one_run(tmp_path: Path) -> None:
 def test_a_run_without_a_judge_and_without_metrics_is_no_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["dummy", f"out={tmp_path / 'run'}", "prompts.limit=2", "execution.progress=false", "judge={engine: null}"]
+    prompts = jsonl(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "b"})  # without a language, which is a metric
+    words = ["dummy", f"out={tmp_path / 'run'}", "execution.progress=false", "judge={engine: null}"]
+    words += ["prompts.kind=file", f"prompts.path={prompts}"]
     drop = ["greedy", "likelihood", "best_of_n", "judge", "chops"]
     assert main(["run", *words, *(f"selectors.{name}=null" for name in drop)]) == 0
     assert "no results are computed" in capsys.readouterr().out

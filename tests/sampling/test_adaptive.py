@@ -29,7 +29,7 @@ from pipeline.engines.meter import Meter
 from pipeline.errors import ConfigError
 from pipeline.extend import Made, Unit
 from pipeline.records import Candidate, Row, Score
-from pipeline.schema import with_provenance
+from pipeline.schema import COLUMNS, with_provenance
 from pipeline.selection.stage import SelectStage
 from pipeline.stats.arrays import Floats
 from pipeline.storage import RunFolder
@@ -176,8 +176,10 @@ def test_an_account_adds_up_whatever_became_of_a_round(tmp_path: Path) -> None:
         for i, (sizes, spent) in enumerate(((made, 4), (refused, 0), (late, 6)))
     ]
     run.make("candidates")
-    table = pa.Table.from_pylist(rows)
-    pq.write_table(table.cast(with_provenance(table.schema, {})), run.path("candidates", "part.parquet"))
+    types = {"row_id": pa.int64(), "language": pa.string()}
+    types |= {name: COLUMNS[name] for name in ("candidates", "usage", "errors")}
+    table = pa.Table.from_pylist(rows, schema=with_provenance(pa.schema(types), {}))
+    pq.write_table(table, run.path("candidates", "part.parquet"))
     run.write_json({"rows": 3}, "candidates", "_complete.json")
     meta = {"plan": "x", "round": 2, "budgets": {"de": 20.0, "ja": 10.0}, "expected": 20.0}
     decision = pa.table({"row_id": [0, 1, 2], "candidates": [1, 1, 1], "tokens": [4, 4, 4], "more": [1, 2, 2]})

@@ -168,7 +168,7 @@ def test_rows_that_fail_get_no_more_and_are_kept(tmp_path: Path) -> None:
     assert main(["retry", run.name, "engines.generator.fail=null", "engines.reward.fail=null"]) == 0
     generate.run(load_config(mended))  # finished: it gives the account
     rows = rows_of(run, "candidates", "candidates", "usage", "errors")
-    assert sizes(rows, "hedged")[3] > 3 and not any(row["errors"] for row in rows)
+    assert max(sizes(rows, "hedged")[i] for i in (3, 5)) > 3 and not any(row["errors"] for row in rows)
     assert assert_adds_up_with_failures(run, rows) == pytest.approx(before, rel=0.08)  # not another sixth on top
 
 
