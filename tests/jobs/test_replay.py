@@ -91,8 +91,10 @@ def test_replayed_selectors_choose_as_the_run_did(finished_run: RunFolder, repla
         wanted = (f"hedged/{name}", "chrf", "all")
         (theirs,) = [r for r in scores if (r["system"], r["metric"], r["language"]) == wanted]
         mine = found(result, selector=name, n=6, metric="chrf")
-        for key in ("mean", "ci_low", "ci_high", "difference", "difference_low", "difference_high"):
+        for key in ("mean", "difference"):
             assert mine[key] == pytest.approx(theirs[key])
+        for low, high in (("ci_low", "ci_high"), ("difference_low", "difference_high")):  # wider: all hold together
+            assert mine[low] <= theirs[low] + 1e-9 and mine[high] >= theirs[high] - 1e-9
     best = found(result, selector="best_of_n", n=6, metric="chrf")
     half = found(result, selector="best_of_n", n=2, metric="chrf")
     assert best["selector_tokens"] > half["selector_tokens"] > 0
