@@ -28,7 +28,7 @@ def on_ray(test: Any) -> Any:
 
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-QUICK = {("worker SIGKILL", "select"), ("engine death", "judge"), ("poison row", "judge")}
+QUICK = {("worker SIGKILL", "select"), ("engine death", "judge"), ("poison row", "judge"), ("endpoint chaos", "judge")}
 
 
 @dataclass
@@ -183,7 +183,7 @@ def endpoint_words(server: ChaoticServer) -> list[str]:
 
 
 @pytest.mark.usefixtures("anywhere")
-@pytest.mark.parametrize("job", list(JOBS))
+@pytest.mark.parametrize("job", cells("endpoint chaos"))
 def test_endpoint_chaos(job: str, server: ChaoticServer, prompts: Path, tmp_path: Path, table: list[Cell]) -> None:
     started = time.monotonic()
     whole = tmp_path / "whole"

@@ -155,7 +155,7 @@ def test_rows_that_fail_get_no_more_and_are_kept(tmp_path: Path) -> None:
     """Refused requests, and prompts that cannot be scored, are rows of the table like all others."""
     prompts, run = tmp_path / "prompts.jsonl", RunFolder(str(tmp_path / "run"))
     write_prompts(prompts, 12)
-    faults = ["engines.generator.fail=question 3", "engines.reward.fail=question 5"]
+    faults = ["engines.generator.fail=question [23]$", "engines.reward.fail=question [56]$"]
     generate.run(load_config([*words(tmp_path / "run", prompts), *faults, *REWARDED]))
     rows = rows_of(run, "candidates", "candidates", "usage", "errors")
     assert len(rows) == 12
@@ -168,8 +168,8 @@ def test_rows_that_fail_get_no_more_and_are_kept(tmp_path: Path) -> None:
     assert main(["retry", run.name, "engines.generator.fail=null", "engines.reward.fail=null"]) == 0
     generate.run(load_config(mended))  # finished: it gives the account
     rows = rows_of(run, "candidates", "candidates", "usage", "errors")
-    assert max(sizes(rows, "hedged")[i] for i in (3, 5)) > 3 and not any(row["errors"] for row in rows)
-    assert assert_adds_up_with_failures(run, rows) == pytest.approx(before, rel=0.08)  # not another sixth on top
+    assert max(sizes(rows, "hedged")[2:7]) > 3 and not any(row["errors"] for row in rows)
+    assert assert_adds_up_with_failures(run, rows) == pytest.approx(before, rel=0.15)  # not another third on top
 
 
 def assert_adds_up_with_failures(run: RunFolder, rows: list[dict[str, Any]]) -> float:
