@@ -38,6 +38,7 @@ DATA = ROOT.parent / "shared" / "data"
 LEFT_OUT: Counter[str] = Counter()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on Ray run one after the other in one process, those with an engine in another: each is started once."""
     for item in items:
