@@ -330,9 +330,9 @@ def _extend(
         ResumeError: a prompt of the table is missing now, or differs.
     """
     from pipeline import reading, tables
-    from pipeline.storage import VERSION, RunFolder
+    from pipeline.storage import VERSION
 
-    work = RunFolder(f"{run.name.rstrip('/')}/work/read")
+    work = run.inside("work", "read")
     work.remove("prompts")
     report = reading.write_table(source, pieces, answers, work, provenance)
     read = tables.open_dataset(work.data_files("prompts"), work.fs, work.path("prompts"))
