@@ -16,7 +16,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
@@ -43,6 +43,16 @@ VERSION = "v"
 
 TABLES = ("prompts", "candidates", "selections", "games")
 """The run's tables in the order in which passes append to the rows."""
+
+
+_MARKED: dict[str, type] = {
+    **dict.fromkeys(("folder", "fingerprint_hash", "root", "lemonpress"), str),
+    **dict.fromkeys(("fingerprint", "files", "made", "report", "passes", "summary"), dict),
+    **{"version": int, "earlier": list},
+}
+"""Type of what a completion marker may hold, beside its ``rows``."""
+_NOTED = ("engines", "passes", "jobs", "templates", "tables", "costs")
+"""Maps of a manifest; the first three are maps of maps."""
 
 
 class RunFolder:
@@ -108,7 +118,7 @@ class RunFolder:
         return "/".join([self.root.rstrip("/"), *parts])
 
     def _refuse_link_out(self, path: str) -> None:
-        """What is asked for may lie in a stranger's folder: a link in it must not make us read, write or delete elsewhere.
+        """The folder may be a stranger's: a link in it must not make us read, write or delete elsewhere.
 
         Each part costs one look at the file system; links are followed only where there are any.
         """
@@ -119,8 +129,8 @@ class RunFolder:
             at = f"{at}/{name}"
             if os.path.islink(at) and not _lies_in(real := os.path.realpath(at), self._home):
                 raise InputError(
-                    f"{at}: is a link that leads out of the run's folder, to {real}; put the files themselves there, or "
-                    "remove the link"
+                    f"{at}: is a link that leads out of the run's folder, to {real}; put the files themselves there, "
+                    "or remove the link"
                 )
 
     def exists(self, *parts: str) -> bool:
@@ -219,9 +229,26 @@ class RunFolder:
     def marker(self, table: str) -> dict[str, Any] | None:
         """A table's completion marker (rows, fingerprint, summary ...), or ``None`` while it is unfinished."""
         marker: dict[str, Any] | None = self.read_json(table, MARKER)
-        if marker is not None and not (isinstance(marker, dict) and isinstance(marker.get("rows", 0), int)):
+        if marker is None:
+            return None
+        fits = isinstance(marker, dict) and isinstance(marker.get("rows"), int) and marker["rows"] >= 0
+        if not fits or not all(isinstance(marker[name], _MARKED[name]) for name in _MARKED.keys() & marker.keys()):
             raise InputError(f"{self.path(table, MARKER)}: is no completion marker")
         return marker
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run's jobs noted in ``manifest.json``; empty where there is none.
+
+        Raises:
+            InputError: it is no such file.
+        """
+        manifest = self.read_json("manifest.json")
+        if manifest is None:
+            return {}
+        known = [manifest.get(name, {}) for name in _NOTED] if isinstance(manifest, dict) else [None]
+        if not _are_maps(known) or not all(_are_maps(part.values()) for part in known[:3]):
+            raise InputError(f"{self.path('manifest.json')}: is no manifest of a run")
+        return dict(manifest)
 
     def data_files(self, table: str) -> list[str]:
         """The Parquet files of the table's current version, sorted."""
@@ -284,7 +311,7 @@ class RunFolder:
             return
         for name in self.subfolders(table):
             version = re.fullmatch(rf"(?:{BLOCKS}|{VERSION})(\d+)", name)
-            if version and name != marker["folder"] and int(version[1]) <= marker["version"]:
+            if version and name != marker["folder"] and int(version[1]) <= marker.get("version", 0):
                 self.remove(table, name)
         for path in self.parquet_files(table):
             self.fs.delete_file(path)
@@ -350,6 +377,10 @@ class RunFolder:
 
 def _lies_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder.rstrip('/')}/")
+
+
+def _are_maps(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _leaf(path: str) -> tuple[str, str]:

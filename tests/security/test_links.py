@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
+from pipeline.prompts import FileSource
+from pipeline.reading import local_files
 from pipeline.storage import RunFolder
 from tests.inprocess import without_ray
 
@@ -119,3 +121,28 @@ def test_links_within_a_run_and_a_root_behind_a_link_are_fine(tmp_path: Path) ->
         (tmp_path / "disk/b").symlink_to(tmp_path / "disk/a")
         assert run.read_text("b", "x.txt") == "text"
         assert run.inside("a").read_text("x.txt") == "text"
+
+
+@pytest.mark.parametrize(
+    "named", ["folder", "folder/*.csv", "folder/../folder/?.csv", "file://folder", "file://folder/*.csv"]
+)
+def test_a_link_in_a_prompts_folder_reads_no_file_elsewhere(named: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret.csv").write_text("prompt\nhush\n")
+    path = named.replace("file://", f"file://{tmp_path}/") if "://" in named else str(tmp_path / named)
+    (folder / "a.csv").write_text("prompt\nhello\n")
+    (folder / "b.csv").symlink_to(folder / "a.csv")
+    assert len(local_files(FileSource(path=path), Path())) == 2  # a link within is fine
+    (folder / "p.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(ConfigError, match=r"p\.csv is a link"):
+        local_files(FileSource(path=path), Path())
+
+
+def test_a_link_that_the_user_names_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.csv").write_text("prompt\nhello\n")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "data/a.csv")
+    for path in ("link", "link/*.csv", "link.csv"):
+        assert len(local_files(FileSource(path=str(tmp_path / path)), Path())) == 1
