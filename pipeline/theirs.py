@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
+from shlex import quote  # what is theirs is not to be a command when a message is pasted into a shell
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -63,7 +64,7 @@ def load_theirs(path: str, words: Sequence[str], allowed: Sequence[str] | None =
         names = ", ".join(map(str, [*(named.get("modules") or []), *strange]))
         raise ConfigError(
             f"{path} names the module {strange[0]!r}, whose code would run here; if you know it, name it yourself: "
-            f"modules=[{names}]"
+            f"{quote(f'modules=[{names}]')}"
         )
     for section in _OURS:
         stored.pop(section, None)
@@ -107,7 +108,7 @@ def _refuse_templates(config: Layer, named: Layer) -> None:
             if not isinstance(own, dict) or own.get(name) != value:
                 raise ConfigError(
                     f"{key}.{name}: the run's config names the file {value[:200]!r}, which is not opened unasked; "
-                    f"if you want that, say so: {key}.{name}={value[:200]}"
+                    f"if you want that, say so: {quote(f'{key}.{name}={value[:200]}')}"
                 )
 
 
@@ -140,7 +141,7 @@ def check_engines(config: Config, engines: Sequence[str], words: Sequence[str]) 
         found = [danger for danger in _dangers(config.engines[name]) if not _is_named(danger, own)]
         if found:
             what = "; ".join(f"engines.{name}.{key} {why}" for key, _, why in found)
-            allow = " ".join(f"'engines.{name}.{key}={_shown(value)}'" for key, value, _ in found)
+            allow = " ".join(quote(f"engines.{name}.{key}={_shown(value)}") for key, value, _ in found)
             raise ConfigError(
                 f"the run's config would do more than load a model: {what}; if you want that, say so: {allow}"
             )

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -141,7 +142,7 @@ def test_a_word_for_a_part_of_a_map_does_not_allow_the_rest() -> None:
     stored = {"generator": {"kind": "vllm", "model": "m", "engine_args": {"trust_remote_code": True}}}
     layer = {"engines": stored, "sampling": {"kind": "single"}}
     word = "engines.generator.engine_args.seed=1"
-    config = build_config(merge_words([layer], [word]))
+    config = build_config(merge_words([deepcopy(layer)], [word]))
     with pytest.raises(ConfigError, match="trust_remote_code"):
         theirs_module.check_engines(config, ["generator"], [word])
     whole = ['engines.generator.engine_args={"trust_remote_code": true}']
