@@ -34,6 +34,8 @@ def model_commit(model: str, revision: str | None = None) -> str | None:
         files = sorted((p.name, p.stat().st_size) for p in folder.iterdir() if p.is_file())
         own = folder / "config.json"
         return f"files:{digest(files, own.read_text(encoding='utf-8') if own.is_file() else '', size=8)}"
+    if revision and (revision.startswith("/") or ".." in revision.split("/")):
+        return None  # a stranger's config may name any: it is part of a path
     from huggingface_hub.constants import HF_HUB_CACHE
 
     ref = Path(HF_HUB_CACHE, "models--" + model.replace("/", "--"), "refs", revision or "main")

@@ -10,6 +10,7 @@ if is_program():
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say_error(_damaged(args.job, error))
             return 2
         if error.errno not in STORAGE_ERRORS:
-            raise
+            return _unforeseen(args.job, error, argv)
         say_error(redact(f"lemonpress {args.job}: storage: {error}; the same command resumes"))
         return 1
     except KeyboardInterrupt:
@@ -104,10 +105,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         if not _is_damage(error):
-            raise
+            return _unforeseen(args.job, error, argv)
         say_error(_damaged(args.job, error))
         return 2
     return 0
+
+
+def _unforeseen(job: str, error: Exception, argv: Sequence[str] | None) -> int:
+    """One line instead of a traceback, which may show what is nobody's business; Python code gets the error itself."""
+    if argv is not None or os.environ.get("LEMONPRESS_TRACEBACK"):
+        raise error
+    what = (str(error).strip().splitlines() or [""])[0][:300]
+    say_error(
+        redact(
+            f"lemonpress {job}: {type(error).__name__}: {what}; this was not foreseen: LEMONPRESS_TRACEBACK=1 in the "
+            "environment shows where it happened"
+        )
+    )
+    return 1
 
 
 def _is_damage(error: Exception) -> bool:

@@ -137,7 +137,7 @@ def engines_of(run: RunFolder) -> dict[str, str]:
 
 
 def _passes(run: RunFolder) -> dict[str, dict[str, Any]]:
-    passes: dict[str, dict[str, Any]] = (run.read_json("manifest.json") or {}).get("passes", {})
+    passes: dict[str, dict[str, Any]] = run.manifest().get("passes", {})
     return passes
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.errors import ResumeError
+from pipeline.errors import InputError, ResumeError
 from pipeline.hashing import digest
 from pipeline.languages import is_known
 from pipeline.memory import give_back
@@ -277,6 +277,8 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     fingerprint = {"source": {"kind": source.kind, **settings}, "files": states}
     provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
     marker = run.marker("prompts")
+    if marker is not None and "fingerprint" not in marker:
+        raise InputError(f"{run.path('prompts')}: its completion marker does not say what was read")
     is_same = marker is not None and digest(marker["fingerprint"]) == digest(fingerprint)
     if apart and not is_same and sum(path.stat().st_size for path in paths) > _LARGE:
         from pipeline.reading.apart import read_apart
@@ -330,9 +332,9 @@ def _extend(
         ResumeError: a prompt of the table is missing now, or differs.
     """
     from pipeline import reading, tables
-    from pipeline.storage import VERSION, RunFolder
+    from pipeline.storage import VERSION
 
-    work = RunFolder(f"{run.name.rstrip('/')}/work/read")
+    work = run.inside("work", "read")
     work.remove("prompts")
     report = reading.write_table(source, pieces, answers, work, provenance)
     read = tables.open_dataset(work.data_files("prompts"), work.fs, work.path("prompts"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,6 +73,9 @@ def local_copies(path: str, key: str, wanted: Callable[[str], bool] = lambda nam
         raise ConfigError(f"{key}: cannot read {path}: {str(error).splitlines()[0]}") from error
     if not infos:
         raise ConfigError(f"{key}: no such file: {path}")
+    if isinstance(fs, pafs.LocalFileSystem) and [info.path for info in infos] != [inner]:
+        pattern = _PATTERN.search(inner)
+        refuse_links_out((i.path for i in infos), _fixed(inner) if pattern else inner, key)
     scheme = path.partition("://")[0]
     copies = []
     for info in sorted(infos, key=lambda i: i.path):
@@ -103,10 +106,26 @@ def origin(path: Path) -> str:
     return _origins.get(path, str(path))
 
 
+def refuse_links_out(paths: Iterable[str | Path], folder: str | Path, key: str) -> None:
+    """Refuse files that were found in a folder and are links out of it: a stranger's folder may name any file of ours.
+
+    Raises:
+        ConfigError: the message names ``key`` and the link.
+    """
+    home = Path(folder).resolve()
+    for path in paths:
+        real = Path(path).resolve()
+        if not real.is_relative_to(home):
+            raise ConfigError(
+                f"{key}: {path} is a link that leads out of the folder, to {real}; name that file itself, or remove "
+                "the link"
+            )
+
+
 def _find(fs: pafs.FileSystem, inner: str, wanted: Callable[[str], bool]) -> list[pafs.FileInfo]:
     pattern = _PATTERN.search(inner)
     if pattern:
-        folder = inner[: pattern.start()].rpartition("/")[0]
+        folder = _fixed(inner)
         every = fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
         return [i for i in every if i.is_file and fnmatch.fnmatchcase(i.path, inner)]
     info = fs.get_file_info(inner)
@@ -114,6 +133,11 @@ def _find(fs: pafs.FileSystem, inner: str, wanted: Callable[[str], bool]) -> lis
         return [info]
     every = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
     return [i for i in every if i.is_file and not i.base_name.startswith((".", "_")) and wanted(i.base_name)]
+
+
+def _fixed(pattern: str) -> str:
+    """The folder of a pattern, before its first wildcard."""
+    return _PATTERN.split(pattern)[0].rpartition("/")[0]
 
 
 def _copy(fs: pafs.FileSystem, info: pafs.FileInfo, copy: Path) -> None:

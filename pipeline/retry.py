@@ -106,7 +106,7 @@ class Retry:
 
     def __init__(self, run: RunFolder, steps: list[Step]) -> None:
         self._run, self._steps = run, steps
-        self.work = RunFolder(f"{run.name.rstrip('/')}/{'/'.join(FOLDER)}/run")
+        self.work = run.inside(*FOLDER, "run")
         if run.exists(*_ROWS):  # an interrupted retry goes on with the rows that it began with
             known = tables.read_file(run.path(*_ROWS), run.fs)
             ids, jobs = known.column("row_id").to_numpy(), known.column("step").to_numpy()
@@ -127,7 +127,7 @@ class Retry:
 
     def begin(self) -> RunFolder:
         """Copy the rows that begin with the first job; returns the folder whose ``prompts/`` holds them."""
-        source = RunFolder(f"{self._run.name.rstrip('/')}/{'/'.join(FOLDER)}/input")
+        source = self._run.inside(*FOLDER, "input")
         if self._run.exists(*_ROWS):
             return source
         first = self._steps[0]

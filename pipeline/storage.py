@@ -16,8 +16,9 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -44,6 +45,16 @@ TABLES = ("prompts", "candidates", "selections", "games")
 """The run's tables in the order in which passes append to the rows."""
 
 
+_MARKED: dict[str, type] = {
+    **dict.fromkeys(("folder", "fingerprint_hash", "root", "lemonpress"), str),
+    **dict.fromkeys(("fingerprint", "files", "made", "report", "passes", "summary"), dict),
+    **{"version": int, "earlier": list},
+}
+"""Type of what a completion marker may hold, beside its ``rows``."""
+_NOTED = ("engines", "passes", "jobs", "templates", "tables", "costs")
+"""Maps of a manifest; the first three are maps of maps."""
+
+
 class RunFolder:
     """Paths and small files of one run.
 
@@ -66,11 +77,23 @@ class RunFolder:
             self.fs, self.root = open_uri(path, key)
         else:
             self.fs, self.root = pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
+        self._home = os.path.realpath(self.root) if self.is_local else self.root
 
     @property
     def is_local(self) -> bool:
         """Whether the run lies on this machine's file system."""
         return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def inside(self, *parts: str) -> RunFolder:
+        """A run of its own in a folder of this one, such as ``work/read``; what leads out of this one, it refuses too.
+
+        Raises:
+            InputError: the folder is a link that leads out of this one.
+        """
+        run = copy(self)
+        run.name = f"{self.name.rstrip('/')}/{'/'.join(parts)}" if self.is_local else self.uri(*parts)
+        run.root, run.checks = self.path(*parts), True
+        return run
 
     def uri(self, *parts: str) -> str:
         """A path below the run's root that another process can open: a local path, or the run's URI with it."""
@@ -83,11 +106,32 @@ class RunFolder:
         """A path below the run's root, as ``self.fs`` takes it.
 
         Raises:
-            InputError: a part would lead out of the folder.
+            InputError: a part would lead out of the folder, by its text or through a link.
         """
+        path = self._joined(*parts)
+        self._refuse_link_out(path)
+        return path
+
+    def _joined(self, *parts: str) -> str:
         if any(".." in part.split("/") or part.startswith("/") or "\0" in part for part in parts):
             raise InputError(f"{'/'.join(parts)!r} leads out of the run's folder {self.name}")
         return "/".join([self.root.rstrip("/"), *parts])
+
+    def _refuse_link_out(self, path: str) -> None:
+        """The folder may be a stranger's: a link in it must not make us read, write or delete elsewhere.
+
+        Each part costs one look at the file system; links are followed only where there are any.
+        """
+        if not self.is_local:
+            return
+        at = self.root.rstrip("/")
+        for name in path.removeprefix(at).strip("/").split("/"):
+            at = f"{at}/{name}"
+            if os.path.islink(at) and not _lies_in(real := os.path.realpath(at), self._home):
+                raise InputError(
+                    f"{at}: is a link that leads out of the run's folder, to {real}; put the files themselves there, "
+                    "or remove the link"
+                )
 
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder exists.
@@ -137,7 +181,8 @@ class RunFolder:
 
     def write_text(self, text: str, *parts: str) -> str:
         """Write a small file so that a reader sees the old or the new text, never half of it; returns its path."""
-        target = self.path(*parts)
+        target = self._joined(*parts)
+        self._refuse_link_out(target.rpartition("/")[0])
         self.fs.create_dir(target.rpartition("/")[0], recursive=True)
         with self.whole(*parts) as path, self.fs.open_output_stream(path) as stream:
             stream.write(text.encode("utf-8", "replace"))
@@ -150,7 +195,8 @@ class RunFolder:
         Nobody can have put a link where it is written: the name is drawn anew each time. One in the place of the file
         itself is replaced, not followed.
         """
-        target = self.path(*parts)
+        target = self._joined(*parts)
+        self._refuse_link_out(target.rpartition("/")[0])
         if not self.is_local:  # object stores replace objects atomically
             yield target
             return
@@ -183,9 +229,26 @@ class RunFolder:
     def marker(self, table: str) -> dict[str, Any] | None:
         """A table's completion marker (rows, fingerprint, summary ...), or ``None`` while it is unfinished."""
         marker: dict[str, Any] | None = self.read_json(table, MARKER)
-        if marker is not None and not (isinstance(marker, dict) and isinstance(marker.get("rows", 0), int)):
+        if marker is None:
+            return None
+        fits = isinstance(marker, dict) and isinstance(marker.get("rows"), int) and marker["rows"] >= 0
+        if not fits or not all(isinstance(marker[name], _MARKED[name]) for name in _MARKED.keys() & marker.keys()):
             raise InputError(f"{self.path(table, MARKER)}: is no completion marker")
         return marker
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run's jobs noted in ``manifest.json``; empty where there is none.
+
+        Raises:
+            InputError: it is no such file.
+        """
+        manifest = self.read_json("manifest.json")
+        if manifest is None:
+            return {}
+        known = [manifest.get(name, {}) for name in _NOTED] if isinstance(manifest, dict) else [None]
+        if not _are_maps(known) or not all(_are_maps(part.values()) for part in known[:3]):
+            raise InputError(f"{self.path('manifest.json')}: is no manifest of a run")
+        return dict(manifest)
 
     def data_files(self, table: str) -> list[str]:
         """The Parquet files of the table's current version, sorted."""
@@ -194,7 +257,10 @@ class RunFolder:
     def parquet_files(self, *parts: str) -> list[str]:
         """The Parquet files in a folder, sorted; none where there is no folder."""
         infos = self.fs.get_file_info(pafs.FileSelector(self.path(*filter(None, parts)), allow_not_found=True))
-        return sorted(i.path for i in infos if i.base_name.endswith(".parquet"))
+        found = sorted(i.path for i in infos if i.base_name.endswith(".parquet"))
+        for path in found:
+            self._refuse_link_out(path)
+        return found
 
     def block_files(self, table: str) -> list[str]:
         """The files that an unfinished pass has committed so far towards the table's next version, sorted."""
@@ -227,6 +293,7 @@ class RunFolder:
         if "files" not in marker:
             return []
         try:
+            self.data_files(table)  # none of them is a link that leads elsewhere
             folder = self.path(*filter(None, (table, marker.get("folder", ""))))
             return list(digests.differences(marker["files"], folder, self.fs, thorough))
         except (KeyError, TypeError, AttributeError) as error:
@@ -244,7 +311,7 @@ class RunFolder:
             return
         for name in self.subfolders(table):
             version = re.fullmatch(rf"(?:{BLOCKS}|{VERSION})(\d+)", name)
-            if version and name != marker["folder"] and int(version[1]) <= marker["version"]:
+            if version and name != marker["folder"] and int(version[1]) <= marker.get("version", 0):
                 self.remove(table, name)
         for path in self.parquet_files(table):
             self.fs.delete_file(path)
@@ -306,6 +373,14 @@ class RunFolder:
         with tables.reading(self.path(table)):
             result = data.to_table(columns=[c for c in columns if c in data.schema.names])
         return result.sort_by("row_id") if "row_id" in result.column_names else result
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
+
+
+def _are_maps(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _leaf(path: str) -> tuple[str, str]:

@@ -156,7 +156,7 @@ def stored_config(current: Job) -> Iterator[None]:
 
 def update_manifest(run: RunFolder, values: dict[str, Any]) -> None:
     """Merge ``values`` (one level of nesting deep) into ``manifest.json``."""
-    manifest: dict[str, Any] = run.read_json("manifest.json") or {}
+    manifest: dict[str, Any] = run.manifest()
     manifest["lemonpress"] = __version__
     manifest["python"] = platform.python_version()
     manifest["packages"] = versions()

@@ -50,7 +50,7 @@ def estimate(config: Config) -> Costs:
         stored = run.read_json(*_ESTIMATE)
         if stored and stored["key"] == key:
             return Costs.from_json(stored["costs"])
-        pilot = RunFolder(run.uri(*FOLDER))
+        pilot = run.inside(*FOLDER)
         if (pilot.read_json("key.json") or {}).get("key") != key:
             run.remove(*FOLDER)
             write_pilot(run, pilot, size, config.seed)

@@ -37,7 +37,7 @@ def recorded(current: Job) -> Iterator[None]:
     from pipeline.commands.context import update_manifest
 
     run, name = current.run, current.name
-    manifest: dict[str, Any] = run.read_json("manifest.json") or {}
+    manifest: dict[str, Any] = run.manifest()
     run_id = manifest.get("run_id") or uuid.uuid4().hex[:12]
     before = manifest.get("jobs", {}).get(name, {})
     entry: dict[str, Any] = {

@@ -23,7 +23,7 @@ def report_costs(config: Config) -> None:
     """Count what the run has cost, store it in the manifest and print it, with the estimate where there was one."""
     run = RunFolder(config.out)
     true = count_costs(config, run, last_table(run))
-    known = (run.read_json("manifest.json") or {}).get("costs", {}).get("estimate")
+    known = run.manifest().get("costs", {}).get("estimate")
     rates = run.read_table("winrates.parquet")
     systems = system_costs(config, true, count_choices(run, last_table(run)), rates.to_pylist() if rates else [])
     update_manifest(run, {"costs": {"truth": true.as_json(), "systems": [asdict(s) for s in systems]}})

@@ -126,7 +126,7 @@ def _find(job: str, words: Sequence[str]) -> tuple[str | None, str | None]:
     if "=" not in words[0]:
         return words[0], None
     out = words[0].removeprefix("out=")
-    manifest: dict[str, Any] = RunFolder(out).read_json("manifest.json") or {}
+    manifest: dict[str, Any] = RunFolder(out).manifest()
     note = manifest.get("submission")
     if not note:
         raise ConfigError(f"out={out}: no job of this run was submitted from here")

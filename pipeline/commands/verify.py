@@ -77,7 +77,7 @@ def _again(run: RunFolder, target: RunFolder, config: Config) -> Comparison:
     ids = sampled_rows(run, config.verify.rows, config.verify.seed)
     if not len(ids):
         return Comparison()
-    work = RunFolder(f"{target.name.rstrip('/')}/work/verify", "verify.folder")
+    work = target.inside("work", "verify")
     work.make()
     with run_lock(work):
         work.remove("input")

@@ -106,7 +106,7 @@ class Host:
                 "job": spec.job,
                 "progress": self.progress,
                 "metadata": {METADATA_KEY: metadata},
-                "labels": {"run": (self._run.read_json("manifest.json") or {}).get("run_id", ""), "pass": spec.name},
+                "labels": {"run": self._run.manifest().get("run_id", ""), "pass": spec.name},
                 "journal": self.journal,
                 "attempts": config.poison_attempts,
                 "row_seconds": config.row_seconds,

@@ -126,7 +126,7 @@ def _turns(column: str, turns: list[Record], record: Record) -> Iterable[tuple[s
 
 def _provenance(source: Source, counts: Counts) -> list[str]:
     config, run = source.config, source.run
-    manifest: dict[str, Any] = run.read_json("manifest.json") or {}
+    manifest: dict[str, Any] = run.manifest()
     marker = run.marker("selections") or {}
     packages = ", ".join(f"{name} {version}" for name, version in sorted((manifest.get("packages") or {}).items()))
     settings = config.export

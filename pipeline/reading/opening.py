@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import glob
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from pipeline.languages import is_known
 from pipeline.prompts import ExampleSource, FileSource, HubSource, SourceConfig
 from pipeline.reading.lines import GZIP, check_text, parse_lines, undecodable_line
 from pipeline.reading.separated import pandas_options
-from pipeline.remote import is_uri, local_copies, origin
+from pipeline.remote import is_uri, local_copies, origin, refuse_links_out
 
 if TYPE_CHECKING:  # importing it takes a second, which a finished table need not pay
     from datasets import Dataset, Features
@@ -157,12 +158,14 @@ def _expand(path: Path, format_: str | None) -> list[Path]:
         return [path]
     if path.is_dir():
         known = (p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith((".", "_")))
-        found = [p for p in known if _fits(p, format_)]
+        found, folder = [p for p in known if _fits(p, format_)], path
     else:
         found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+        folder = Path(re.split(r"[*?\[]", str(path))[0] + "x").parent  # before the first wildcard
     if not found:
         kinds = format_ or ", ".join(sorted(set(_ENDINGS.values())))
         raise ConfigError(f"prompts.path: {'no ' + kinds + ' file in' if path.is_dir() else 'no such file:'} {path}")
+    refuse_links_out(found, folder, "prompts.path")
     return found
 
 

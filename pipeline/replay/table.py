@@ -70,7 +70,7 @@ def last_table(run: RunFolder) -> tuple[str, dict[str, Any]]:
     for table in ("games", "selections"):
         marker = run.marker(table)
         if marker is not None:
-            return table, {"table": table, "hash": marker["fingerprint_hash"], "version": marker.get("version", 1)}
+            return table, {"table": table, "hash": marker.get("fingerprint_hash"), "version": marker.get("version", 1)}
     raise UnfinishedTableError(f"{run.path('selections')} is not finished: run select (again), it resumes")
 
 
@@ -135,8 +135,11 @@ class ReplayTable:
             columns = file.schema_arrow
         if provenance.get("pass") != "replay" or not columns.equals(SCHEMA):
             raise InputError(f"{path}: no replay table; lemonpress replay RUN makes one")
-        self.config: str = provenance["config"]
-        self.source: dict[str, Any] = provenance["source"]
+        config, source = provenance.get("config"), provenance.get("source")
+        if not isinstance(config, str) or not isinstance(source, dict):
+            raise InputError(f"{path}: no replay table: it does not say with which config it was made")
+        self.config: str = config
+        self.source: dict[str, Any] = source
 
     def __iter__(self) -> Iterator[Pools]:
         """The prompts, in batches."""

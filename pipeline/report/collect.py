@@ -31,7 +31,7 @@ def collect(run: RunFolder, config: Config) -> Report:
         UnfinishedTableError: ``judge`` (or without games and outside answers ``select``) has not finished.
         InputError: a table cannot be used.
     """
-    report = Report(config, manifest=run.read_json("manifest.json") or {})
+    report = Report(config, manifest=run.manifest())
     report.judge_selects, report.judge_generates = config.judge_conflicts()
     table = "games" if config.judges() or run.marker("games") is not None else "selections"
     counts, tally, picker = Counts(), CostTally(config), Picker(config)

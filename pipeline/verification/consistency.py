@@ -39,7 +39,7 @@ class Problem:
 
 def check_files(run: RunFolder) -> Iterator[Problem]:
     """Every byte of every finished table is as its job left it, and no table is there without its marker."""
-    listed = (run.read_json("manifest.json") or {}).get("tables", {})
+    listed = run.manifest().get("tables", {})
     later = False
     for table in reversed(TABLES):
         marker = run.marker(table)

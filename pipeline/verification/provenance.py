@@ -46,7 +46,7 @@ def check_provenance(run: RunFolder, config: Config) -> Iterator[Problem]:
             if todo:
                 message = f"config.yaml asks for more than the table holds: {', '.join(todo)}"
                 yield Problem("config", message, table=table)
-    manifest = run.read_json("manifest.json") or {}
+    manifest = run.manifest()
     now = provenance(config)
     for name, before in manifest.get("engines", {}).items():
         commit = now["engines"].get(name, {}).get("commit")

@@ -96,7 +96,7 @@ def sample_again(
     prompts' ids, so they are the same. A sampling that was interrupted goes on.
     """
     marker = run.marker("prompts") or {}
-    source = RunFolder(f"{work.name}/input")
+    source = work.inside("input")
     if source.marker("prompts") is None:
         data = run.dataset("prompts")
 
@@ -126,7 +126,7 @@ def compare(run: RunFolder, work: RunFolder, ids: Indices) -> Comparison:
     nor a set that was extended in steps matters.
     """
     table = next(name for name in reversed(TABLES) if run.marker(name) is not None)
-    again = {row.row_id: row for row in _rows(RunFolder(f"{work.name}/run"), "candidates")}
+    again = {row.row_id: row for row in _rows(work.inside("run"), "candidates")}
     found = Comparison(rows=len(ids))
     matches: dict[tuple[str, str], Match] = {}
     places = {int(row_id): i for i, row_id in enumerate(ids)}

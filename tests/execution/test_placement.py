@@ -243,7 +243,7 @@ def test_passes_get_their_engines_as_the_cluster_can_hold_them(
     job = Job("run", config, RunFolder(str(tmp_path)))
     specs = [PassSpec(n, "run", "prompts", f"t-{n}", [], config.engines[n]) for n in ("generator", "judge", "reward")]
     job.run.make("t-reward")
-    job.run.write_json({}, "t-reward", "_complete.json")
+    job.run.write_json({"rows": 0}, "t-reward", "_complete.json")
     generator, judge, reward = (s.engine for s in place_passes(job, specs))
     assert generator is not None and judge is not None
     assert generator.is_spread()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
+from pipeline import storage
+from pipeline import theirs as theirs_module
+from pipeline.cache import model_commit
 from pipeline.cli import main
+from pipeline.config import build_config, merge_words
+from pipeline.engines.base import ENGINES
+from pipeline.errors import ConfigError
+from pipeline.schema import read_provenance, with_provenance
 from tests.inprocess import without_ray
 
 QUIET = "execution.progress=false"
@@ -73,6 +83,14 @@ ENDPOINT = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1",
     ("engine", "says"),
     [
         (ENDPOINT, ["MY_DEAR_KEY", "http://127.0.0.1:9/v1", "engines.generator.api_key_env="]),
+        ({**ENDPOINT, "api_key_env": None}, ["http://127.0.0.1:9/v1", "engines.generator.base_url=http"]),
+        ({**ENDPOINT, "api_key_env": "NO_SUCH_VARIABLE"}, ["engines.generator.base_url=http://127.0.0.1:9/v1"]),
+        ({**ENDPOINT, "base_url": None}, ["engines.generator.base_url=null", "engines.generator.api_key_env="]),
+        *(
+            ({"kind": "dummy", name: "/tmp/x"}, [f"engines.generator.{name}=/tmp/x"])
+            for name in ("log", "fuse", "crash", "dead", "fail", "best")
+        ),
+        ({"kind": "vllm", "model": "m", "lora": "/home"}, ["engines.generator.lora=/home"]),
         ({"kind": "vllm", "model": "m", "engine_args": {"trust_remote_code": True}}, ["engines.generator.engine_args"]),
         ({"kind": "vllm", "model": "m", "chat_template": "/etc/passwd"}, ["engines.generator.chat_template"]),
     ],
@@ -104,3 +122,83 @@ def test_where_work_is_done_and_written_is_not_theirs_to_say(whole: Path, tmp_pa
     assert main(["verify", str(tmp_path / "theirs"), "verify.rows=1"]) == 0
     assert main(["replay", str(tmp_path / "theirs")]) == 0
     assert not list(tmp_path.glob("elsewhere*")) and (tmp_path / "theirs/verify.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["dummy", "vllm", "openai", "transformers", "comet"])
+def test_every_setting_of_an_engine_is_harmless_or_asks(kind: str) -> None:
+    """What is not on the list is refused, so a new setting is, too; the list holds no word for a path or code."""
+    asks = {
+        "dummy": {"fail", "crash", "dead", "fuse", "log", "best"},
+        "vllm": {"allow_pickle_weights", "engine_args", "chat_template", "chat_template_kwargs", "lora"},
+        "openai": {"base_url", "extra_body"},
+        "transformers": {"trust_remote_code", "allow_pickle_weights", "chat_template_kwargs", "model_class"},
+        "comet": {"allow_pickle_weights", "python"},
+    }
+    names = {field.name for field in dataclasses.fields(ENGINES.get(kind, "kind"))}
+    assert names - theirs_module._HARMLESS == asks[kind]
+
+
+def test_a_word_for_a_part_of_a_map_does_not_allow_the_rest() -> None:
+    stored = {"generator": {"kind": "vllm", "model": "m", "engine_args": {"trust_remote_code": True}}}
+    layer = {"engines": stored, "sampling": {"kind": "single"}}
+    word = "engines.generator.engine_args.seed=1"
+    config = build_config(merge_words([deepcopy(layer)], [word]))
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        theirs_module.check_engines(config, ["generator"], [word])
+    whole = ['engines.generator.engine_args={"trust_remote_code": true}']
+    theirs_module.check_engines(build_config(merge_words([layer], whole)), ["generator"], whole)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """URIs that are opened."""
+    uris: list[str] = []
+
+    def refuse(path: str, key: str) -> None:
+        uris.append(path)
+        raise ConfigError("opened")
+
+    monkeypatch.setattr(storage, "open_uri", refuse)
+    return uris
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_no_host_that_their_config_names_is_asked(
+    whole: Path, tmp_path: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "s3://b/r?endpoint_override=127.0.0.1:9&scheme=http"
+    run = Path(shutil.copytree(whole, tmp_path / "theirs"))
+    config = OmegaConf.load(run / "config.yaml")
+    config.prompts = {"kind": "run", "path": evil}
+    OmegaConf.save(config, run / "config.yaml")
+    schema = pq.read_schema(run / "replay.parquet")
+    provenance = {**read_provenance(schema, ""), "config": (run / "config.yaml").read_text()}
+    pq.write_table(
+        pq.read_table(run / "replay.parquet").replace_schema_metadata(with_provenance(schema, provenance).metadata),
+        tmp_path / "alone.parquet",
+    )
+    (run / "replay.parquet").unlink()
+    for words in (["verify", str(run)], ["replay", str(run)], ["replay", str(tmp_path / "alone.parquet")]):
+        assert main(words) == 2
+        assert "prompts.sets=" in capsys.readouterr().err
+        assert main([*words, "prompts.sets=[given]"]) in (0, 3)
+    assert not opened
+    assert main(["verify", str(run), f"prompts.path={evil}"]) == 2 and opened  # named: it is asked
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("key", ["judge", "selectors.mine"])
+def test_no_template_of_theirs_is_read_but_by_name(
+    key: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "theirs"))
+    values = {"template": str(tmp_path / "mine.txt")}
+    set_config(run, {"judge": values} if key == "judge" else {"selectors": {"mine": {"kind": "judge", **values}}})
+    for job in ("verify", "replay"):
+        assert main([job, str(run)]) == 2
+        assert f"{key}.template={tmp_path / 'mine.txt'}" in capsys.readouterr().err
+
+
+def test_a_revision_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush")
+    assert model_commit("a/b", str(tmp_path / "secret")) is None

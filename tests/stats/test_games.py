@@ -131,7 +131,7 @@ def test_a_run_streams_and_counts_rows_without_games_as_invalid(tmp_path: Path) 
     run = run_with_games(tmp_path, [[game("ab", 1.0), game("ba", 0.5, "tie")], [], None, [game("ab", 1.0)]])
     with pytest.raises(UnfinishedTableError):
         load_run_games(run)
-    run.write_json({}, "games", MARKER)
+    run.write_json({"rows": 0}, "games", MARKER)
     games = load_run_games(run)
     assert games.score.tolist() == [1.0, 0.5, 1.0] and games.mass.tolist() == [0.9] * 3
     row = rows_of(winrates(games), "language")["en"]
@@ -141,7 +141,7 @@ def test_a_run_streams_and_counts_rows_without_games_as_invalid(tmp_path: Path) 
 
 def test_a_run_without_any_game_is_an_error(tmp_path: Path) -> None:
     run = run_with_games(tmp_path, [[], None])
-    run.write_json({}, "games", MARKER)
+    run.write_json({"rows": 0}, "games", MARKER)
     with pytest.raises(InputError, match="holds no game"):
         load_run_games(run)
 
