@@ -14,8 +14,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.engines.labels import LOOKALIKES, latin
 from pipeline.engines.control import THOUGHTS
+from pipeline.engines.labels import LOOKALIKES, latin
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.judging import lexicon
 
