@@ -22,7 +22,7 @@ _LEAVES = {
     "games": {"system", "verdict", "reason"},
 }
 _MOST = 1000  # different causes; further ones are counted together, so that memory stays flat
-_SPECIFIC = re.compile(r"'[^']{0,200}'|\"[^\"]{0,200}\"|\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b")
+_SPECIFIC = re.compile(r"'[^']{0,200}'|\"[^\"]{0,200}\"|\b(?:0x)?(?=[a-f]*\d)[0-9a-f]++\b")
 _COMPARED = 160  # characters of a message
 
 

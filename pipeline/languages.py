@@ -121,8 +121,10 @@ _CLEARLY = 4
 _FEWEST = 15
 """Letters from which a language can be told; one of a script of syllables or words counts three."""
 _LONGEST = 1000  # characters: half from the start, half from the end
+_READ = 4000  # characters of each end that are looked at: what is code there is taken out before the cut to _LONGEST
 _CODE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|\\[A-Za-z]+|https?://\S+|<[^<>\n]{1,200}>",
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\\\[.{0,2000}?\\\]|\\\(.{0,2000}?\\\)|\\[A-Za-z]+|https?://\S+"
+    r"|<[^<>\n]{1,200}>",
     re.DOTALL,
 )
 
@@ -155,7 +157,10 @@ def identify(text: str) -> str | None:
 
 
 def _probabilities(text: str) -> tuple[tuple[str, float], ...] | None:
-    """(language, probability), the most probable first."""
+    """(language, probability), the most probable first; of a long text by its two ends."""
+    if len(text) > 2 * _READ:  # a block of code that is open where one end is cut is so where the other begins
+        joint = " ``` " if text.count("```", _READ, -_READ) % 2 else " "
+        text = f"{text[:_READ]}{joint}{text[-_READ:]}"
     prose = " ".join(_CODE.sub(" ", text).split())
     if len(prose) > _LONGEST:
         prose = f"{prose[: _LONGEST // 2]} {prose[-_LONGEST // 2 :]}"

@@ -37,14 +37,18 @@ _WORDS = r"password|passwd|pwd|passphrase|secret"
 _PATTERNS = (
     # user:password of a URL, up to the last @ that may end it; a port is none
     re.compile(r"(?<=://)[^\s/@:?#]{0,200}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>]{1,200}(?=@)"),
-    re.compile(r"(?i)(?<=\bbearer )(?=[\w.~+/=-]*\d)[\w.~+/=-]{6,}"),
-    # a header or a field, its value beside it, also in a list: x-api-key: ..., "api_key": ["..."]
+    re.compile(r"(?i)(?<=\bbearer\s)\s{0,9}(?=[\w.~+/=-]*\d)[\w.~+/=-]{6,}"),
+    # a header or a field, its value beside it, also in a list, as bytes, or in JSON inside JSON: x-api-key: ...,
+    # "api_key": ["..."], 'api_key': b'...', \"api_key\": \"...\"
     re.compile(
-        rf"""(?ix) (?: (?<![\w.-]) (?:{_HEADERS}) ["']? [ \t]{{0,9}} [:=] | (?<=\.) (?:{_HEADERS}) = )
-        [ \t]{{0,9}} [\[("']{{0,3}}
-        (?: (?:bearer|basic|token) [ ]{{1,9}} )? [^\s"',;}})\]*]{{1,4096}}"""
+        rf"""(?ix) (?: (?<![\w.-]) (?:{_HEADERS}) \\{{0,7}} ["']? [ \t]{{0,9}} [:=] | (?<=\.) (?:{_HEADERS}) = )
+        [ \t]{{0,9}} [\[(]{{0,2}} (?: b(?=\\{{0,7}}["']) )? [\[("'\\]{{0,8}}
+        (?: (?:bearer|basic|token) (?:\s|\\[nrt]){{1,9}} )? (?!\\) [^\s"',;}})\]*]{{1,4096}}"""
     ),
-    re.compile(rf"""(?ix) (?<=["']) (?:{_WORDS}) ["'] \s{{0,9}} : \s{{0,9}} [\[(]? ["']? [^"',}})\]*]{{1,4096}}"""),
+    re.compile(
+        rf"""(?ix) (?<=["']) (?:{_WORDS}) \\{{0,7}} ["'] \s{{0,9}} : \s{{0,9}} [\[(]? (?: b(?=\\{{0,7}}["']) )?
+        [\\"']{{0,8}} (?!\\) [^"',}})\]*]{{1,4096}}"""
+    ),
     re.compile(rf"""(?i)(?<![\w-])(?:{_WORDS})=["']?[^\s"',;&}})\]*]{{1,4096}}"""),
     re.compile(r"(?i)(?<=[?&;])[\w.-]{0,40}(?:key|token|signature|secret|password|sig)=[^\s&\"'<>]+"),
     re.compile(
@@ -69,11 +73,13 @@ _CONTROLS |= {
         *range(0x80, 0xA0),  # C1: some terminals obey U+009B as they obey ESC [
         *(0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),  # directions
         *(0x2028, 0x2029),  # line ends
-        *(0x180E, 0x2060, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080)),  # unseen
+        *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180E, 0x2060, *range(0x2061, 0x2065)),  # unseen
+        *(*range(0x206A, 0x2070), 0x3164, 0xFEFF, 0xFFA0, *range(0xFFF0, 0xFFFC), *range(0x1BCA0, 0x1BCA4)),
+        *(*range(0x1D173, 0x1D17B), *range(0xE0000, 0xE0100), *range(0xE01F0, 0xE1000)),
         *range(0xD800, 0xE000),  # halves of characters, which nothing can print
     )
 }
-_IN_LINES = _CONTROLS | {9: "\u2409", 10: "\u240a", 13: "\u240d"}
+_IN_LINES = _CONTROLS | {9: "\u2409", 10: "\u240a", 13: "\u240d", 0x200B: "⟦U+200B⟧"}
 _IN_JSON = re.compile("[" + "".join(map(re.escape, map(chr, (c for c in _CONTROLS if c >= 127)))) + "]")
 _MIRRORED = ("R", "AL", "AN")  # classes of characters that are written from right to left
 _ISOLATE, _END = "\u2068", "\u2069"
@@ -207,7 +213,9 @@ def visible(text: str) -> str:
 
 
 def one_line(text: Any) -> str:
-    """:func:`visible`, with signs for line breaks and tabs as well: no name or id can begin a line of its own."""
+    """:func:`visible`, with signs for line breaks, tabs and U+200B as well: no name or id can begin a line of its own,
+    or look like another one.
+    """
     return str(text).replace("\r\n", "\n").translate(_IN_LINES)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.engines.control import in_all_texts, split
+from pipeline.engines.control import COMMON, in_all_texts, split
 from pipeline.errors import EngineRequestError
 from pipeline.records import Message
 
@@ -22,12 +22,15 @@ class ControlTokens:
     prompts are left alone: there the tokens are the user's own.
 
     Args:
-        tokenizer: of Hugging Face's kind; its added tokens marked as special count.
+        tokenizer: of Hugging Face's kind; its added tokens marked as special count, and of the others those that are
+            common control tokens: ``</think>`` is not marked, and chat templates cut a turn at it.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        names = {t.content for t in added if t.special} | set(getattr(tokenizer, "all_special_tokens", ()))
+        names = {t.content for t in added if t.special or COMMON.fullmatch(t.content)} | set(
+            getattr(tokenizer, "all_special_tokens", ())
+        )
         longest_first = sorted((n for n in names if len(n) > 1), key=lambda name: (-len(name), name))
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 

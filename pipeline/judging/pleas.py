@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 
-from pipeline.engines.control import COMMON
+from pipeline.engines.control import TURNS
 
 _OURS = r"(?:this|my|our)\s+(?:answer|response|reply|candidate|solution|submission)"
 _ONE = r"(?:answer|response|reply|option|candidate|assistant|model)\s+\(?[A-Z1-9]\)?(?!\w)"
@@ -51,8 +51,8 @@ _SENTENCE = re.compile(r"[^\n.!?。！？؟]*(?:[.!?。！？؟]+[\"'”’)\]]*
 @functools.lru_cache(maxsize=4096)
 def without_pleas(text: str) -> str:
     """``text`` without the sentences that speak to the judge; the very text where there is none. O(length)."""
-    if not (_PLEAS.search(text) or COMMON.search(text)):
+    if not (_PLEAS.search(text) or TURNS.search(text)):
         return text
-    kept = (s for s in _SENTENCE.findall(text) if not (_PLEAS.search(s) or COMMON.search(s)))
+    kept = (s for s in _SENTENCE.findall(text) if not (_PLEAS.search(s) or TURNS.search(s)))
     bare = "".join(kept).strip()
     return text if bare == text.strip() else bare  # one across two sentences is in neither

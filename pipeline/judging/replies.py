@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.engines.control import THOUGHTS
 from pipeline.engines.labels import LOOKALIKES, latin
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.judging import lexicon
@@ -24,7 +25,6 @@ CUT = "cut before it came to a verdict"
 
 _LONGEST = 6000  # characters: the beginning and the end of a reply say what it chooses
 _LONGEST_SENTENCE = 400
-_THINKING = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad", "analysis")
 _LETTERS = r"A-Za-z0-9À-ɏͰ-ϿЀ-ӿ"  # what makes a capital beside it a part of a word
 _CONJUNCTIONS = (
     "and|or|und|oder|y|o|e|et|ou|en|of|och|eller|i|a|и|или|та|або|ve|veya|và|hoặc|dan|atau|vs|versus|nor|then|"
@@ -71,7 +71,7 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
 
 def _without_thoughts(text: str) -> str | None:
     """The reply behind its thoughts; ``None`` when they do not end."""
-    for tag in _THINKING:
+    for tag in THOUGHTS:
         start, end = f"<{tag}>", f"</{tag}>"
         if text.lstrip().startswith(start) and end not in text:
             return None

@@ -99,21 +99,31 @@ def settings_of(table: pa.Table) -> dict[str, Any] | None:
 def csv_text(table: pa.Table) -> str:
     """A table as it is stored as CSV.
 
-    A spreadsheet takes a cell for a formula that begins with ``= + - @`` (or a tab or line break before them): a text
-    that does, and is no number, gets a ``'`` before it. Columns of numbers stay as they are.
+    A spreadsheet takes a cell for a formula that begins with ``= + - @`` (or white space, control or unseen characters
+    before them): a text that does, and is no number, gets a ``'`` before it. Columns of numbers stay as they are.
     """
-    for i in [i for i, column in enumerate(table.schema) if pa.types.is_string(column.type)]:
-        table = table.set_column(i, table.schema.field(i), no_formula(table.column(i)))
+    for i, name in enumerate(table.schema.names):
+        if _holds_texts(table.schema.field(i).type):
+            table = table.set_column(i, name, no_formula(table.column(i).cast(pa.large_string())))
     sink = pa.BufferOutputStream()
     pacsv.write_csv(table, sink)
     return str(sink.getvalue().to_pybytes(), "utf-8")
 
 
+def _holds_texts(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _holds_texts(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
 def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts that no spreadsheet takes for formulas."""
-    acts = pc.match_substring_regex(texts, r"^[\s\x00-\x1f]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|^[\t\r\n]")
+    """Texts (strings or large strings) that no spreadsheet takes for formulas."""
+    # \s is ASCII's here; the last five are drawn as nothing, and Unicode calls them letters or marks
+    before = r"[\s\p{Cc}\p{Z}\p{Cf}\x{034F}\x{115F}\x{1160}\x{3164}\x{FFA0}]*"
+    acts = pc.match_substring_regex(texts, rf"^{before}[=+\-@\x{{FF1D}}\x{{FF0B}}\x{{FF0D}}\x{{FF20}}]|^[\t\r\n]")
     number = pc.match_substring_regex(texts, r"^[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$")
-    return pc.if_else(pc.and_not(acts, number), pc.binary_join_element_wise("'", texts, ""), texts)
+    sign, nothing = (pa.scalar(text, texts.type) for text in ("'", ""))
+    return pc.if_else(pc.and_not(acts, number), pc.binary_join_element_wise(sign, texts, nothing), texts)
 
 
 def run_results(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import lru_cache
 
 from pipeline.languages import base_language
 
@@ -55,7 +55,7 @@ _LETTERS = ((10**3, "[kK]"), (10**6, "M"), (10**9, "B"))  # only right behind th
 def _pattern(words: str) -> str:
     """Longer words first. Scripts that put no spaces between words have no ends of words either."""
     found = sorted(unicodedata.normalize("NFKC", words).split(), key=len, reverse=True)
-    ends = (r"\w*" if word.endswith("*") else "" if ord(word[0]) >= 0x900 else r"(?!\w)" for word in found)
+    ends = (r"\w{0,30}" if word.endswith("*") else "" if ord(word[0]) >= 0x900 else r"(?!\w)" for word in found)
     return "|".join(re.escape(word.rstrip("*")) + end for word, end in zip(found, ends, strict=True))
 
 
@@ -76,7 +76,7 @@ def factor_of(word: str, language: str | None) -> int:
     return _factor(word.strip(), base_language(language))
 
 
-@cache
+@lru_cache(maxsize=4096)  # texts of models have endless endings of "million*"
 def _factor(word: str, language: str | None) -> int:
     for factor, pattern, languages in _KNOWN:
         if (not languages or language in languages) and pattern.fullmatch(word):

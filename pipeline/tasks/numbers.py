@@ -18,6 +18,7 @@ from pipeline.tasks.multipliers import MULTIPLIER, factor_of
 Readings = tuple[Fraction, ...]
 """What a written number may mean, most likely first; empty = unreadable. Only 1.234 and 1,234 ever have two."""
 
+_MAX_READ = 10_000  # characters: 50 µs a number
 _MAX_DIGITS = 40  # of a numerator and a denominator; longer ones are noise, and int() refuses 4,300 digits
 
 _DECIMAL_COMMA = frozenset({
@@ -203,12 +204,12 @@ def is_working(line: str) -> bool:
 
 
 def written(text: str, language: str | None) -> list[Fraction | str]:
-    """Every number that a text writes with digits, of any script, without its sign.
+    """Every number that the first 10,000 characters of a text write with digits, of any script, without its sign.
 
     Of two readings (1.234 in German) the larger one. What cannot be read (12.05.2020) is itself.
     """
     found: list[Fraction | str] = []
-    for token in _WRITTEN.finditer(clean(normalise(text))):
+    for token in _WRITTEN.finditer(clean(normalise(text[:_MAX_READ]))):
         readings = _bounded(_han(token["han"])) if token["han"] else _scaled(token, 0, language)
         found.append(max(readings, default=token[0]))
     return found

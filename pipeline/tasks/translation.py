@@ -155,8 +155,8 @@ def number_match(text: str, reference: str, language: str | None = None) -> floa
 
     Digits of any script, separators and multipliers are read as the maths task reads them: 1,000 is 1.000 is 1000 is
     १,००० is 1k, and 2,5 is 2.5. Signs are left out (10-15 is a range), 12/05 is two numbers. Numbers count as often as
-    they occur. ``None`` where the reference has none. A crude check that no n-gram metric makes: one wrong digit is a
-    small edit and a wrong translation.
+    they occur; the first 10,000 characters of each text are read. ``None`` where the reference has none. A crude check
+    that no n-gram metric makes: one wrong digit is a small edit and a wrong translation.
     """
     mine, wanted = (Counter(numbers.written(t, language)) for t in (text, reference))
     return (mine & wanted).total() / max(mine.total(), wanted.total()) if wanted else None

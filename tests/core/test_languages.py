@@ -157,6 +157,13 @@ def test_code_and_formulas_do_not_make_an_answer_english() -> None:
     assert is_language(code, "de") is None and identify(code) is None
 
 
+def test_of_a_long_text_the_two_ends_are_read() -> None:
+    german = "So dreht man die Liste um, damit der letzte Eintrag vorne steht. "
+    code = "```python\n" + "print('the next item is', item, 'and the last one follows')\n" * 500 + "```\n"
+    assert is_language(german + code + german, "de") is True  # the code runs across both cuts
+    assert identify("\\[" * 50_000 + german * 3) == "de"
+
+
 SWAHILI = [
     "Roger ana mipira 5 ya tenisi.",
     "Ananunua makopo 2 zaidi ya mipira.",

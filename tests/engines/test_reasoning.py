@@ -19,6 +19,12 @@ from pipeline.engines.reasoning import split_reasoning
         ("<think>\n\n</think>\n\nParis.", (None, "Paris.")),  # thinking off
         ("<think>a</think>b</think>c", ("a", "b</think>c")),
         ("Write <think>x</think> around it.", (None, "Write <think>x</think> around it.")),
+        ("The tag `</think>` ends it.", (None, "The tag `</think>` ends it.")),  # only quoted
+        ('It says "</think>".\n</think>\nParis.', ('It says "</think>".', "Paris.")),
+        ("So:\n```\na\n</think>\n```\nParis.", (None, "So:\n```\na\n</think>\n```\nParis.")),
+        ("<think>Is it `</think>`? Yes.</think>Paris.", ("Is it `</think>`? Yes.", "Paris.")),
+        ("<think>In ```code</think>Paris ```x```", ("In ```code", "Paris ```x```")),  # nothing else closes it
+        ("</think>Paris.", (None, "Paris.")),
         ("", (None, "")),
     ],
 )

@@ -291,6 +291,13 @@ LONG: dict[str, str] = {
     "letters and marks": "a." * 25_000,
     "isolates": "\u2066" * 50_000,
     "surrogate escapes": "\\ud8" * 10_000,
+    "displayed formulas": "\\[" * 25_000,
+    "formulas in lines": "\\(" * 25_000,
+    "many numbers": " ".join(map(str, range(100_000))),
+    "Korean fractions": "1분의" * 100_000,
+    "quoted closing tags": "`</think>`" * 20_000,
+    "digits to the end": "1" * 50_000 + "g",
+    "escaped headers": '\\"api_key\\"' * 4_000,
 }
 
 

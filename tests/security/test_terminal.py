@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -16,17 +17,18 @@ from pipeline.commands.show import describe
 from pipeline.commands.winrate import store_table
 from pipeline.prompts import ReadReport
 from pipeline.safety import Line, indented, isolated, json_text, line, one_line, say, visible
+from pipeline.stats.results import csv_text
 from pipeline.storage import RunFolder
 from tests.conftest import run_with_prompts
 
 ROOT = Path(__file__).parents[2]
-ACTS = "\x1b[2J\x9b2J\x07\x7f\u202e\u2066\u200f\u2028\ufeff\U000e0041\ud800"
+ACTS = "\x1b[2J\x9b2J\x07\x7f\u202e\u2066\u200f\u2028\ufeff\u034f\u115f\u3164\uffa0\U000e0041\ud800"
 HEBREW = "שלום"
 
 
 def raw(text: str) -> set[str]:
     """What of :data:`ACTS` is in a text as it is."""
-    return {c for c in ACTS if c in text and not c.isalnum() and c not in "["}
+    return {c for c in ACTS if c in text and not (c.isascii() and c.isprintable())}
 
 
 def test_everything_that_acts_or_hides_becomes_a_sign() -> None:
@@ -89,6 +91,22 @@ def test_json_on_a_terminal_is_plain_text_and_means_the_same(
     assert not raw(str(run.read_text("x.json"))) and run.read_json("x.json") == value
     print_errors(str(tmp_path / "run"), as_json=True)
     assert json.loads(capsys.readouterr().out)["failed"] == 0
+
+
+def test_ids_that_differ_in_what_nobody_sees_look_different() -> None:
+    for unseen in ("\u034f", "\u115f", "\u1160", "\u200b", "\u2061", "\u3164", "\uffa0", "\ufff0", "\U000e0fff"):
+        assert one_line(f"p{unseen}1") == f"p⟦U+{ord(unseen):04X}⟧1"
+
+
+@pytest.mark.parametrize(
+    "before", ["\u00a0", "\u3000", "\u2003", "\ufeff", "\u200b", "\u2060", "\x85", "\u3164", "\u034f"]
+)
+def test_a_formula_behind_spaces_of_any_kind_is_a_text_in_csv(before: str) -> None:
+    text = f"{before}=1+1"
+    kinds = (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()))
+    for kind in kinds:
+        (row,) = csv.DictReader(io.StringIO(csv_text(pa.table({"a": pa.array([text]).cast(kind)}))))
+        assert row["a"] == f"'{text}", kind
 
 
 def test_csv_cells_are_no_formulas_and_numbers_stay_numbers(tmp_path: Path) -> None:
