@@ -64,6 +64,7 @@ class Site:
     def config(self, *more: str) -> list[str]:
         words = ["dummy", "prompts.kind=file", f"prompts.path={self.prompts}", f"out={self.folder}"]
         words += ["execution.progress=false", "execution.rows_per_checkpoint=4", "sampling.n=3"]
+        words += ["judge.audit=0"]  # a row that is audited passes two stages of the judge, and may kill in both
         # Of the preset's selectors those on at most one engine, so that each job is one pass.
         words += [f"selectors.{name}=null" for name in ("random", "likelihood", "mbr", "best_of_n", "judge")]
         return [*words, *self.words, *more]
@@ -75,9 +76,9 @@ class Site:
     def process(self, *more: str) -> subprocess.Popen[str]:
         """Run the job in a process of its own, on the session's cluster."""
         command = [sys.executable, "-m", "pipeline.cli", self.job, *self.config(*more)]
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-        )
+        # A cluster of ours knows its machine as 127.0.0.1, and a process that joins it has to do so, too.
+        env = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
     def rows(self) -> list[dict[str, Any]]:
         return rows_of(self.run, TABLES[self.job], *COLUMNS)
