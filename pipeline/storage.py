@@ -245,7 +245,7 @@ class RunFolder:
         manifest = self.read_json("manifest.json")
         if manifest is None:
             return {}
-        known = [manifest.get(name, {}) for name in _NOTED] if isinstance(manifest, dict) else [None]
+        known: list[Any] = [manifest.get(name, {}) for name in _NOTED] if isinstance(manifest, dict) else [None]
         if not _are_maps(known) or not all(_are_maps(part.values()) for part in known[:3]):
             raise InputError(f"{self.path('manifest.json')}: is no manifest of a run")
         return dict(manifest)
