@@ -113,7 +113,7 @@ def csv_text(table: pa.Table) -> str:
 def _holds_texts(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _holds_texts(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def no_formula(texts: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -203,7 +203,7 @@ def test_tidying_leaves_the_current_version_and_the_blocks_of_the_next(run: RunF
     for folder in ("", "v1", "blocks-2", "v2", "blocks-3", "v3"):
         run.make(*filter(None, ("t", folder)))
         pq.write_table(pa.table({"row_id": [0]}), run.path(*filter(None, ("t", folder)), "part.parquet"))
-    run.switch("t", {"version": 2, "folder": "v2"})
+    run.switch("t", {"rows": 1, "version": 2, "folder": "v2"})
     assert run.subfolders("t") == ["blocks-3", "v2", "v3"]
     assert run.data_files("t") == [run.path("t", "v2", "part.parquet")]
     assert run.block_files("t") == [run.path("t", "blocks-3", "part.parquet")] and not run.parquet_files("t")
