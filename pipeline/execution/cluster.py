@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 import ray.cloudpickle
@@ -63,6 +64,18 @@ def _apart() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _is_on_loopback(address: str) -> bool:
+    """Whether a cluster listens on loopback alone, as ours do: Ray would look for it at the outer address, for ever."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    try:
+        socket.create_connection((ray.util.get_node_ip_address(), int(port)), timeout=2).close()
+    except OSError:
+        return True
+    return False
+
+
 @contextmanager
 def cluster(config: RayConfig) -> Iterator[None]:
     """Join the configured cluster, or start a local one that ends with the block.
@@ -81,7 +94,8 @@ def cluster(config: RayConfig) -> Iterator[None]:
     options = {"logging_level": logging.ERROR, "log_to_driver": config.worker_logs, "namespace": "lemonpress"}
     options["job_config"] = _Workers()
     if address and address != "local":
-        ray.init(address=address, **options)
+        with _apart() if _is_on_loopback(address) else nullcontext():
+            ray.init(address=address, **options)
     else:
         cpus = config.num_cpus or max(_MIN_CPUS, os.cpu_count() or 1)
         # Ray gives its workers a low priority (15), so that its own processes stay responsive. An engine on the CPU
