@@ -76,9 +76,9 @@ class Site:
     def process(self, *more: str) -> subprocess.Popen[str]:
         """Run the job in a process of its own, on the session's cluster."""
         command = [sys.executable, "-m", "pipeline.cli", self.job, *self.config(*more)]
-        # A cluster of ours knows its machine as 127.0.0.1, and a process that joins it has to do so, too.
-        env = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         return rows_of(self.run, TABLES[self.job], *COLUMNS)

@@ -94,7 +94,7 @@ def test_the_time_grows_with_the_rows_but_a_model_loads_once(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("no_ray")
 def test_adaptive_rounds_and_last_passes_are_charged_to_their_engines(tmp_path: Path) -> None:
-    """Issue 19, 17: a pass's name says neither its round nor whether it is the last one on its engine."""
+    """A pass's name says neither its round nor whether it is the last one on its engine."""
     words = ["engines.generator.price={prompt: 1, completion: 4, hour: 36}", "engines.judge.price.hour=36"]
     words += ["sampling.n=6", "sampling.adaptive={by: best_of_n, first: 3, mean_n: 4, rounds: 2}"]
     words += ["engines.reward.price={prompt: 2, hour: 36}", "winrate.draws=50", f"out={tmp_path / 'run'}"]

@@ -212,7 +212,7 @@ def test_ties_between_stored_values_are_broken_as_in_the_run() -> None:
 
 
 def test_a_split_chooses_on_some_clusters_and_scores_on_the_others(replayed: Replayed) -> None:
-    """Issue 19, 16: the best of many selectors looks better than it is on the data that chose it."""
+    """The best of many selectors looks better than it is on the data that chose it."""
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         result = replay.run(str(replayed.table), ["replay.split=0.5", "replay.n=[2]", "winrate.draws=100"])
     parts = {part: [r for r in result.to_pylist() if r["part"] == part] for part in ("development", "held_out")}

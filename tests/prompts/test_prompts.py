@@ -306,7 +306,7 @@ def test_cluster_column_and_rows_without_one(run: RunFolder, tmp_path: Path) -> 
 
 
 def test_copies_of_a_prompt_are_one_cluster_whatever_their_ids(run: RunFolder, tmp_path: Path) -> None:
-    """Issue 19, 14: 30 questions of 10 copies each counted as 300 clusters, and their intervals covered 76%."""
+    """30 questions of 10 copies each counted as 300 clusters, and their intervals covered 76%."""
     items = [{"prompt": f"question {i % 30}", "prompt_id": f"p{i}"} for i in range(300)]
     report = read_prompts(FileSource(path=jsonl(tmp_path / "a.jsonl", *items)), run)
     assert (report.rows, report.clusters) == (300, 30)

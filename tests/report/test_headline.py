@@ -207,7 +207,7 @@ def test_a_side_needs_the_unreadable_verdicts_on_it_too() -> None:
 
 
 def test_clusters_are_those_with_a_score_and_unreadable_verdicts_count(found: Found) -> None:
-    """Issue 19, 4: 80% of the lost games unreadable, three readable prompts, one cluster of nearly all prompts."""
+    """80% of the lost games unreadable, three readable prompts, one cluster of nearly all prompts."""
     hidden = found("lost games that cannot be read")[0]
     best = hidden.contests[0].standings[0]
     assert best.pooled.win_rate is not None and best.pooled.win_rate > 0.8

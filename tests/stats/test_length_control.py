@@ -82,7 +82,7 @@ def test_lengths_are_needed() -> None:
 
 
 def test_a_missing_answer_loses_at_any_length() -> None:
-    """Issue 19, 14: prompts without an answer were left out, so a system that seldom answers looked as good."""
+    """Prompts without an answer were left out, so a system that seldom answers looked as good."""
     rng = np.random.default_rng(0)
     scores = rng.choice([0.0, 0.5, 1.0], 60)
     rows = both_orders({"en": list(scores)})

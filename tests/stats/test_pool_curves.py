@@ -44,7 +44,7 @@ def test_the_best_is_chosen_on_one_order_and_scored_on_the_other() -> None:
 
 
 def test_a_guessing_judge_gives_no_hope() -> None:
-    """Issue 19, 14: the best of 8 guesses looked 65% better than the greedy answer."""
+    """The best of 8 guesses looked 65% better than the greedy answer."""
     orders = np.random.default_rng(0).choice([0.0, 0.5, 1.0], (2000, 2, 8))
     greedy = np.full(2000, 0.5)
     cursed = hope_and_risk(orders.mean(axis=1), greedy, np.arange(2000))

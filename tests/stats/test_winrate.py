@@ -75,7 +75,7 @@ def test_an_invalid_order_makes_the_prompt_null_and_bounds_keep_its_half() -> No
 
 
 def test_unreadable_verdicts_have_intervals_of_their_own() -> None:
-    """Issue 19, 4: 400 prompts, of which 80% of the lost ones cannot be read."""
+    """400 prompts, of which 80% of the lost ones cannot be read."""
     scores: list[float | None] = [1.0] * 200 + [None] * 160 + [0.0] * 40
     table = games({"en": scores})
     found = winrate_limits(table, Bootstrap(2000), together=True)[0]["all"]

@@ -78,7 +78,6 @@ def test_the_script_runs_and_resumes(mgsm: Path, tmp_path: Path) -> None:
     (scripts / "setup.sh").write_text(f"ROOT={ROOT}\n")  # the environment is this one
     command = [str(scripts / "distill.sh"), str(mgsm), "small", *DUMMY, f"out={tmp_path / 'run'}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as the cluster that it joins (tests/execution/harness.py)
     run, times = RunFolder(str(tmp_path / "run")), []
     for _ in range(2):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
