@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.imports import is_program, leave_folder_out
+from pipeline.core.imports import is_program, leave_folder_out
 
 if is_program():
     leave_folder_out()  # before anything else is imported
@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline import __version__
-from pipeline.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
-from pipeline.safety import indented, redact, say_error
+from pipeline.core.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
+from pipeline.core.safety import indented, redact, say_error
+
+_FOLDERS = ("export", "label", "replay", "verify")
+"""Jobs that are folders: what one job alone uses lives with it."""
 
 JOBS = {
     "run": "generate, select, judge, winrate and report, from prompts to report; resumes where it was interrupted",
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; ``None`` takes the process's own.
 
     Returns:
-        Exit code: see :mod:`pipeline.errors`.
+        Exit code: see :mod:`pipeline.core.errors`.
     """
     if argv is None:
         leave_folder_out()
@@ -127,7 +130,7 @@ def _unforeseen(job: str, error: Exception, argv: Sequence[str] | None) -> int:
 
 def _is_damage(error: Exception) -> bool:
     """Whether Arrow says that a file's bytes are not what they should be (where Arrow has been in use at all)."""
-    tables = sys.modules.get("pipeline.tables")
+    tables = sys.modules.get("pipeline.core.tables")
     return tables is not None and bool(tables.is_damage(error))
 
 
@@ -137,11 +140,11 @@ def _damaged(job: str, error: Exception) -> str:
 
 
 def _command(job: str) -> ModuleType:
-    return importlib.import_module(f"pipeline.commands.{job}")
+    return importlib.import_module(f"pipeline.jobs.{job}" + (".job" if job in _FOLDERS else ""))
 
 
 def _remote(args: argparse.Namespace) -> int:
-    from pipeline.commands.submit import main as remote
+    from pipeline.jobs.submit import main as remote
 
     if args.what not in SUBMITTED:
         raise ConfigError(f"--job: {args.what!r} cannot be submitted{nearest(args.what, SUBMITTED)}")
@@ -164,13 +167,13 @@ def _stderr() -> logging.Handler:
 
 def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # Config is heavy to import for --help
     """The config from the words; without a config file, that of the run folder named by ``out=``."""
-    from pipeline.config import load_config
-    from pipeline.remote import is_uri
+    from pipeline.config.load import load_config
+    from pipeline.core.remote import is_uri
 
     words = [f"winrate.{w}" if job == "winrate" and w.startswith("games=") else w for w in words]
     out = next((w.removeprefix("out=") for w in reversed(words) if w.startswith("out=")), None)
     if out and all("=" in w and not is_uri(w) for w in words):
-        from pipeline.storage import RunFolder
+        from pipeline.core.folder import RunFolder
 
         run = RunFolder(out)
         if run.exists("config.yaml"):

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pipeline.cache import model_path
 from pipeline.cli import main
-from pipeline.schema import prompts_schema, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.core.cache import model_path
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import prompts_schema, with_provenance
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For the S3-compatible server (s3_server), in Ray's workers too; and no test reaches a real account.
@@ -137,8 +137,8 @@ def ray_cluster() -> Iterator[str]:
     """One local Ray cluster for the session; returns its address, which is also in ``RAY_ADDRESS`` for subprocesses."""
     import ray
 
+    from pipeline.config.sections import RayConfig
     from pipeline.execution.cluster import cluster
-    from pipeline.settings import RayConfig
 
     saved = os.environ.pop("RAY_ADDRESS", None)
     # Workers do not look into the folder that the driver was started in, and tests have stages of their own.

@@ -23,10 +23,10 @@ import ray
 import ray.cloudpickle
 from ray.data import DataContext
 
+from pipeline.config.sections import NodeGroup
+from pipeline.core.folder import RunFolder
 from pipeline.execution import cluster, hosting, passes, placing, progress
 from pipeline.execution.journal import JournalState
-from pipeline.placement import NodeGroup
-from pipeline.storage import RunFolder
 
 AfterBlock = Callable[[int], None]
 """Called with the number of blocks stored so far; raise in it to end a pass as a crash would."""

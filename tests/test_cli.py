@@ -18,9 +18,9 @@ import pytest
 import ray
 
 from pipeline.cli import JOBS, main
-from pipeline.commands import doctor
+from pipeline.core.folder import RunFolder
 from pipeline.execution import cluster
-from pipeline.storage import RunFolder
+from pipeline.jobs import doctor
 from tests.conftest import ROOT
 
 

@@ -28,12 +28,13 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from pipeline import cli
-from pipeline.commands import label, run
-from pipeline.config import Config, load_config
+from pipeline.config.load import Config, load_config
+from pipeline.core.registry import Registry
+from pipeline.core.row import Candidate, Row
 from pipeline.engines.comet import CometEngineConfig
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.records import Candidate, Row
-from pipeline.registry import Registry
+from pipeline.jobs import run
+from pipeline.jobs.label import job as label
 from pipeline.sampling.plans import PLANS
 from pipeline.selection.base import SELECTORS, Pool, Selector
 from tests.conftest import ROOT, jsonl

@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.config import Config
+from pipeline.config.load import Config
+from pipeline.core.errors import ConfigError
+from pipeline.core.registry import Registry
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
-from pipeline.errors import ConfigError
 from pipeline.judging.answers import ANSWERS, AnswerSource
-from pipeline.prompts import SOURCES, SourceConfig
-from pipeline.registry import Registry
+from pipeline.prompts.sources import SOURCES, SourceConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
-from pipeline.scoring.utility import UTILITIES
 from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
+from pipeline.tasks.utilities import UTILITIES
 
 NOTICE = "<!-- Generated from the code by docs/_ext/lemonpress_reference.py: change the docstrings there. -->\n"
 
@@ -375,7 +375,9 @@ def command_page() -> str:
             value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
             out.append(f"`{', '.join(action.option_strings)}{value}`\n: {_sentence(to_markdown(action.help or ''))}\n")
     out.append("## Exit codes\n")
-    out += [to_markdown(p) + "\n" for p in (importlib.import_module("pipeline.errors").__doc__ or "").split("\n\n")[1:]]
+    out += [
+        to_markdown(p) + "\n" for p in (importlib.import_module("pipeline.core.errors").__doc__ or "").split("\n\n")[1:]
+    ]
     return "\n".join(out)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from pipeline.errors import ConfigError
-from pipeline.records import Message
-from pipeline.registry import Registry
+from pipeline.core.errors import ConfigError
+from pipeline.core.registry import Registry
+from pipeline.core.row import Message, Tokens
 
 Prompt = Sequence[Message] | str
 """A conversation in the chat format, or the raw text that a base model continues."""
@@ -31,16 +31,6 @@ THINKING_TOKENS = 4096
 def spell_needs(needs: Iterable[str]) -> str:
     """Capabilities as words, sorted; ``a|b`` (either will do) reads "a or b"."""
     return ", ".join(need.replace("|", " or ") for need in sorted(needs))
-
-
-@dataclass
-class Tokens:
-    """What one call cost."""
-
-    requests: int = 1
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,8 +160,8 @@ class Quality:
 class Engine(Protocol):
     """What a stage may ask of a model. All calls may be awaited concurrently by thousands of rows.
 
-    Every call raises :class:`~pipeline.errors.EngineRequestError` when this one request failed and
-    :class:`~pipeline.errors.EngineDead` when the engine is gone.
+    Every call raises :class:`~pipeline.core.errors.EngineRequestError` when this one request failed and
+    :class:`~pipeline.core.errors.EngineDead` when the engine is gone.
     """
 
     model: str
@@ -371,10 +361,10 @@ class EngineConfig:
         return 64
 
     def check(self, key: str) -> None:
-        """Raise :class:`~pipeline.errors.ConfigError`, naming ``key``, on a contradiction."""
+        """Raise :class:`~pipeline.core.errors.ConfigError`, naming ``key``, on a contradiction."""
 
     def ready(self, key: str) -> None:
-        """Raise :class:`~pipeline.errors.ConfigError` when a file, package or key that it needs is not here.
+        """Raise :class:`~pipeline.core.errors.ConfigError` when a file, package or key that it needs is not here.
 
         Called by the jobs that will load the engine, before anything heavy starts.
         """
@@ -393,7 +383,7 @@ class EngineConfig:
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raise :class:`~pipeline.errors.ConfigError`, naming the extra that brings them, unless the packages are here."""
+    """Raise :class:`~pipeline.core.errors.ConfigError`, naming the extra that brings them, unless packages are here."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"no module named {package!r}: pip install 'lemonpress[{extra}]'")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from pipeline.errors import EngineDead, EngineRequestError
+from pipeline.core.errors import EngineDead, EngineRequestError
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import cache_folder, model_path
-from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Quality, Tokens
+from pipeline.core.cache import cache_folder, model_path
+from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.core.row import Tokens
+from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Quality
 from pipeline.engines.batching import Batcher
-from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 
 SERVER = Path(__file__).with_name("comet_server.py")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from pipeline.errors import PromptTooLong
+from pipeline.core.errors import PromptTooLong
 
 T = TypeVar("T")
 

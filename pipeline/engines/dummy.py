@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.core.hashing import derive_seed, digest, hash_rng
+from pipeline.core.row import Tokens
 from pipeline.engines.base import (
     CAPABILITIES,
     ENGINES,
@@ -33,11 +36,8 @@ from pipeline.engines.base import (
     Quality,
     Reward,
     SamplingParams,
-    Tokens,
 )
 from pipeline.engines.context import fit
-from pipeline.errors import ConfigError, EngineDead, EngineRequestError
-from pipeline.hashing import derive_seed, digest, hash_rng
 
 _WORDS = [
     "alpha",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+from pipeline.core.errors import EngineRequestError
+from pipeline.core.row import Tokens
 from pipeline.engines.base import (
     CountsUnfinished,
     Embedding,
@@ -16,9 +18,7 @@ from pipeline.engines.base import (
     Quality,
     Reward,
     SamplingParams,
-    Tokens,
 )
-from pipeline.errors import EngineRequestError
 
 
 class _HasTokens(Protocol):

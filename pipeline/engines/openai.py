@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline.core.errors import ConfigError, EngineRequestError, PromptTooLong
+from pipeline.core.row import Tokens
+from pipeline.core.safety import HIDDEN, holds_secret, redact
 from pipeline.engines.base import (
     ENGINES,
     Completion,
@@ -23,15 +26,12 @@ from pipeline.engines.base import (
     Prompt,
     SamplingParams,
     Step,
-    Tokens,
     require,
 )
-from pipeline.engines.chat import chat_messages
 from pipeline.engines.labels import match_label
 from pipeline.engines.reasoning import split_reasoning
 from pipeline.engines.structured import STRUCTURED, Structured, chosen, structured_fields
-from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
-from pipeline.safety import HIDDEN, holds_secret, redact
+from pipeline.engines.text import chat_messages
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import NoReturn
 
+from pipeline.core.errors import PoisonRow
 from pipeline.engines.base import Engine, Prompt
 from pipeline.engines.meter import Meter
-from pipeline.errors import PoisonRow
 
 
 class Refusal(Meter):

@@ -6,21 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.cache import model_path
-from pipeline.engines.base import (
-    ENGINES,
-    Engine,
-    EngineConfig,
-    PartialEngine,
-    Prompt,
-    Reward,
-    Tokens,
-    require,
-)
+from pipeline.core.cache import model_path
+from pipeline.core.errors import ConfigError, EngineRequestError, nearest
+from pipeline.core.row import Tokens
+from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Prompt, Reward, require
 from pipeline.engines.batching import Batcher
-from pipeline.engines.chat import ControlTokens, chat_messages
+from pipeline.engines.text import ControlTokens, chat_messages
 from pipeline.engines.weights import refuse_pickles
-from pipeline.errors import ConfigError, EngineRequestError, nearest
 
 
 @ENGINES.register("transformers")

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import model_path
+from pipeline.core.cache import model_path
+from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.core.row import Message, Tokens
 from pipeline.engines import vllm_start
 from pipeline.engines.base import (
     ENGINES,
@@ -33,16 +35,13 @@ from pipeline.engines.base import (
     Prompt,
     Reward,
     SamplingParams,
-    Tokens,
 )
-from pipeline.engines.chat import ControlTokens, chat_messages
+from pipeline.engines.certainty import self_certainty
 from pipeline.engines.context import fit
 from pipeline.engines.processor import has_fast_bfloat16
 from pipeline.engines.reasoning import split_reasoning
+from pipeline.engines.text import ControlTokens, chat_messages
 from pipeline.engines.weights import refuse_pickles
-from pipeline.errors import ConfigError, EngineDead, EngineRequestError
-from pipeline.records import Message
-from pipeline.scoring.certainty import self_certainty
 
 logger = logging.getLogger(__name__)
 

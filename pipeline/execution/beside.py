@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from pipeline.core.folder import RunFolder
 from pipeline.execution.spec import PassSpec, joined
 from pipeline.execution.unfinished import is_fresh
-from pipeline.storage import RunFolder
 
 Fits = Callable[[Sequence[PassSpec]], bool]
 """Whether the cluster holds the pools of these passes at once."""

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
-from pipeline import tables
+from pipeline.core import tables
+from pipeline.core.row import Row
+from pipeline.core.schema import with_columns
 from pipeline.engines.base import Engine
+from pipeline.engines.stage import Stage
+from pipeline.execution.extend import Extension
 from pipeline.execution.worker import Worker
-from pipeline.extend import Extension
 from pipeline.judging.names import CANDIDATE, is_candidate
-from pipeline.records import Row
-from pipeline.schema import with_columns
-from pipeline.stage import Stage
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "candidates": ("plan",),

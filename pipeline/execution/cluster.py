@@ -15,8 +15,8 @@ import ray.data
 from ray._private import ray_constants
 from ray.job_config import JobConfig
 
-from pipeline import imports
-from pipeline.settings import RayConfig
+from pipeline.config.sections import RayConfig
+from pipeline.core import imports
 
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONSAFEPATH": "1"}
 _MIN_CPUS = 8

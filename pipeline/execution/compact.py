@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline import tables
-from pipeline.errors import LemonpressError
-from pipeline.memory import give_back
+from pipeline.core import tables
+from pipeline.core.errors import LemonpressError
+from pipeline.core.memory import give_back
 
 _FILE_BYTES = 128 * 2**20  # compressed: some ten thousand rows with five answers each, some hundred files a million
 _GROUP_BYTES = 4 * 2**20  # in memory: what this process holds at once, and what a reader decodes at once

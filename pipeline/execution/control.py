@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from pipeline.config.sections import LimitsConfig
+from pipeline.core.errors import Interrupted, LemonpressError, LimitReached
+from pipeline.core.folder import RunFolder
 from pipeline.engines.base import PriceConfig
-from pipeline.errors import Interrupted, LemonpressError, LimitReached
-from pipeline.settings import LimitsConfig
-from pipeline.storage import RunFolder
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,12 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from pipeline.config.sections import ExecutionConfig
+from pipeline.core.errors import UnreadableJudge
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import NESTED
+from pipeline.core.schema import METADATA_KEY
 from pipeline.engines.base import PoolConfig
-from pipeline.errors import UnreadableJudge
 from pipeline.execution.carry import Carry, ExtendingWorker
 from pipeline.execution.journal import JournalState, start_journal
 from pipeline.execution.placing import Placing, cluster_processors
@@ -20,10 +24,6 @@ from pipeline.execution.sizes import calls_per_actor, cpu_pool
 from pipeline.execution.spec import PassSpec
 from pipeline.execution.together import SharedWorker, parts
 from pipeline.execution.worker import Worker
-from pipeline.records import NESTED
-from pipeline.schema import METADATA_KEY
-from pipeline.settings import ExecutionConfig
-from pipeline.storage import RunFolder
 
 _AHEAD = 4  # blocks beyond those that an actor may have open: it need not wait for Ray after each
 

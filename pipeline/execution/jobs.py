@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline import __version__
-from pipeline.errors import ConfigError, LemonpressError
+from pipeline.core.errors import ConfigError, LemonpressError
 
 _PATIENCE = 300.0
 """Seconds for which the job server may be out of reach before the log is given up (the job goes on)."""

@@ -17,9 +17,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.errors import WorkerLost
+from pipeline.core.errors import WorkerLost
+from pipeline.core.folder import RunFolder
 from pipeline.execution.suspects import Suspects, Suspicion
-from pipeline.storage import RunFolder
 
 _FILE = "suspects.json"
 _FOLLOW = 5.0  # seconds between a worker's looks at whether its pass is still there

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.safety import json_text, redact, redact_all
-from pipeline.storage import RunFolder
+from pipeline.core.folder import RunFolder
+from pipeline.core.safety import json_text, redact, redact_all
 
 _PER_DOUBLING = 16
 QUANTILES = (0.5, 0.9, 0.99)

@@ -2,10 +2,10 @@
 
 Its shape is the one that Ray Data's checkpoint covers: read files -> repartition -> map_batches -> write files.
 Ray skips the rows whose ``row_id`` a committed block holds already, so the same command resumes an interrupted pass.
-Its blocks are compacted into few files before the table's marker switches to them (:mod:`pipeline.storage`). A finished
-table is extended by a pass that reads its input's current version and carries over what the table holds already
-(:mod:`pipeline.extend`). Several passes may work side by side in one: their pools follow one another in its plan, and
-a block goes from one to the next without being written between them (:mod:`pipeline.execution.beside`).
+Its blocks are compacted into few files before the table's marker switches to them (:mod:`pipeline.core.folder`).
+A finished table is extended by a pass that reads its input's current version and carries over what the table holds
+already (:mod:`pipeline.execution.extend`). Several passes may work side by side in one: their pools follow one another
+in its plan, and a block goes from one to the next without being written between them (:mod:`pipeline.execution.beside`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ import ray
 from ray.data import DataContext
 from ray.data.checkpoint import CheckpointConfig
 
-from pipeline import __version__, tables
+from pipeline import __version__
+from pipeline.config.sections import ExecutionConfig
+from pipeline.core import tables
+from pipeline.core.errors import STORAGE_ERRORS, LemonpressError, StorageError, UnreadableJudge
+from pipeline.core.folder import VERSION, RunFolder
+from pipeline.core.hashing import digest
+from pipeline.core.memory import give_back
+from pipeline.core.schema import METADATA_KEY, with_columns, with_provenance
 from pipeline.engines.base import PriceConfig
-from pipeline.errors import STORAGE_ERRORS, LemonpressError, StorageError, UnreadableJudge
 from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.control import Control, Ledger
+from pipeline.execution.extend import root
 from pipeline.execution.hosting import Host, Outcome
 from pipeline.execution.journal import JournalState
 from pipeline.execution.observe import Histogram
@@ -46,13 +53,7 @@ from pipeline.execution.unfinished import (
     open_state,
 )
 from pipeline.execution.watch import Watch
-from pipeline.extend import root
-from pipeline.hashing import digest
 from pipeline.judging.early import FIRST
-from pipeline.memory import give_back
-from pipeline.schema import METADATA_KEY, with_columns, with_provenance
-from pipeline.settings import ExecutionConfig
-from pipeline.storage import VERSION, RunFolder
 
 logger = logging.getLogger(__name__)
 

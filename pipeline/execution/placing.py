@@ -9,8 +9,9 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from pipeline.config.sections import NodeGroup
 from pipeline.engines.base import EngineConfig, PoolConfig
-from pipeline.placement import NodeGroup, gpus_each
+from pipeline.execution.placement import gpus_each
 
 
 def nodes_up() -> list[NodeGroup]:

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import ray
 from tqdm import tqdm
 
+from pipeline.core.row import Row, RowError, Usage
 from pipeline.execution.load import Sample, Timeline
 from pipeline.execution.observe import Histogram, RayMetrics
-from pipeline.records import Row, RowError, Usage
 
 logger = logging.getLogger(__name__)
 

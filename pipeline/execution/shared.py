@@ -17,16 +17,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import tables
+from pipeline.config.sections import ExecutionConfig
+from pipeline.core import tables
+from pipeline.core.folder import BLOCKS, RunFolder
+from pipeline.core.schema import COLUMNS, with_columns, with_provenance
 from pipeline.execution.control import Control
 from pipeline.execution.passes import finish, provenance, run_pass, run_pools
 from pipeline.execution.spec import PassSpec, PassSummary, joined, summaries
 from pipeline.execution.summary import summarise
 from pipeline.execution.together import Part, kept_as, parts
 from pipeline.execution.unfinished import fingerprint, is_fresh
-from pipeline.schema import COLUMNS, with_columns, with_provenance
-from pipeline.settings import ExecutionConfig
-from pipeline.storage import BLOCKS, RunFolder
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from pipeline.config.sections import ExecutionConfig
 from pipeline.engines.base import EngineConfig, PoolConfig
-from pipeline.settings import ExecutionConfig
 
 _BLOCKS_GOAL = 1000  # about as many files as a pass writes, once it has enough rows
 _MOST_ROWS = 2000  # 10 million prompts make 5,000 files

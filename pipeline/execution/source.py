@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import ray.data
 
-from pipeline import tables
-from pipeline.storage import RunFolder
+from pipeline.core import tables
+from pipeline.core.folder import RunFolder
 
 _READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 _FILES_PER_READER = 100

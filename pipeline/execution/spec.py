@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.core.folder import RunFolder
 from pipeline.engines.base import EngineConfig
-from pipeline.extend import Extension
-from pipeline.stage import Stage
-from pipeline.storage import RunFolder
+from pipeline.engines.stage import Stage
+from pipeline.execution.extend import Extension
 
 
 @dataclass

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import tables
-from pipeline.errors import LemonpressError
+from pipeline.core import tables
+from pipeline.core.errors import LemonpressError
+from pipeline.core.folder import RunFolder
+from pipeline.core.memory import give_back
 from pipeline.execution.observe import Histogram
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
-from pipeline.memory import give_back
-from pipeline.storage import RunFolder
 
 _BATCH = 4096
 _FILES = 50

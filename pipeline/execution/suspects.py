@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.errors import WorkerLost
+from pipeline.core.errors import WorkerLost
 
 SILENT = "its process ended without a word: killed, out of memory, or a crash in native code"
 _LOADS = 3  # deaths in a row while loading, after which the model is called unloadable

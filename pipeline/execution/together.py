@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.core.row import Row
+from pipeline.core.schema import COLUMNS
+from pipeline.engines.stage import Stage
 from pipeline.execution.spec import PassSpec
 from pipeline.execution.worker import UNSTORABLE, Worker, to_array, unstorable
-from pipeline.records import Row
-from pipeline.schema import COLUMNS
-from pipeline.stage import Stage
 
 
 @dataclass

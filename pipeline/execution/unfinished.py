@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
-from pipeline import tables
-from pipeline.errors import InputError, ResumeError
+from pipeline.core import tables
+from pipeline.core.errors import InputError, ResumeError
+from pipeline.core.folder import BLOCKS, RunFolder
+from pipeline.execution.extend import ADVICE, difference
 from pipeline.execution.spec import PassSpec
-from pipeline.extend import ADVICE, difference
-from pipeline.storage import BLOCKS, RunFolder
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 
 import ray
 
-from pipeline.errors import WorkerLost
+from pipeline.config.sections import ExecutionConfig
+from pipeline.core.errors import WorkerLost
+from pipeline.core.safety import say
 from pipeline.execution.control import Control, Ledger
 from pipeline.execution.hosting import Host
 from pipeline.execution.journal import JournalState
 from pipeline.execution.progress import Counts
-from pipeline.safety import say
-from pipeline.settings import ExecutionConfig
 
 logger = logging.getLogger(__name__)
 

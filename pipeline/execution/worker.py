@@ -25,19 +25,19 @@ from typing import Any, NoReturn
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.errors import EngineDead, PoisonRow, UnreadableJudge
+from pipeline.core.row import Row, RowError, Usage, column_values, row_from_dict
+from pipeline.core.safety import redact
+from pipeline.core.schema import COLUMNS, with_columns
 from pipeline.engines.base import Engine, EngineConfig
 from pipeline.engines.meter import InFlight, Meter
 from pipeline.engines.refusal import Refusal
-from pipeline.errors import EngineDead, PoisonRow, UnreadableJudge
+from pipeline.engines.stage import Stage
 from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
 from pipeline.execution.suspects import Suspicion
 from pipeline.judging.templates import framed
-from pipeline.records import Row, RowError, Usage, column_values, row_from_dict
-from pipeline.safety import redact
-from pipeline.schema import COLUMNS, with_columns
-from pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
+from pipeline.core.errors import ConfigError, InputError, nearest
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import derive_seed
+from pipeline.core.registry import Registry
+from pipeline.core.remote import is_uri
+from pipeline.core.row import Answer, Row
 from pipeline.engines.base import Engine, SamplingParams
-from pipeline.errors import ConfigError, InputError, nearest
-from pipeline.hashing import derive_seed
-from pipeline.records import Answer, Row
-from pipeline.registry import Registry
-from pipeline.remote import is_uri
-from pipeline.stage import Stage
-from pipeline.storage import RunFolder
+from pipeline.engines.stage import Stage
 from pipeline.tasks import Task, task_for
 
 if TYPE_CHECKING:  # Arrow's compute functions load with it, and the config imports this module
@@ -108,9 +108,9 @@ class FileAnswers(AnswerSource):
             raise ConfigError(f"{key}.path: no such file: {self.path}")
 
     def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
-        from pipeline.prompts import Given
-        from pipeline.reading.given import AnswerFile
-        from pipeline.reading.opening import local_file
+        from pipeline.prompts.files import local_file
+        from pipeline.prompts.given import AnswerFile
+        from pipeline.prompts.sources import Given
 
         return AnswerFile(local_file(Path(), self.path, f"{key}.path"), Given(text=self.text), self.id, key).pairs()
 
@@ -134,7 +134,7 @@ class RunAnswers(AnswerSource):
                 raise ConfigError(f"{key}.{name}: missing")
 
     def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
-        from pipeline.stats.choices import column, nested
+        from pipeline.core.columns import column, nested
 
         run = RunFolder(self.path, f"{key}.path")
         table = "games" if run.marker("games") is not None else "selections"

@@ -16,14 +16,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from pipeline.core.hashing import derive_seed, hash_rng
+from pipeline.core.languages import base_language, is_language
+from pipeline.core.row import Row, answer
 from pipeline.engines.base import Engine
-from pipeline.hashing import derive_seed, hash_rng
+from pipeline.engines.stage import Stage
 from pipeline.judging.names import AUDIT, ORIGINAL
 from pipeline.judging.referee import ORDERS, Referee, Refereeing
-from pipeline.languages import base_language, is_language
-from pipeline.records import Row
-from pipeline.selection.stage import answer
-from pipeline.stage import Stage
 from pipeline.tasks import Task, task_for
 
 VERSIONS = ("identical", "truncated", "numbers", "shuffled", "language")

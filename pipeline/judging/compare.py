@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Message
 from pipeline.engines.base import Engine, LabelProbs, SamplingParams
 from pipeline.engines.labels import bare_label, match_label
-from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.judging.early import FirstVerdicts
 from pipeline.judging.replies import read_reply
 from pipeline.judging.templates import JudgeTemplate, load_template
 from pipeline.judging.verdicts import mass_of, pairwise_score
-from pipeline.records import Message
 from pipeline.tasks.base import Question
 
 VERDICT = "label_probs|generate"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.errors import UnreadableJudge
-from pipeline.safety import isolated
+from pipeline.core.errors import UnreadableJudge
+from pipeline.core.safety import isolated
 
 FIRST = 50
 """Verdicts after which a judge must have been read mostly."""

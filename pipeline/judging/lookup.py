@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.ipc
 
-from pipeline import tables
-from pipeline.errors import InputError
-from pipeline.storage import RunFolder
+from pipeline.core import tables
+from pipeline.core.errors import InputError
+from pipeline.core.folder import RunFolder
 
 _SCHEMA = pa.schema([("prompt_id", pa.string()), ("text", pa.string())])
 _BATCH = 1000

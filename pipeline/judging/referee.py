@@ -6,15 +6,15 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.core.errors import EngineRequestError
+from pipeline.core.row import Game, Row
 from pipeline.engines.base import Engine, SamplingParams
-from pipeline.errors import EngineRequestError
 from pipeline.judging.compare import Judge, Verdict
 from pipeline.judging.early import FirstVerdicts
 from pipeline.judging.names import JUDGE_FAILED, PLEA, PLEA_IGNORED, UNREADABLE
 from pipeline.judging.pleas import without_pleas
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import pairwise_score
-from pipeline.records import Game, Row
 from pipeline.tasks import Task, task_for
 
 ORDERS = ("ab", "ba")

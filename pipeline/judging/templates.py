@@ -20,11 +20,11 @@ from typing import Any
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
+from pipeline.core.errors import ConfigError, nearest
+from pipeline.core.hashing import digest
+from pipeline.core.languages import base_language
+from pipeline.core.row import Message
 from pipeline.engines.control import SIGNS, show
-from pipeline.errors import ConfigError, nearest
-from pipeline.hashing import digest
-from pipeline.languages import base_language
-from pipeline.records import Message
 
 FOLDER = Path(__file__).parent / "templates"
 _SECTIONS = ("system", "user", "prefill", "labels")

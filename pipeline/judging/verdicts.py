@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.hashing import argmax
+from pipeline.core.hashing import argmax
 
 MIN_MASS = 0.5
 _MAX_MASS = 1.05  # rounded log-probabilities add up to a little more than 1

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pipeline.config import Config
-from pipeline.report.contests import contests
+from pipeline.config.load import Config
+from pipeline.core.folder import RunFolder
 from pipeline.report.costs import CostTally
 from pipeline.report.counts import Counts, pass_costs
 from pipeline.report.model import Audit, Report
 from pipeline.report.samples import Picker, read_samples
 from pipeline.report.scores import task_scores
+from pipeline.report.standings import contests
 from pipeline.stats.facts import set_facts
 from pipeline.stats.results import Results, outside_results, run_results
-from pipeline.storage import RunFolder
 
 _STREAMED = (
     *("row_id", "prompt_id", "cluster_id", "language", "task"),

@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from pipeline.config import Config
-from pipeline.report.contests import role
+from pipeline.config.load import Config
+from pipeline.core.columns import nested
 from pipeline.report.headline import failed_audit
 from pipeline.report.model import Report, SystemCost
+from pipeline.report.standings import role
 from pipeline.selection.base import SELECTABLE, TAKES_ONE
-from pipeline.stats.choices import nested
 
 HOW = (
     "Generated: new tokens of the candidates that the system’s selector looks at; a system that takes one candidate "

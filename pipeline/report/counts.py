@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.columns import column, nested
+from pipeline.core.folder import TABLES, RunFolder
 from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE, JUDGE_FAILED
 from pipeline.report.model import Failure, Load, Report, Spent
-from pipeline.scoring.measure import LANGUAGE, METRIC
-from pipeline.stats.choices import Choices, column, nested
+from pipeline.stats.choices import Choices
 from pipeline.stats.games import UNDETERMINED
-from pipeline.storage import TABLES, RunFolder
+from pipeline.tasks.measure import LANGUAGE, METRIC
 
 SPENT = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.records import Candidate, Game, Row, Selection
+from pipeline.config.load import Config
+from pipeline.core.row import Candidate, Game, Row, Selection
+from pipeline.core.safety import isolated
 from pipeline.report.sides import side
 from pipeline.report.task_model import TaskScores
-from pipeline.safety import isolated
 from pipeline.stats.choices import SelectorRow
 
 

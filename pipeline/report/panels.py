@@ -12,8 +12,8 @@ from pipeline.report.plots import shared_axis
 from pipeline.report.plots.svg import Axis
 from pipeline.report.sides import MACRO, POOLED
 from pipeline.report.wording import grade_words, language_label, listing
-from pipeline.scoring.measure import WIN
 from pipeline.stats.audit import ALTERED, IDENTICAL
+from pipeline.tasks.measure import WIN
 
 Rows = list[dict[str, Any]]
 _HOPE_RISK = tuple(f"{name}_{end}" for name in ("hope", "risk") for end in ("absolute", "low", "high"))

@@ -14,19 +14,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import __version__
-from pipeline.config import Config, to_dict, to_yaml
+from pipeline.config.load import Config, to_dict, to_yaml
+from pipeline.core.escaping import clean, escape_line, escape_markdown, fence, visible
+from pipeline.core.folder import RunFolder
 from pipeline.report import plots, wording
 from pipeline.report.banners import warnings
 from pipeline.report.collect import collect
 from pipeline.report.costs import HOW
-from pipeline.report.escaping import clean, escape_line, escape_markdown, fence, visible
 from pipeline.report.headline import by_language, failed_audit, headline, score_headline
 from pipeline.report.model import Contest, Report, Standing, WinRate
 from pipeline.report.panels import audits, sampling_panels
 from pipeline.report.sides import POOLED
 from pipeline.report.task_model import TaskScores
-from pipeline.scoring.measure import LANGUAGE
-from pipeline.storage import RunFolder
+from pipeline.tasks.measure import LANGUAGE
 
 _FOLDER = Path(__file__).parent
 _WORDS = ("count", "interval", "quality", "quality_interval", "readable", "share", "signed", "signed_interval")

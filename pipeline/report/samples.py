@@ -8,15 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from pipeline.config import Config
+from pipeline.config.load import Config
+from pipeline.core.columns import column, nested
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import Game, Row, row_from_dict
 from pipeline.judging.names import candidate_system, is_audit, is_candidate
-from pipeline.records import Game, Row, row_from_dict
-from pipeline.report.contests import role
 from pipeline.report.model import CandidateView, Match, SamplePrompt
-from pipeline.scoring.measure import ANSWER, METRIC
-from pipeline.stats.choices import column, nested
+from pipeline.report.standings import role
 from pipeline.stats.games import UNDETERMINED
-from pipeline.storage import RunFolder
+from pipeline.tasks.measure import ANSWER, METRIC
 
 DISAGREED = "the systems’ results differ most"
 LOST = "the systems do worst against the base"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from pipeline.config import Config
-from pipeline.report.contests import role
+from pipeline.config.load import Config
 from pipeline.report.sides import POOLED
+from pipeline.report.standings import role
 from pipeline.report.task_model import Score, TaskScores
-from pipeline.scoring.measure import LANGUAGE
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
 from pipeline.stats.pools import TaskQuality
 from pipeline.stats.results import MOST_SYSTEMS, Results
 from pipeline.stats.score_gaps import simultaneous_gaps
+from pipeline.tasks.measure import LANGUAGE
 
 
 def task_scores(results: Results, config: Config, main_metrics: dict[str, str]) -> list[TaskScores]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.config import Config
-from pipeline.languages import language_name
+from pipeline.config.load import Config
+from pipeline.core.languages import language_name
 from pipeline.report.model import Audit, Report, Standing, WinRate
 from pipeline.report.sides import MACRO, POOLED
 from pipeline.report.task_model import TaskScores

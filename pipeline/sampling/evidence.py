@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from pipeline.core.errors import ConfigError
+from pipeline.core.hashing import derive_seed
+from pipeline.core.languages import base_language, by_language, is_language, language_name
+from pipeline.core.row import Candidate, Row
 from pipeline.engines.base import Prompt
-from pipeline.errors import ConfigError
-from pipeline.hashing import derive_seed
-from pipeline.languages import base_language, by_language, is_language, language_name
-from pipeline.records import Candidate, Row
 from pipeline.sampling.plans import PLANS, PlannedRequest, SingleTemperature
 from pipeline.tasks.base import Task
 

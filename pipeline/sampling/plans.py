@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from pipeline.adaptive.settings import Adaptive
+from pipeline.core.errors import ConfigError
+from pipeline.core.hashing import derive_seed
+from pipeline.core.languages import is_among
+from pipeline.core.registry import Registry
+from pipeline.core.row import Candidate, Row
 from pipeline.engines.base import Prompt, SamplingParams
-from pipeline.errors import ConfigError
-from pipeline.hashing import derive_seed
-from pipeline.languages import is_among
-from pipeline.records import Candidate, Row
-from pipeline.registry import Registry
+from pipeline.sampling.adaptive.settings import Adaptive
 from pipeline.tasks.base import Task
 
 PLANS: Registry[PlanConfig] = Registry("sampling plan", ("pipeline.sampling.plans", "pipeline.sampling.evidence"))

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
+from pipeline.core.errors import EngineRequestError, ResumeError
+from pipeline.core.policy import Policy
+from pipeline.core.row import Candidate, Row, Score
 from pipeline.engines.base import Engine, Prompt
-from pipeline.errors import EngineRequestError, ResumeError
-from pipeline.policy import Policy
-from pipeline.records import Candidate, Row, Score
+from pipeline.engines.certainty import SCORER as CERTAINTY
+from pipeline.engines.stage import Stage
 from pipeline.sampling.plans import PlanConfig, PlannedRequest
-from pipeline.scoring.certainty import SCORER as CERTAINTY
-from pipeline.stage import Stage
 from pipeline.tasks import Task, task_for
 
 T = TypeVar("T")

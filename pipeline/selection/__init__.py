@@ -5,7 +5,6 @@ from pipeline.selection import (
     chops,
     fusion,
     greedy,
-    judge,
     likelihood,
     longest,
     majority_vote,
@@ -18,6 +17,9 @@ from pipeline.selection import (
     tournament,
     weighted_vote,
     xmbr,
+)
+from pipeline.selection import (
+    pointwise_judge as judge,
 )
 
 __all__ = [

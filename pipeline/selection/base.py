@@ -9,18 +9,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.core.errors import ConfigError, EngineRequestError, nearest
+from pipeline.core.hashing import argmax, derive_seed
+from pipeline.core.registry import Registry
+from pipeline.core.row import Candidate, Row, Score, Selection
 from pipeline.engines.base import Engine, spell_needs
-from pipeline.errors import ConfigError, EngineRequestError, nearest
-from pipeline.hashing import argmax, derive_seed
 from pipeline.judging.compare import Judge
 from pipeline.judging.early import FirstVerdicts
-from pipeline.records import Candidate, Row, Score, Selection
-from pipeline.registry import Registry
 from pipeline.tasks import Task, task_for
 from pipeline.tasks.base import Question
 
 if TYPE_CHECKING:  # numpy loads with it, and the config imports this module
-    from pipeline.scoring.utility import Utility
+    from pipeline.tasks.utilities import Utility
 
 SELECTORS: Registry[Selector] = Registry("selector", ("pipeline.selection",))
 selector = SELECTORS.register

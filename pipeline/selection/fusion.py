@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.hashing import derive_seed, hash_rng
 from pipeline.engines.base import SamplingParams
-from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.hashing import derive_seed, hash_rng
 from pipeline.judging.templates import load_template
 from pipeline.selection.base import Choice, Pool, Selector, selector
 

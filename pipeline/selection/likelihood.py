@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Candidate
 from pipeline.engines.base import Engine
-from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.records import Candidate
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 

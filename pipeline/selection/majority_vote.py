@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.hashing import argmax
-from pipeline.records import Candidate
+from pipeline.core.hashing import argmax
+from pipeline.core.row import Candidate
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pipeline.core.errors import ConfigError, EngineRequestError, nearest
+from pipeline.core.hashing import hash_rng
 from pipeline.engines.base import Engine
-from pipeline.errors import ConfigError, EngineRequestError, nearest
-from pipeline.hashing import hash_rng
 from pipeline.judging.compare import VERDICT, PairwiseJudge, check_pairwise
 from pipeline.judging.templates import load_template
-from pipeline.scoring.chrf import aggregate_chrf
-from pipeline.scoring.utility import UTILITIES, cosine_matrix
 from pipeline.selection.base import Choice, Pool, Selector, selector
+from pipeline.tasks.chrf import aggregate_chrf
+from pipeline.tasks.utilities import UTILITIES, cosine_matrix
 
 Matrix = Sequence[Sequence[float | None]]
 

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.errors import ConfigError
-from pipeline.hashing import hash_rng
+from pipeline.core.errors import ConfigError
+from pipeline.core.hashing import hash_rng
 from pipeline.judging.compare import VERDICT, Tally
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import LETTERS, pick

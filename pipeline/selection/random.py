@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.hashing import hash_rng
+from pipeline.core.hashing import hash_rng
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 

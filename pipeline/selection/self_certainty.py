@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.errors import EngineRequestError
-from pipeline.scoring.certainty import SCORER
+from pipeline.core.errors import EngineRequestError
+from pipeline.engines.certainty import SCORER
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -16,7 +16,7 @@ class SelfCertainty(Selector):
     """Highest mean KL(uniform || p) over the tokens, measured while sampling: no reward model, no extra call.
 
     Set ``sampling.confidence_tokens`` to k > 0. Exact only when k is the whole vocabulary; top-k is an approximation
-    (``pipeline/scoring/certainty.py``). Candidates of a set that was sampled without it cannot be scored.
+    (``pipeline/engines/certainty.py``). Candidates of a set that was sampled without it cannot be scored.
     """
 
     cost: ClassVar[str] = "0 (measured while sampling)"

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from pipeline.adaptive.known import known_values
+from pipeline.core.errors import EngineDead, UnreadableJudge
+from pipeline.core.languages import is_among, is_language
+from pipeline.core.policy import Policy
+from pipeline.core.row import Candidate, Row, RowError
+from pipeline.core.safety import redact
 from pipeline.engines.base import Engine
-from pipeline.errors import EngineDead, UnreadableJudge
+from pipeline.engines.stage import Stage
 from pipeline.judging.early import FirstVerdicts
-from pipeline.languages import is_among, is_language
-from pipeline.policy import Policy
-from pipeline.records import Candidate, Row, RowError
-from pipeline.safety import redact
 from pipeline.selection.base import Choice, Pool, Selector, to_records
-from pipeline.stage import Stage
+from pipeline.selection.known import known_values
 from pipeline.tasks import Task, task_for
 
 
@@ -123,14 +123,3 @@ class SelectStage(Stage):
             return False
         language = task_for(row, self.tasks).answer_language(row)
         return is_language(candidate.text or "", language) is False
-
-
-def answer(row: Row, system: str) -> str | None:
-    """The text with which a system enters a game: a selection's, or an outside answer's."""
-    for selection in row.selections:
-        if selection.system == system:
-            return selection.text
-    for outside in row.answers:
-        if outside.system == system:
-            return outside.text
-    return None

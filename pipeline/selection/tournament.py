@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.hashing import hash_rng
+from pipeline.core.hashing import hash_rng
 from pipeline.judging.compare import VERDICT, PairwiseJudge, check_pairwise
 from pipeline.judging.templates import load_template
 from pipeline.selection.base import Choice, Pool, Selector, selector

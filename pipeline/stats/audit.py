@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.columns import Floats, Ints
 from pipeline.judging.names import AUDIT
-from pipeline.stats.arrays import Floats, Ints
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Games
 from pipeline.stats.grouped import Sample, estimate

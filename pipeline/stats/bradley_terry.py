@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import InputError, nearest
-from pipeline.stats.arrays import Bools, Floats, Ints, nullable
+from pipeline.core.columns import Bools, Floats, Ints, nullable
+from pipeline.core.errors import InputError, nearest
 from pipeline.stats.clusters import Bootstrap, cluster_weights, effective_clusters
 from pipeline.stats.games import Games
 from pipeline.stats.intervals import FEW_CLUSTERS

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from pipeline.core.columns import column, nested
+from pipeline.core.folder import RunFolder
 from pipeline.stats.games import UNDETERMINED, PromptKey
-from pipeline.storage import RunFolder
 
 _LEAVES = {"candidates": {"plan", "origin"}, "selections": {"plan", "method", "index", "text", "detail"}}
 
@@ -144,32 +144,6 @@ def count_choices(run: RunFolder, table: str = "selections") -> list[SelectorRow
     for batch in run.leaves(table, lambda top, leaf: leaf in _LEAVES.get(top, ())):
         choices.add(batch)
     return sorted(choices.rows.values(), key=lambda row: row.system)
-
-
-def column(batch: pa.RecordBatch, name: str) -> list[Any]:
-    """A column's values; nulls where the batch has no such column."""
-    return batch.column(name).to_pylist() if name in batch.schema.names else [None] * len(batch)
-
-
-def nested(batch: pa.RecordBatch, name: str, *fields: str, lengths: Sequence[str] = ()) -> list[list[tuple[Any, ...]]]:
-    """Per row, the named fields of a nested column's items; the other fields (texts) never become Python objects.
-
-    Args:
-        lengths: the fields of which only the length in characters is wanted.
-    """
-    groups: list[list[tuple[Any, ...]]] = [[] for _ in range(len(batch))]
-    if name not in batch.schema.names:
-        return groups
-    lists = batch.column(name)
-    flat = pc.list_flatten(lists)
-    known = {f.name for f in flat.type}
-    values = []
-    for wanted in fields:
-        found = pc.struct_field(flat, wanted) if wanted in known else pa.nulls(len(flat))
-        values.append((pc.utf8_length(found) if wanted in lengths else found).to_pylist())
-    for parent, *item in zip(pc.list_parent_indices(lists).to_pylist(), *values, strict=True):
-        groups[parent].append(tuple(item))
-    return groups
 
 
 def _parse(detail: str | None) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import ConfigError
-from pipeline.stats.arrays import Floats, Ints
+from pipeline.core.columns import Floats, Ints
+from pipeline.core.errors import ConfigError
 
 SAME = 1e-9
 """Spreads below this are rounding, not spread."""

@@ -17,11 +17,11 @@ import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 
-from pipeline import tables
-from pipeline.errors import InputError, nearest
-from pipeline.languages import RESERVED
-from pipeline.remote import is_uri, open_uri
-from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.core import tables
+from pipeline.core.columns import Bools, Floats, Ints
+from pipeline.core.errors import InputError, nearest
+from pipeline.core.languages import RESERVED
+from pipeline.core.remote import is_uri, open_uri
 
 REQUIRED = ("prompt_id", "language", "system", "opponent", "order", "score")
 """Columns that an outside table must have."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.stats.arrays import Floats, Ints
+from pipeline.core.columns import Floats, Ints
 from pipeline.stats.clusters import Bootstrap, ClusterSums
 from pipeline.stats.intervals import Estimate
 

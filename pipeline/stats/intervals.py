@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.core.columns import Bools, Floats, Ints
 from pipeline.stats.clusters import (
     SAME,
     Bootstrap,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import InputError
-from pipeline.stats.arrays import Bools, Floats, Ints, nullable
+from pipeline.core.columns import Bools, Floats, Ints, nullable
+from pipeline.core.errors import InputError
 from pipeline.stats.clusters import Bootstrap, effective_clusters
 from pipeline.stats.games import Games
 from pipeline.stats.prompt_scores import prompt_scores

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.core.columns import Bools, Floats, Ints
+from pipeline.core.errors import InputError
 from pipeline.stats.clusters import Bootstrap, bootstrap_means, cluster_sums
 from pipeline.stats.intervals import Estimate, mean_interval
 

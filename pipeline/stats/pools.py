@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.hashing import derive_seed
+from pipeline.core.columns import Bools, Floats, Ints, column, nested
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import derive_seed
 from pipeline.judging.names import CANDIDATE, is_candidate
-from pipeline.scoring.measure import ANSWER, LANGUAGE, METRIC, WIN, is_own_text
-from pipeline.stats.arrays import Bools, Floats, Ints
-from pipeline.stats.choices import column, nested
 from pipeline.stats.facts import SetFacts, same_source
 from pipeline.stats.games import UNDETERMINED
-from pipeline.storage import RunFolder
+from pipeline.tasks.measure import ANSWER, LANGUAGE, METRIC, WIN, is_own_text
 
 _LEAVES = {
     "candidates": {"plan", "origin", "temperature", "min_p", "error"},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.stats.arrays import Bools, Floats, Ints, nullable
+from pipeline.core.columns import Bools, Floats, Ints, nullable
 from pipeline.stats.games import INVALID, Games
 
 

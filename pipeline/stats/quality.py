@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.scoring.measure import LANGUAGE, WIN
-from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.core.columns import Bools, Floats, Ints
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import Sample, estimate
 from pipeline.stats.intervals import Estimate, mean_intervals
 from pipeline.stats.pool_curves import hope_and_risk, pool_curves, recovered_share
 from pipeline.stats.pools import Quality, TaskQuality, load_quality, split_clusters
 from pipeline.stats.signature import of_metric, signature
+from pipeline.tasks.measure import LANGUAGE, WIN
 
 __all__ = [
     "CURVES_SCHEMA",

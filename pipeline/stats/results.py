@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
+from pipeline.core.folder import RunFolder
 from pipeline.stats.audit import audit_table
 from pipeline.stats.bradley_terry import bradley_terry
 from pipeline.stats.clusters import Bootstrap
@@ -22,10 +23,9 @@ from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.quality import Quality, curves_table, hope_risk_table, load_quality, scores_table
 from pipeline.stats.run_games import AUDIT, NoGames, load_run_games
 from pipeline.stats.winrate import simultaneous_differences, winrates
-from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:  # statistics read settings, and import no config
-    from pipeline.settings import WinrateConfig
+    from pipeline.config.sections import WinrateConfig
 
 
 NAMES = (

@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
+from pipeline.core.folder import RunFolder
 from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE
 from pipeline.stats.games import FORFEIT, Games, build_games, encode_names, prompt_columns
-from pipeline.storage import RunFolder
 
 SYSTEMS, CANDIDATES, AUDIT = "systems", "candidates", "audit"
 """Kinds of games: between systems, of single candidates against the baseline, of the judge's audit."""

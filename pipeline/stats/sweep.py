@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.stats.arrays import Floats
+from pipeline.core.columns import Floats
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import estimate
 from pipeline.stats.intervals import Estimate, mean_intervals

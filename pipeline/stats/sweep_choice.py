@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import InputError
-from pipeline.stats.arrays import Bools, Floats
+from pipeline.core.columns import Bools, Floats
+from pipeline.core.errors import InputError
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.grouped import estimate
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Estimate, mean_intervals

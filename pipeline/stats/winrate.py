@@ -9,8 +9,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import InputError, nearest
-from pipeline.stats.arrays import Floats, Ints
+from pipeline.core.columns import Floats, Ints
+from pipeline.core.errors import InputError, nearest
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Games
 from pipeline.stats.grouped import Intervals, Sample, estimate

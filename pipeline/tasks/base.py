@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import ClassVar
 
+from pipeline.core.errors import ConfigError
+from pipeline.core.languages import language_name
+from pipeline.core.registry import Registry
+from pipeline.core.row import Message, Row
 from pipeline.engines.base import Prompt
-from pipeline.errors import ConfigError
-from pipeline.languages import language_name
-from pipeline.records import Message, Row
-from pipeline.registry import Registry
 
 TASKS: Registry[Task] = Registry("task", ("pipeline.tasks",))
 task = TASKS.register

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.core.errors import ConfigError
+from pipeline.core.languages import base_language
+from pipeline.core.row import Message, Row
 from pipeline.engines.base import Prompt
-from pipeline.errors import ConfigError
-from pipeline.languages import base_language
-from pipeline.records import Message, Row
 from pipeline.tasks.answers import answer
 from pipeline.tasks.base import Task, task
 from pipeline.tasks.numbers import same

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from pipeline.languages import base_language
+from pipeline.core.languages import base_language
 
 _LONG_SCALE = "ca cs da de es fi fr gl hr hu it nl no pl pt sk sl sr sv"
 """Where a billion is a million millions."""

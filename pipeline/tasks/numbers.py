@@ -12,7 +12,7 @@ import unicodedata
 from fractions import Fraction
 from threading import Lock
 
-from pipeline.languages import base_language, parse
+from pipeline.core.languages import base_language, parse
 from pipeline.tasks.multipliers import MULTIPLIER, factor_of
 
 Readings = tuple[Fraction, ...]

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.core.errors import ConfigError
+from pipeline.core.languages import base_language, language_name, parse
+from pipeline.core.row import Message, Row
 from pipeline.engines.base import Prompt
-from pipeline.errors import ConfigError
-from pipeline.languages import base_language, language_name, parse
-from pipeline.records import Message, Row
 from pipeline.tasks import numbers
 from pipeline.tasks.base import Task, task
 
@@ -115,13 +115,13 @@ class Translation(Task):
 
     def verify(self, text: str, reference: str | None, row: Row) -> float | None:
         """Sentence chrF (order 6, beta 2) / 100, equal to sacrebleu's; ``None`` without a reference."""
-        from pipeline.scoring.utility import chrf_matrix  # numpy loads with it, and the config imports this module
+        from pipeline.tasks.utilities import chrf_matrix  # numpy loads with it, and the config imports this module
 
         return _share(chrf_matrix([text], [reference])[0][0]) if reference and reference.strip() else None
 
     def measure(self, texts: Sequence[str | None], row: Row) -> dict[str, list[float | None]]:
         """``chrf`` and ``bleu`` (of the sentence, sacrebleu's, / 100) and ``numbers`` (:func:`number_match`)."""
-        from pipeline.scoring.utility import bleu_matrix, chrf_matrix
+        from pipeline.tasks.utilities import bleu_matrix, chrf_matrix
 
         reference = row.reference or ""
         known = [t for t in texts if t is not None] if reference.strip() else []

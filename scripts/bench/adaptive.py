@@ -6,9 +6,9 @@
 
 POOLS come from ``scripts/bench/adaptive_pools.py``; those of docs/recipes/adaptive.md lie in ``scripts/bench/pools``.
 Everything is replayed with the decisions of a real run
-(:mod:`pipeline.adaptive.decide`): a pool is shuffled, the first round sees its first candidates, and so on, and at the
-end both sides choose: by the largest reward, or the most frequent answer (of tied ones, their mean counts). This is
-repeated; a prompt's difference is its mean over the shuffles, and the interval (95%, Student's t) is over prompts, of
+(:mod:`pipeline.sampling.adaptive.decide`): a pool is shuffled, the first round sees its first candidates, and so
+on, and at the end both sides choose: by the largest reward, or the most frequent answer (of tied ones, their mean
+counts). This is repeated; a prompt's difference is its mean over the shuffles, and the interval (95%, Student's t) is over prompts, of
 which each is a cluster of its own.
 
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
@@ -36,10 +36,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import t as student
 
-from pipeline.adaptive.budget import deal_out, lengths
-from pipeline.adaptive.decide import State, decide
-from pipeline.adaptive.settings import Adaptive
-from pipeline.stats.arrays import Bools, Floats, Ints
+from pipeline.core.columns import Bools, Floats, Ints
+from pipeline.sampling.adaptive.budget import deal_out, lengths
+from pipeline.sampling.adaptive.decide import State, decide
+from pipeline.sampling.adaptive.settings import Adaptive
 
 
 @dataclass

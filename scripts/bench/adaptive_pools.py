@@ -43,11 +43,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-from pipeline.commands import run as runner
-from pipeline.config import load_config
-from pipeline.hashing import digest
-from pipeline.records import row_from_dict
-from pipeline.storage import RunFolder
+from pipeline.config.load import load_config
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import digest
+from pipeline.core.row import row_from_dict
+from pipeline.jobs import run as runner
 from pipeline.tasks import task_for
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 
 import pipeline.stats.clusters as clusters_module
-from pipeline.stats.arrays import Floats, Ints
+from pipeline.core.columns import Floats, Ints
 from pipeline.stats.clusters import Bootstrap, ClusterSums
 from pipeline.stats.intervals import Estimate, mean_intervals, simultaneous_intervals
 

@@ -31,10 +31,10 @@ from typing import Any
 from plain_vllm import Plain
 from side_by_side import LIMIT, Load, machine, own_words, ratio, table
 
-from pipeline.config import Config, load_config
-from pipeline.prompts import read_prompts
-from pipeline.records import row_from_dict
-from pipeline.storage import RunFolder
+from pipeline.config.load import Config, load_config
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import row_from_dict
+from pipeline.prompts.sources import read_prompts
 from pipeline.tasks import task_for
 
 LOGPROBS = {"logprobs": 0}  # the sampled token's only

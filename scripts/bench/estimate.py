@@ -14,14 +14,14 @@ import sys
 import time
 from collections import Counter
 
-from pipeline.commands import estimate
-from pipeline.commands.context import session
-from pipeline.commands.run import check, jobs, run_jobs
-from pipeline.config import Config, load_config
-from pipeline.costs import PilotRow, engines_of, extrapolate, read_pilot
+from pipeline.config.load import Config, load_config
+from pipeline.core.folder import RunFolder
 from pipeline.execution.cluster import cluster
-from pipeline.pilot import FOLDER
-from pipeline.storage import RunFolder
+from pipeline.jobs import estimate
+from pipeline.jobs.job import session
+from pipeline.jobs.pilot import FOLDER
+from pipeline.jobs.run import check, jobs, run_jobs
+from pipeline.stats.costs import PilotRow, engines_of, extrapolate, read_pilot
 
 SETTINGS = [
     "demo",

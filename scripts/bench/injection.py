@@ -30,15 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache import model_path
-from pipeline.engines.base import LabelProbs, Tokens
-from pipeline.engines.chat import ControlTokens, chat_messages
+from pipeline.core.cache import model_path
+from pipeline.core.hashing import hash_rng
+from pipeline.core.row import Message, Row, Tokens
+from pipeline.engines.base import LabelProbs
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.hashing import hash_rng
+from pipeline.engines.text import ControlTokens, chat_messages
 from pipeline.judging.referee import ORDERS, Referee, Refereeing
 from pipeline.judging.templates import JudgeTemplate, framed, load_template
 from pipeline.judging.verdicts import pairwise_score
-from pipeline.records import Message, Row
 from pipeline.stats.intervals import Estimate, mean_interval
 
 ATTACKS = {

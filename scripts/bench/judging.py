@@ -30,15 +30,15 @@ from typing import Any, TypeVar
 
 from side_by_side import Load, machine, own_words, ratio, table
 
-from pipeline.config import Config, load_config
+from pipeline.config.load import Config, load_config
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import Game, Row, Selection, row_from_dict
 from pipeline.engines.base import Engine, LabelProbs, Prompt, SamplingParams
 from pipeline.engines.meter import Meter
 from pipeline.judging.audit import altered, find_donors
 from pipeline.judging.names import AUDIT, ORIGINAL
 from pipeline.judging.referee import ORDERS, Referee, Refereeing
-from pipeline.prompts import read_prompts
-from pipeline.records import Game, Row, Selection, row_from_dict
-from pipeline.storage import RunFolder
+from pipeline.prompts.sources import read_prompts
 
 SETTINGS = [
     "engines.judge.kind=vllm",

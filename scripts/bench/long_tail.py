@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from driving import start, words, write_prompts
 from side_by_side import Load, machine, own_words, table
 
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import derive_seed, hash_rng
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.hashing import derive_seed, hash_rng
-from pipeline.storage import RunFolder
 
 LATENCY, CANDIDATES = 0.25, 4
 

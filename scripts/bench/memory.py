@@ -108,7 +108,7 @@ def _role(process: psutil.Process, driver: psutil.Process) -> str | None:
         title = " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    if "pipeline.reading.apart" in title:
+    if "pipeline.prompts.apart" in title:
         return "reader"
     if not title.startswith("ray::"):
         return None

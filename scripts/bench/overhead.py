@@ -26,7 +26,7 @@ from typing import Any
 from driving import start, words, write_prompts
 from side_by_side import LIMIT, Load, machine, own_words, ratio, table
 
-from pipeline.storage import RunFolder
+from pipeline.core.folder import RunFolder
 
 FORMS = ("engine", "constant")
 """What the plan by hand may be, both unless ``forms`` says which: with many prompts each takes minutes."""
@@ -59,9 +59,9 @@ def _bare(folder: Path, out: Path, form: str) -> dict[str, float]:
     import ray
     from ray.data import ActorPoolStrategy
 
+    from pipeline.config.sections import ExecutionConfig
     from pipeline.execution.sizes import rows_per_block
     from pipeline.execution.source import read_table
-    from pipeline.settings import ExecutionConfig
 
     run = RunFolder(str(folder))
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -115,7 +115,7 @@ class _Bare:
 
     @staticmethod
     def _languages(row: dict[str, Any]) -> list[dict[str, Any]]:
-        from pipeline.languages import is_language
+        from pipeline.core.languages import is_language
 
         found = [is_language(c["text"], row["language"]) for c in row["candidates"]]
         values = [None if each is None else float(each) for each in found]
@@ -145,7 +145,7 @@ def _usage(rows: Sequence[object], job: str) -> list[list[dict[str, Any]]]:
 def _with(block: Any, **columns: list[Any]) -> Any:
     import pyarrow as pa
 
-    from pipeline.schema import COLUMNS
+    from pipeline.core.schema import COLUMNS
 
     for name, values in columns.items():
         array = pa.array(values, COLUMNS[name])

@@ -29,7 +29,7 @@ from engine import SETTINGS, lemonpress, requests
 from plain_vllm import CPU_SETTINGS
 from side_by_side import LIMIT, Load, machine, own_words, ratio, table
 
-from pipeline.config import load_config
+from pipeline.config.load import load_config
 
 BATCH, BATCHES, CPUS = 16, 8, 8
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.commands import replay
+from pipeline.jobs.replay import job as replay
 
 SELECTOR = '''
 from dataclasses import dataclass

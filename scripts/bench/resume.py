@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from driving import durable, kill, start, words, write_prompts
 
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.core.folder import RunFolder
 from pipeline.execution.sizes import calls_per_actor, rows_per_block
-from pipeline.storage import RunFolder
 
 _REQUESTS = 2  # of a hedged set: the greedy answer, and the samples
 

@@ -28,11 +28,11 @@ from typing import Any
 
 from side_by_side import Load, Ratio, machine, own_words, ratio, table
 
-from pipeline.hashing import hash_rng
-from pipeline.records import Candidate, Row
-from pipeline.scoring.chrf import chrf_matrix
+from pipeline.core.hashing import hash_rng
+from pipeline.core.row import Candidate, Row
 from pipeline.selection.base import SELECTORS, Pool
 from pipeline.selection.mbr import mean_of_others
+from pipeline.tasks.chrf import chrf_matrix
 
 FORMS: dict[str, dict[str, Any]] = {
     "exact": {},
@@ -74,7 +74,7 @@ def _units(text: str) -> list[str]:
 
 def of_run(folder: str, sets: int, n: int) -> Sets:
     """The first ``n`` texts of a run's prompts."""
-    from pipeline.storage import RunFolder
+    from pipeline.core.folder import RunFolder
 
     found = []
     for row in RunFolder(folder).iter_rows("candidates", ("candidates",)):

@@ -14,10 +14,10 @@ import sys
 import time
 from typing import Any
 
-from pipeline.commands.run import check, jobs, run_jobs
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.core.folder import RunFolder
 from pipeline.execution.cluster import cluster
-from pipeline.storage import RunFolder
+from pipeline.jobs.run import check, jobs, run_jobs
 
 SETTINGS = [
     "demo",

@@ -37,8 +37,8 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from pipeline.records import Answer, Row
-from pipeline.scoring.measure import LANGUAGE, METRIC, MeasureStage
+from pipeline.core.row import Answer, Row
+from pipeline.tasks.measure import LANGUAGE, METRIC, MeasureStage
 
 SHARES = (0.0, 0.05, 0.2)
 

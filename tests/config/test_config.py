@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.commands.judge import independence
-from pipeline.config import build_config, load_config, presets, to_yaml
-from pipeline.errors import ConfigError
+from pipeline.config.load import build_config, load_config, presets, to_yaml
+from pipeline.core.errors import ConfigError
+from pipeline.jobs.judge import independence
 from pipeline.sampling.plans import Greedy, Hedged
 from pipeline.selection.mbr import MBR
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import judge, run
-from pipeline.config import Config, load_config, presets
+from pipeline.config.load import Config, load_config, presets
+from pipeline.config.sections import NodeGroup
+from pipeline.core.folder import RunFolder
 from pipeline.engines import vllm
-from pipeline.placement import NodeGroup, plan, spell
-from pipeline.prompts import read_prompts
-from pipeline.storage import RunFolder
+from pipeline.execution.placement import plan, spell
+from pipeline.jobs import judge, run
+from pipeline.prompts.sources import read_prompts
 from tests.conftest import jsonl, rows_of
 
 MODELS = ["models/aya-expanse-8b", "models/skywork-reward-v2", "models/gpt-4o"]

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import schema
-from pipeline.errors import ConfigError, InputError, UnfinishedTableError
-from pipeline.hashing import argmax, derive_seed, digest
-from pipeline.records import NESTED, Row
-from pipeline.registry import Registry
-from pipeline.storage import MARKER, RunFolder
+from pipeline.core import schema
+from pipeline.core.errors import ConfigError, InputError, UnfinishedTableError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.hashing import argmax, derive_seed, digest
+from pipeline.core.registry import Registry
+from pipeline.core.row import NESTED, Row
 from tests.conftest import run_with_prompts
 
 

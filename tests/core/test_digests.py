@@ -11,11 +11,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import digests
 from pipeline.cli import main
-from pipeline.errors import InputError
-from pipeline.schema import prompts_schema, with_provenance
-from pipeline.storage import RunFolder
+from pipeline.core import digests
+from pipeline.core.errors import InputError
+from pipeline.core.folder import RunFolder
+from pipeline.core.schema import prompts_schema, with_provenance
 from tests.conftest import run_with_prompts
 from tests.inprocess import without_ray
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.folder import RunFolder
+from pipeline.core.languages import base_language, identify, is_among, is_known, is_language, language_name
+from pipeline.core.row import Answer, Candidate, Row
 from pipeline.judging.templates import load_template
-from pipeline.languages import base_language, identify, is_among, is_known, is_language, language_name
-from pipeline.prompts import FileSource, read_prompts
-from pipeline.records import Answer, Candidate, Row
+from pipeline.prompts.sources import FileSource, read_prompts
 from pipeline.sampling.evidence import Evidence
-from pipeline.scoring.measure import LANGUAGE, METRIC, MeasureStage
-from pipeline.scoring.utility import bleu_matrix
 from pipeline.selection.base import Pool
 from pipeline.selection.mbr import MBR
-from pipeline.storage import RunFolder
 from pipeline.tasks import task_for
+from pipeline.tasks.measure import LANGUAGE, METRIC, MeasureStage
 from pipeline.tasks.numbers import decimal_comma
 from pipeline.tasks.translation import Translation
+from pipeline.tasks.utilities import bleu_matrix
 from tests.conftest import DATA
 
 TAGS = (  # of WMT24++, then of m-ArenaHard

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.errors import RunBusy
-from pipeline.lock import run_lock
-from pipeline.storage import RunFolder
+from pipeline.core.errors import RunBusy
+from pipeline.core.folder import RunFolder
+from pipeline.core.lock import run_lock
 
-HOLD = "import sys, time\nfrom pipeline.lock import run_lock\nfrom pipeline.storage import RunFolder\n"
+HOLD = "import sys, time\nfrom pipeline.core.lock import run_lock\nfrom pipeline.core.folder import RunFolder\n"
 HOLD += "with run_lock(RunFolder(sys.argv[1])):\n print('held', flush=True)\n time.sleep(60)"
 
 

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import load_config
-from pipeline.errors import ConfigError
-from pipeline.hashing import derive_seed
-from pipeline.prompts import FileSource, RunSource, read_prompts
-from pipeline.remote import local_copies
-from pipeline.storage import RunFolder
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import derive_seed
+from pipeline.core.remote import local_copies
+from pipeline.prompts.sources import FileSource, RunSource, read_prompts
 from tests.conftest import rows_of
 from tests.inprocess import without_ray
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.engines.base import Engine
 from pipeline.engines.comet import SERVER, CometEngine, CometEngineConfig, comet_python
-from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 
 FAKE = """
 import os

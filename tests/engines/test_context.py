@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import PromptTooLong
+from pipeline.core.row import Candidate, Row, Selection
 from pipeline.engines.base import Engine
 from pipeline.engines.context import fit
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.errors import PromptTooLong
-from pipeline.judging.pairwise import JudgeStage
-from pipeline.records import Candidate, Row, Selection
+from pipeline.judging.games import JudgeStage
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection import best_of_n

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import EngineRequestError
 from pipeline.engines.base import Generation, SamplingParams
 from pipeline.engines.openai import OpenAIEngineConfig
-from pipeline.errors import EngineRequestError
 from tests.engines.test_openai import Endpoint
 
 GOOD = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}

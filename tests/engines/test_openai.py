@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pipeline.engines.base import Engine, SamplingParams, Tokens
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Message, Tokens
+from pipeline.engines.base import Engine, SamplingParams
 from pipeline.engines.meter import Meter
 from pipeline.engines.openai import OpenAIEngineConfig, match_label
-from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.records import Message
 
 T = TypeVar("T")
 KEY = "sk-very-secret"

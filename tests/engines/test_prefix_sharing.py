@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.row import Candidate, Row
 from pipeline.engines.base import LabelProbs, Prompt
 from pipeline.engines.meter import Meter
-from pipeline.records import Candidate, Row
 from pipeline.selection.base import SELECTORS, Choice, Pool
 from tests.engines.runner import Runner
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.engines.base import Engine
 from pipeline.engines.transformers import TransformersEngine, TransformersEngineConfig
-from pipeline.errors import ConfigError, EngineDead, EngineRequestError
 
 T = TypeVar("T")
 WORDS = [f"w{i}" for i in range(40)]

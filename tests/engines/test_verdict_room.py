@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import build_config
+from pipeline.config.load import build_config
+from pipeline.core.errors import ConfigError
 from pipeline.engines.base import THINKING_TOKENS, VERDICT_TOKENS
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import Meter
 from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.engines.vllm import VLLMEngineConfig
-from pipeline.errors import ConfigError
 
 
 @pytest.mark.parametrize(

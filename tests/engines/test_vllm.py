@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.core.errors import ConfigError, EngineRequestError, PromptTooLong
 from pipeline.engines.base import SamplingParams
 from pipeline.engines.vllm import VLLMEngineConfig, _cpu_build
-from pipeline.errors import ConfigError, EngineRequestError, PromptTooLong
 from tests.engines.runner import Runner
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 
 from pipeline.cli import main
-from pipeline.hashing import derive_seed, hash_rng
-from pipeline.storage import RunFolder
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import derive_seed, hash_rng
 from tests.conftest import ROOT, rows_of
 
 ROWS = 40

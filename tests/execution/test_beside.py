@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands import generate, judge, select
-from pipeline.config import Config, load_config
+from pipeline.config.load import Config, load_config
+from pipeline.config.sections import NodeGroup
+from pipeline.core.errors import UnfinishedTableError
+from pipeline.core.folder import RunFolder
 from pipeline.engines.base import PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.errors import UnfinishedTableError
 from pipeline.execution.beside import side_by_side
-from pipeline.placement import NodeGroup, fit_at_once
-from pipeline.storage import RunFolder
+from pipeline.execution.placement import fit_at_once
+from pipeline.jobs import generate, judge, select
 from tests import inprocess
 from tests.conftest import rows_of
 from tests.execution import harness

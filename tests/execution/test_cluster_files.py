@@ -17,10 +17,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline.commands import run
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.config.sections import NodeGroup
 from pipeline.engines import vllm
-from pipeline.placement import NodeGroup, plan, spell
+from pipeline.execution.placement import plan, spell
+from pipeline.jobs import run
 from tests.conftest import ROOT
 
 CLUSTER = ROOT / "scripts" / "cluster"

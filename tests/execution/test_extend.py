@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.errors import ResumeError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.row import Row
+from pipeline.core.schema import COLUMNS
 from pipeline.engines.base import Engine
-from pipeline.errors import ResumeError
+from pipeline.engines.stage import Stage
 from pipeline.execution.carry import Carry
-from pipeline.extend import Extension, Made, Unit, Wanted, plan
-from pipeline.records import Row
-from pipeline.schema import COLUMNS
-from pipeline.stage import Stage
-from pipeline.storage import MARKER, RunFolder
+from pipeline.execution.extend import Extension, Made, Unit, Wanted, plan
 
 
 def candidate(text: str, plan_name: str) -> dict[str, Any]:

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import ConfigError
+from pipeline.core.schema import prompts_schema
 from pipeline.engines.base import SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import InFlight, Meter
-from pipeline.errors import ConfigError
 from pipeline.execution import gate
 from pipeline.execution.gate import Intake
 from pipeline.execution.load import Sample, Timeline
 from pipeline.execution.worker import Worker
 from pipeline.sampling.plans import SingleTemperature
 from pipeline.sampling.stage import GenerateStage
-from pipeline.schema import prompts_schema
 
 START = 1_700_000_000.0
 

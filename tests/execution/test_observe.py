@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cache import model_commit
 from pipeline.cli import main
-from pipeline.commands.context import job
-from pipeline.config import Config, load_config
-from pipeline.errors import LemonpressError
+from pipeline.config.load import Config, load_config
+from pipeline.core.cache import model_commit
+from pipeline.core.errors import LemonpressError
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import Row, RowError, Usage
 from pipeline.execution.observe import Histogram, job_log
 from pipeline.execution.progress import Counts, Reporter
-from pipeline.records import Row, RowError, Usage
-from pipeline.storage import RunFolder
+from pipeline.jobs.job import job
 
 
 def test_quantiles_are_close_and_merge_exactly() -> None:

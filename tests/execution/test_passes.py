@@ -16,21 +16,21 @@ import pytest
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
 from pipeline.cli import main
-from pipeline.commands import generate, judge, select
-from pipeline.config import Config, load_config
+from pipeline.config.load import Config, load_config
+from pipeline.config.sections import ExecutionConfig
+from pipeline.core.errors import LemonpressError, ResumeError, TooManyFailedRows
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import derive_seed
+from pipeline.core.row import Row
 from pipeline.engines.base import Engine, PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.errors import LemonpressError, ResumeError, TooManyFailedRows
+from pipeline.engines.stage import Stage
 from pipeline.execution.passes import PassSpec, PassSummary, run_pass
 from pipeline.execution.sizes import calls_per_actor, cpu_pool, rows_per_block
 from pipeline.execution.summary import summarise
-from pipeline.hashing import derive_seed
-from pipeline.records import Row
+from pipeline.jobs import generate, judge, select
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
-from pipeline.settings import ExecutionConfig
-from pipeline.stage import Stage
-from pipeline.storage import RunFolder
 from tests import inprocess
 from tests.conftest import jsonl, rows_of, run_with_prompts
 from tests.execution import harness

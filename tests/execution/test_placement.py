@@ -11,19 +11,20 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.context import Job
-from pipeline.commands.place import place_passes, place_run
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.config.sections import NodeGroup
+from pipeline.core.errors import ConfigError
+from pipeline.core.folder import RunFolder
 from pipeline.engines import vllm
 from pipeline.engines.base import EngineConfig, PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.engines.transformers import TransformersEngineConfig
 from pipeline.engines.vllm import VLLMEngineConfig
-from pipeline.errors import ConfigError
 from pipeline.execution.passes import PassSpec
-from pipeline.placement import NodeGroup, plan, spell
-from pipeline.storage import RunFolder
+from pipeline.execution.placement import plan, spell
+from pipeline.execution.planning import place_passes, place_run
+from pipeline.jobs.job import Job
 from tests.conftest import ROOT
 
 
@@ -244,17 +245,20 @@ def test_passes_get_their_engines_as_the_cluster_can_hold_them(
     specs = [PassSpec(n, "run", "prompts", f"t-{n}", [], config.engines[n]) for n in ("generator", "judge", "reward")]
     job.run.make("t-reward")
     job.run.write_json({"rows": 0}, "t-reward", "_complete.json")
-    generator, judge, reward = (s.engine for s in place_passes(job, specs))
+    generator, judge, reward = (s.engine for s in place_passes(job.config, job.run, job.name, specs))
     assert generator is not None and judge is not None
     assert generator.is_spread()
     assert judge.pool.max_size == 7  # 16 CPUs, two of them for reading and writing
     assert reward is config.engines["reward"]
     assert capsys.readouterr().out.startswith("placement (run): 1 x m TP=4 PP=2 on 8 GPUs, each over several nodes, ")
     monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: pytest.fail("there is no cluster"))
-    assert place_passes(job, [specs[2], replace(specs[0], skip=True)]) == [specs[2], replace(specs[0], skip=True)]
+    assert place_passes(job.config, job.run, job.name, [specs[2], replace(specs[0], skip=True)]) == [
+        specs[2],
+        replace(specs[0], skip=True),
+    ]
     monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: nodes((2, 4, 8)))
     job.run.remove("t-reward")
     with pytest.raises(ConfigError, match=r"engines\.reward\.pool: 99 x 1 GPU"):
-        place_passes(job, specs)
+        place_passes(job.config, job.run, job.name, specs)
     with pytest.raises(ConfigError, match=r"engines\.reward\.pool: 99 x 1 GPU"):
         place_run(config)  # before any pass of the run, though only a later job needs it

@@ -11,17 +11,17 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands import generate, judge, select
-from pipeline.config import Config, load_config
+from pipeline.config.load import Config, load_config
+from pipeline.config.sections import ExecutionConfig
+from pipeline.core.errors import LemonpressError, ResumeError, UnfinishedTableError
+from pipeline.core.folder import MARKER, RunFolder
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.errors import LemonpressError, ResumeError, UnfinishedTableError
 from pipeline.execution import passes
 from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.passes import PassSpec, run_pass
+from pipeline.jobs import generate, judge, select
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
-from pipeline.settings import ExecutionConfig
-from pipeline.storage import MARKER, RunFolder
 from tests.conftest import jsonl, rows_of, run_with_prompts
 from tests.inprocess import without_ray
 

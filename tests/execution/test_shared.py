@@ -12,19 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands import generate, judge, select
-from pipeline.commands.context import Job, stored_config
-from pipeline.commands.run import jobs, run_jobs
-from pipeline.config import Config, load_config
+from pipeline.config.load import Config, load_config
+from pipeline.core.errors import ResumeError
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import Row, Score
 from pipeline.engines.base import PoolConfig
-from pipeline.errors import ResumeError
+from pipeline.engines.stage import Stage
 from pipeline.execution.passes import PassSpec, finish
 from pipeline.execution.shared import companions, merge, warn_of_shared_work
 from pipeline.execution.together import Part, SharedWorker, kept_as, parts
 from pipeline.execution.worker import Worker
-from pipeline.records import Row, Score
-from pipeline.stage import Stage
-from pipeline.storage import RunFolder
+from pipeline.jobs import generate, judge, select
+from pipeline.jobs.job import Job, stored_config
+from pipeline.jobs.run import jobs, run_jobs
 from tests import inprocess
 from tests.conftest import rows_of, run_with_prompts
 

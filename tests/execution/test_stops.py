@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.config.sections import ExecutionConfig
+from pipeline.core.errors import ConfigError, Interrupted, LemonpressError, WorkerLost
+from pipeline.core.folder import RunFolder
 from pipeline.engines.base import Engine, PriceConfig
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.errors import ConfigError, Interrupted, LemonpressError, WorkerLost
 from pipeline.execution.control import Control
 from pipeline.execution.journal import JournalActor
 from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
-from pipeline.settings import ExecutionConfig
-from pipeline.storage import RunFolder
 from tests.conftest import rows_of, run_with_prompts
 from tests.execution import harness
 from tests.execution.harness import ROWS, Site, Tmpfs, begun, wait_for

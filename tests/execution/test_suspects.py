@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from pipeline.errors import WorkerLost
+from pipeline.core.errors import WorkerLost
 from pipeline.execution.gate import UNLIMITED, Gate
 from pipeline.execution.suspects import Suspects
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import ray
 
+from pipeline.config.sections import ExecutionConfig, LimitsConfig
+from pipeline.core.folder import RunFolder
 from pipeline.execution import watch
 from pipeline.execution.control import Control, Ledger
 from pipeline.execution.journal import JournalState
 from pipeline.execution.progress import Counts
-from pipeline.settings import ExecutionConfig, LimitsConfig
-from pipeline.storage import RunFolder
 
 
 class FakePass:

@@ -10,15 +10,15 @@ from typing import ClassVar
 import pyarrow as pa
 import pytest
 
+from pipeline.core.row import Answer, Row
+from pipeline.core.schema import prompts_schema
 from pipeline.engines.base import Engine
 from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.engines.stage import Stage
 from pipeline.execution.suspects import Suspicion
 from pipeline.execution.worker import Worker
-from pipeline.records import Answer, Row
 from pipeline.sampling.plans import Hedged, SingleTemperature
 from pipeline.sampling.stage import GenerateStage
-from pipeline.schema import prompts_schema
-from pipeline.stage import Stage
 
 
 @dataclass

@@ -9,22 +9,24 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import Config, load_config
-from pipeline.costs import (
+from pipeline.config.load import Config, load_config
+from pipeline.core.folder import RunFolder
+from pipeline.engines.base import PriceConfig
+from pipeline.execution.control import Ledger
+from pipeline.jobs.pilot import choose_pilot, write_pilot
+from pipeline.report.system_costs import system_costs
+from pipeline.stats.choices import SelectorRow
+from pipeline.stats.costs import (
     Costs,
     PilotRow,
     StageCost,
+    Stratum,
     count_costs,
     extrapolate,
     extrapolate_passes,
     pass_costs,
+    weights,
 )
-from pipeline.engines.base import PriceConfig
-from pipeline.execution.control import Ledger
-from pipeline.pilot import Stratum, choose_pilot, weights, write_pilot
-from pipeline.stats.choices import SelectorRow
-from pipeline.storage import RunFolder
-from pipeline.system_costs import system_costs
 from tests.conftest import rows_of, run_with_prompts
 
 PRICED = ["engines.generator.price={prompt: 1, cached: 0.5, completion: 4}", "engines.judge.price.hour=36"]

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import failures
 from pipeline.cli import main
-from pipeline.failures import find_failures
-from pipeline.schema import COLUMNS, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.stats import failures
+from pipeline.stats.failures import find_failures
 from tests.conftest import rows_of
 
 TEXT = "A SECRETLY LONG ANSWER"

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import load_config
-from pipeline.errors import ConfigError, InputError
-from pipeline.labelling.labels import NO_ROW, Label, Labels
-from pipeline.prompts import FileSource, Given, read_prompts
-from pipeline.schema import read_provenance
-from pipeline.scoring.chrf import chrf_matrix
-from pipeline.storage import RunFolder
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError, InputError
+from pipeline.core.folder import RunFolder
+from pipeline.core.schema import read_provenance
+from pipeline.jobs.label.labels import NO_ROW, Label, Labels
+from pipeline.prompts.sources import FileSource, Given, read_prompts
+from pipeline.tasks.chrf import chrf_matrix
 from tests.conftest import DATA, jsonl, rows_of
 from tests.jobs import test_retry as tables
 

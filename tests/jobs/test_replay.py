@@ -19,17 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands import replay
-from pipeline.config import load_config
-from pipeline.errors import ConfigError, InputError, UnfinishedTableError
-from pipeline.records import Candidate, Row, Score
-from pipeline.replay.compare import best_on_development
-from pipeline.replay.players import Player, choose, first_candidates, players
-from pipeline.replay.table import Pools, ReplayTable, place_of
-from pipeline.scoring.chrf import chrf_matrix
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError, InputError, UnfinishedTableError
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import Candidate, Row, Score
+from pipeline.jobs.replay import job as replay
+from pipeline.jobs.replay.compare import best_on_development
+from pipeline.jobs.replay.players import Player, choose, first_candidates, players
+from pipeline.jobs.replay.table import Pools, ReplayTable, place_of
 from pipeline.selection.base import Pool
 from pipeline.selection.mbr import MBR
-from pipeline.storage import RunFolder
+from pipeline.tasks.chrf import chrf_matrix
 from tests.conftest import ROOT, rows_of
 from tests.runs import REFERENCE
 from tests.selection.test_own_selector import SOURCE

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands import generate, judge, retry, select
-from pipeline.commands.retry import _is_half_done
-from pipeline.config import load_config
-from pipeline.errors import LemonpressError, ResumeError
+from pipeline.config.load import load_config
+from pipeline.core.errors import LemonpressError, ResumeError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.hashing import derive_seed
+from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.execution.control import LEDGER
-from pipeline.hashing import derive_seed
-from pipeline.retry import FOLDER, Retry, Step, failed_rows
-from pipeline.schema import COLUMNS, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.jobs import generate, judge, retry, select
+from pipeline.jobs.retry import _is_half_done
+from pipeline.jobs.subset import FOLDER, Retry, Step, failed_rows
 from tests.conftest import rows_of
 
 ROWS = 24

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands.show import describe, find
-from pipeline.errors import InputError
-from pipeline.schema import with_columns, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.core.errors import InputError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import with_columns, with_provenance
+from pipeline.jobs.show import describe, find
 from tests.conftest import rows_of, run_with_prompts
 from tests.report.runs import candidate, game
 

@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import load_config
-from pipeline.errors import ConfigError
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError
+from pipeline.core.folder import RunFolder
 from pipeline.execution.jobs import JobServer
-from pipeline.shipping import absolute, keys_left, pack, variables
-from pipeline.storage import RunFolder
+from pipeline.jobs.shipping import absolute, keys_left, pack, variables
 from tests.conftest import ROOT, rows_of
 
 TOKEN = "a-token-of-the-tests"

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands.sweep_plan import chosen_selector, metrics_of, policy_yaml, sweep_config
-from pipeline.config import build_config, load_config, to_dict
-from pipeline.errors import ConfigError
-from pipeline.storage import RunFolder
+from pipeline.config.load import build_config, load_config, to_dict
+from pipeline.core.errors import ConfigError
+from pipeline.core.folder import RunFolder
+from pipeline.jobs.sweep_plan import chosen_selector, metrics_of, policy_yaml, sweep_config
 from tests.conftest import jsonl, rows_of
 
 BASE: dict[str, Any] = {

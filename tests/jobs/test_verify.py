@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.storage import RunFolder
-from pipeline.verification.sampling import common_prefix
+from pipeline.core.folder import RunFolder
+from pipeline.jobs.verify.sampling import common_prefix
 from tests.conftest import RealRun
 
 Rows = list[dict[str, Any]]

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands.judge import check
-from pipeline.config import load_config
-from pipeline.errors import ConfigError, InputError
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError, InputError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.row import Answer, Row
+from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.jobs.judge import check
 from pipeline.judging.answers import AnswersStage, ColumnAnswers, EngineAnswers, FileAnswers, RunAnswers
 from pipeline.judging.lookup import Lookup, write_lookup
-from pipeline.records import Answer, Row
-from pipeline.schema import COLUMNS, with_provenance
-from pipeline.storage import MARKER, RunFolder
 from tests.conftest import jsonl
 from tests.selection.test_selectors import Judge
 

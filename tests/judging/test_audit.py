@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.core.row import Answer, Row, Selection
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.judging.audit import AuditStage, altered, choose_rows, find_donors, original_answer
-from pipeline.records import Answer, Row, Selection
 from pipeline.stats.audit import audit_table
 from pipeline.stats.games import Games, games_from_table
 from pipeline.tasks.translation import Translation

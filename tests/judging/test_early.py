@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.engines.base import ENGINES, Completion, Engine, Generation, Prompt, SamplingParams, Tokens
+from pipeline.core.errors import UnreadableJudge
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import Tokens
+from pipeline.engines.base import ENGINES, Completion, Engine, Generation, Prompt, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.errors import UnreadableJudge
 from pipeline.judging.early import FIRST, FirstVerdicts
-from pipeline.storage import RunFolder
 from tests.conftest import rows_of
 
 

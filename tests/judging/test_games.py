@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Answer, Game, Row, RowError, Selection
 from pipeline.engines.base import LabelProbs, Prompt
-from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.judging.pairwise import JudgeStage
+from pipeline.judging.games import JudgeStage
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import expected_grade, pairwise_score, pick
-from pipeline.records import Answer, Game, Row, RowError, Selection
 from tests.selection.test_selectors import Judge
 
 

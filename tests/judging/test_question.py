@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.engines.base import Completion, Generation, LogLikelihood, Prompt, Reward, SamplingParams, Tokens
+from pipeline.core.row import Candidate, Row, Selection, Tokens
+from pipeline.engines.base import Completion, Generation, LogLikelihood, Prompt, Reward, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.judging.pairwise import JudgeStage
-from pipeline.records import Candidate, Row, Selection
+from pipeline.judging.games import JudgeStage
 from pipeline.sampling.evidence import Evidence
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import SELECTORS, Pool

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import prompts
-from pipeline.errors import InputError
-from pipeline.prompts import FileSource, read_prompts
-from pipeline.storage import RunFolder
+from pipeline.core.errors import InputError
+from pipeline.core.folder import RunFolder
+from pipeline.prompts import sources as prompts
+from pipeline.prompts.sources import FileSource, read_prompts
 from tests.conftest import ROOT, rows_of
 
 
@@ -42,7 +42,7 @@ def test_it_happens_in_another_process(tmp_path: Path) -> None:
     lines(tmp_path / "p.jsonl", 20)
     code = (
         "import sys; from pipeline import prompts; prompts._LARGE = {}\n"
-        "from pipeline.storage import RunFolder; from pathlib import Path\n"
+        "from pipeline.core.folder import RunFolder; from pathlib import Path\n"
         "prompts.read_prompts(prompts.FileSource(path='p.jsonl'), RunFolder({!r}), Path({!r}))\n"
         "print('datasets' in sys.modules)"
     )
@@ -70,7 +70,7 @@ def test_a_killed_reader_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_it_does_not_outlive_the_driver() -> None:
-    waiting = "import threading, time; from pipeline.reading.apart import end_with_parent\n"
+    waiting = "import threading, time; from pipeline.prompts.apart import end_with_parent\n"
     waiting += "threading.Thread(target=end_with_parent).start(); time.sleep(600)"
     code = f"import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', {waiting!r}], stdin=subprocess.PIPE)\n"
     code += "print(c.pid, flush=True); input()"

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import LemonpressError
-from pipeline.prompts import Columns, FileSource, Given, read_prompts
-from pipeline.storage import RunFolder
+from pipeline.core.errors import LemonpressError
+from pipeline.core.folder import RunFolder
+from pipeline.prompts.sources import Columns, FileSource, Given, read_prompts
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import reading
-from pipeline.config import build_config, to_dict
-from pipeline.errors import ConfigError, InputError, ResumeError, UnfinishedTableError
-from pipeline.prompts import Columns, FileSource, Given, RunSource, read_prompts
-from pipeline.records import Candidate, row_from_dict
-from pipeline.schema import METADATA_KEY, prompts_schema, read_provenance, with_columns, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline import prompts as reading
+from pipeline.config.load import build_config, to_dict
+from pipeline.core.errors import ConfigError, InputError, ResumeError, UnfinishedTableError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.row import Candidate, row_from_dict
+from pipeline.core.schema import METADATA_KEY, prompts_schema, read_provenance, with_columns, with_provenance
+from pipeline.prompts.sources import Columns, FileSource, Given, RunSource, read_prompts
 from tests.conftest import DATA, jsonl
 
 ARENA = DATA / "arena-hard-v0.1"

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 
-from pipeline.errors import InputError, ResumeError
-from pipeline.prompts import ExampleSource, FileSource, read_prompts
-from pipeline.storage import RunFolder
+from pipeline.core.errors import InputError, ResumeError
+from pipeline.core.folder import RunFolder
+from pipeline.prompts.sources import ExampleSource, FileSource, read_prompts
 from tests.conftest import jsonl, rows_of
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")

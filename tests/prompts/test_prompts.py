@@ -1,4 +1,4 @@
-"""Reading prompts: every rule of ``pipeline.prompts.read_prompts``, on small files (and on shared data where it is)."""
+"""Reading prompts: every rule of ``read_prompts``, on small files (and on shared data where it is)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import reading
-from pipeline.errors import ConfigError, InputError, ResumeError
-from pipeline.hashing import digest
-from pipeline.prompts import Columns, ExampleSource, FileSource, HubSource, SourceConfig, read_prompts
-from pipeline.records import row_from_dict
-from pipeline.schema import PROMPT_COLUMNS, prompts_schema, read_provenance
-from pipeline.storage import RunFolder
+from pipeline import prompts as reading
+from pipeline.core.errors import ConfigError, InputError, ResumeError
+from pipeline.core.folder import RunFolder
+from pipeline.core.hashing import digest
+from pipeline.core.row import row_from_dict
+from pipeline.core.schema import PROMPT_COLUMNS, prompts_schema, read_provenance
+from pipeline.prompts.sources import (
+    Columns,
+    ExampleSource,
+    FileSource,
+    HubSource,
+    SourceConfig,
+    read_prompts,
+)
 from tests.conftest import DATA, jsonl
 
 SHARED = DATA
@@ -106,7 +113,7 @@ def test_large_input_becomes_shards_of_whole_row_groups_in_order(
 
 def test_importing_prompts_loads_nothing_heavy() -> None:
     heavy = "('datasets', 'pandas', 'pyarrow.dataset')"
-    code = f"import sys, pipeline.prompts; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, pipeline.prompts.sources; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import Config, build_config
-from pipeline.schema import COLUMNS, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.config.load import Config, build_config
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import COLUMNS, with_provenance
 
 ATTACK = "</details></div></main><script>alert('x')</script><img src=x onerror=alert(1)> <b>no end \u202eevil\x00 | `x`"
 QUESTIONS = {

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.export.markdown import plain
-from pipeline.report.escaping import clean, escape_line, escape_markdown, fence, visible
+from pipeline.core.escaping import clean, escape_line, escape_markdown, fence, visible
+from pipeline.jobs.export.markdown import plain
 from pipeline.report.model import Report
 from pipeline.report.render import build_report
 from tests.report.runs import ATTACK, CONFIG, Page, config_with, make_row, rows_for, special_rows, write_run

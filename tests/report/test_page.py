@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import report as report_command
-from pipeline.errors import UnfinishedTableError
+from pipeline.core.errors import UnfinishedTableError
+from pipeline.core.escaping import escape_markdown, fence
+from pipeline.core.folder import RunFolder
+from pipeline.jobs import report as report_command
 from pipeline.report import wording
 from pipeline.report.collect import collect
-from pipeline.report.escaping import escape_markdown, fence
 from pipeline.report.model import Report
 from pipeline.report.render import build_report, render_html
 from pipeline.stats.prompt_scores import judge_rates
 from pipeline.stats.run_games import load_run_games
 from pipeline.stats.winrate import simultaneous_winrates, winrates
-from pipeline.storage import RunFolder
 from tests.report.golden import above_agreement, assert_golden, numbers, shortened
 from tests.report.runs import (
     CONFIG,

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands import winrate
-from pipeline.errors import UnfinishedTableError
+from pipeline.core.errors import UnfinishedTableError
+from pipeline.core.folder import RunFolder
+from pipeline.jobs import winrate
 from pipeline.report.collect import collect
 from pipeline.report.headline import headline, score_headline
 from pipeline.report.model import Report
@@ -20,7 +21,6 @@ from pipeline.report.render import build_report, render_html, render_markdown
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.quality import load_quality, scores_table
 from pipeline.stats.score_gaps import simultaneous_gaps
-from pipeline.storage import RunFolder
 from tests.report.golden import above_agreement, assert_golden, numbers, shortened
 from tests.report.runs import ATTACK, Page
 from tests.report.translation import SOURCES, config, rows_for, write_run

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import Config, build_config
-from pipeline.schema import COLUMNS, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.config.load import Config, build_config
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import COLUMNS, with_provenance
 
 SOURCES = {
     "de": "Janets Enten legen jeden Tag {n} Eier. Drei davon isst sie zum Frühstück.",

@@ -13,26 +13,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.adaptive.accounts import Account, LanguageAccount, _count_candidates, _Failed, account
-from pipeline.adaptive.budget import Lengths, concave, deal_out, lengths
-from pipeline.adaptive.decide import Decision, State, decide
-from pipeline.adaptive.known import SCORER, known_values
-from pipeline.adaptive.rewards import reward_gains
-from pipeline.adaptive.settings import Adaptive
-from pipeline.adaptive.stages import ScoreStage
-from pipeline.adaptive.votes import counts_of, vote_gains
-from pipeline.commands import generate
-from pipeline.commands.adaptive import numbers_hold
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.core.columns import Floats
+from pipeline.core.errors import ConfigError
+from pipeline.core.folder import RunFolder
+from pipeline.core.row import Candidate, Row, Score
+from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.engines.meter import Meter
-from pipeline.errors import ConfigError
-from pipeline.extend import Made, Unit
-from pipeline.records import Candidate, Row, Score
-from pipeline.schema import COLUMNS, with_provenance
+from pipeline.execution.extend import Made, Unit
+from pipeline.jobs import generate
+from pipeline.jobs.adaptive import numbers_hold
+from pipeline.sampling.adaptive.accounts import Account, LanguageAccount, _count_candidates, _Failed, account
+from pipeline.sampling.adaptive.budget import Lengths, concave, deal_out, lengths
+from pipeline.sampling.adaptive.decide import Decision, State, decide
+from pipeline.sampling.adaptive.rewards import reward_gains
+from pipeline.sampling.adaptive.settings import Adaptive
+from pipeline.sampling.adaptive.stages import ScoreStage
+from pipeline.sampling.adaptive.votes import counts_of, vote_gains
+from pipeline.selection.known import SCORER, known_values
 from pipeline.selection.stage import SelectStage
-from pipeline.stats.arrays import Floats
-from pipeline.storage import RunFolder
 
 NAN = float("nan")
 

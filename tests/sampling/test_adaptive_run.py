@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.adaptive.known import SCORER
 from pipeline.cli import main
-from pipeline.commands import generate, select
-from pipeline.config import load_config
-from pipeline.errors import ResumeError
+from pipeline.config.load import load_config
+from pipeline.core.errors import ResumeError
+from pipeline.core.folder import RunFolder
+from pipeline.jobs import generate, select
 from pipeline.selection.best_of_n import BestOfN
-from pipeline.storage import RunFolder
+from pipeline.selection.known import SCORER
 from tests.conftest import jsonl, rows_of
 from tests.execution.test_resume import Killed, Requests
 from tests.inprocess import without_ray

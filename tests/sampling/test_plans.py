@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import load_config
-from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams, Tokens
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError, EngineRequestError, ResumeError
+from pipeline.core.languages import identify, is_language
+from pipeline.core.policy import Policy, Rule
+from pipeline.core.row import Candidate, Row, Selection, Tokens
+from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.errors import ConfigError, EngineRequestError, ResumeError
-from pipeline.languages import identify, is_language
-from pipeline.policy import Policy, Rule
-from pipeline.records import Candidate, Row, Selection
 from pipeline.sampling.evidence import Evidence
 from pipeline.sampling.plans import Greedy, Hedged, MixedTemperatures, PlanConfig, PlannedRequest, SingleTemperature
 from pipeline.sampling.stage import GenerateStage
-from pipeline.selection.policy import PolicyStage
+from pipeline.selection.policy_stage import PolicyStage
 from pipeline.selection.sample import Sample
 from pipeline.selection.stage import SelectStage
 from pipeline.tasks.open import Open

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import RunFolder
+from pipeline.core.folder import RunFolder
 
 EXTENSION = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
 Array = tuple[pa.Field, pa.Array]

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from jinja2.exceptions import SecurityError
 
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError, InputError, LemonpressError
+from pipeline.core.folder import RunFolder
 from pipeline.engines.transformers import TransformersEngineConfig
 from pipeline.engines.vllm import VLLMEngineConfig
-from pipeline.errors import ConfigError, InputError, LemonpressError
 from pipeline.judging.templates import load_template
-from pipeline.prompts import read_prompts
-from pipeline.storage import RunFolder
+from pipeline.prompts.sources import read_prompts
 
 USER = [{"role": "user", "content": "q"}]
 

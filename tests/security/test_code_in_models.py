@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError
 from pipeline.engines.base import EngineConfig
 from pipeline.engines.comet import CometEngineConfig
 from pipeline.engines.transformers import TransformersEngineConfig
 from pipeline.engines.vllm import VLLMEngineConfig
 from pipeline.engines.weights import refuse_pickles
-from pipeline.errors import ConfigError
-from pipeline.theirs import load_theirs
+from pipeline.jobs.theirs import load_theirs
 from tests.security.canary import Payload
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import RunFolder
+from pipeline.core.folder import RunFolder
 from tests.conftest import ROOT
 
 NAMES = (
@@ -63,7 +63,7 @@ def _program(folder: Path) -> tuple[str, ...]:
     program.write_text(
         "import sys, os\n"
         "sys.path.insert(0, os.getcwd())  # as python -m has it\n"
-        "from pipeline.imports import leave_folder_out\n"
+        "from pipeline.core.imports import leave_folder_out\n"
         "leave_folder_out()\n"
         "from tests.inprocess import without_ray\n"
         "from pipeline.cli import main\n"
@@ -135,7 +135,7 @@ def test_rays_workers_and_their_children(folder: Path) -> None:
         *WORDS,
         start=(
             "-c",
-            "from pipeline.imports import leave_folder_out as out; out(); "
+            "from pipeline.core.imports import leave_folder_out as out; out(); "
             "from pipeline.cli import main; raise SystemExit(main())",
         ),
     )

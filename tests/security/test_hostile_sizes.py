@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.errors import InputError
-from pipeline.prompts import FileSource, read_prompts
-from pipeline.reading.lines import LONGEST_LINE, MOST_TIMES, check_text, is_deep
-from pipeline.reading.values import conversation
-from pipeline.storage import RunFolder
-from pipeline.tables import MOST_COLUMNS, check_schema
+from pipeline.core.errors import InputError
+from pipeline.core.folder import RunFolder
+from pipeline.core.tables import MOST_COLUMNS, check_schema
+from pipeline.prompts.lines import LONGEST_LINE, MOST_TIMES, check_text, is_deep
+from pipeline.prompts.sources import FileSource, read_prompts
+from pipeline.prompts.values import conversation
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")

@@ -13,19 +13,19 @@ from typing import Any, ClassVar
 import pytest
 
 from pipeline.cli import main
-from pipeline.engines.base import Completion, Generation, LabelProbs, Tokens
-from pipeline.engines.chat import ControlTokens, chat_messages
+from pipeline.core.row import Candidate, Row, Selection, Tokens
+from pipeline.engines.base import Completion, Generation, LabelProbs
 from pipeline.engines.control import COMMON
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
+from pipeline.engines.text import ControlTokens, chat_messages
 from pipeline.engines.transformers import TransformersEngine, TransformersEngineConfig
 from pipeline.engines.vllm import VLLMEngine, VLLMEngineConfig
 from pipeline.execution.worker import Worker
+from pipeline.judging.games import JudgeStage
 from pipeline.judging.names import PLEA, PLEA_IGNORED
-from pipeline.judging.pairwise import JudgeStage
 from pipeline.judging.pleas import without_pleas
 from pipeline.judging.referee import Referee, Refereeing
 from pipeline.judging.templates import framed, load_template
-from pipeline.records import Candidate, Row, Selection
 from pipeline.selection.base import Pool
 from pipeline.selection.one_pass import OnePass
 from pipeline.selection.stage import SelectStage

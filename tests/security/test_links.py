@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.errors import ConfigError, InputError
-from pipeline.prompts import FileSource
-from pipeline.reading import local_files
-from pipeline.storage import RunFolder
+from pipeline.core.errors import ConfigError, InputError
+from pipeline.core.folder import RunFolder
+from pipeline.prompts import local_files
+from pipeline.prompts.sources import FileSource
 from tests.inprocess import without_ray
 
 QUIET = "execution.progress=false"

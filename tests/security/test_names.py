@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import build_config
-from pipeline.errors import ConfigError, InputError
-from pipeline.lock import run_lock
-from pipeline.prompts import FileSource, RunSource, read_prompts
-from pipeline.storage import RunFolder
+from pipeline.config.load import build_config
+from pipeline.core.errors import ConfigError, InputError
+from pipeline.core.folder import RunFolder
+from pipeline.core.lock import run_lock
+from pipeline.prompts.sources import FileSource, RunSource, read_prompts
 from tests.conftest import jsonl, run_with_prompts
 
 

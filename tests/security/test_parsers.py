@@ -20,29 +20,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engines.chat import chat_messages
+from pipeline.core.escaping import escape_markdown, fence
+from pipeline.core.folder import RunFolder
+from pipeline.core.languages import identify, is_language_tag, language_name
+from pipeline.core.remote import is_uri
+from pipeline.core.row import Row
+from pipeline.core.safety import json_text, one_line, redact, visible
 from pipeline.engines.dummy import _ANSWERS
 from pipeline.engines.labels import latin, match_label
 from pipeline.engines.reasoning import split_reasoning
+from pipeline.engines.text import chat_messages
 from pipeline.execution.passes import _cause
-from pipeline.export.markdown import plain, text_cell
-from pipeline.failures import _SPECIFIC
+from pipeline.jobs.export.markdown import plain, text_cell
 from pipeline.judging.audit import altered
 from pipeline.judging.names import is_candidate
 from pipeline.judging.pleas import without_pleas
 from pipeline.judging.replies import read_label, read_reply
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import LETTERS, expected_grade, pairwise_score, pick
-from pipeline.languages import identify, is_language_tag, language_name
-from pipeline.prompts import FileSource, read_prompts
-from pipeline.reading.lines import parse_lines
-from pipeline.reading.values import ROLES, as_text, clean, conversation
-from pipeline.records import Row
-from pipeline.remote import is_uri
-from pipeline.report.escaping import escape_markdown, fence
-from pipeline.safety import json_text, one_line, redact, visible
+from pipeline.prompts.lines import parse_lines
+from pipeline.prompts.sources import FileSource, read_prompts
+from pipeline.prompts.values import ROLES, as_text, clean, conversation
+from pipeline.stats.failures import _SPECIFIC
 from pipeline.stats.results import no_formula
-from pipeline.storage import RunFolder
 from pipeline.tasks.math import Math, answer
 from pipeline.tasks.translation import Translation, number_match
 

@@ -13,9 +13,9 @@ import pytest
 import ray.data  # noqa: F401  # registers the type that unpickles, as every process of a job with Ray does
 
 from pipeline.cli import main
-from pipeline.errors import InputError
-from pipeline.storage import RunFolder
-from pipeline.tables import check_schema, open_file
+from pipeline.core.errors import InputError
+from pipeline.core.folder import RunFolder
+from pipeline.core.tables import check_schema, open_file
 from tests.inprocess import without_ray
 from tests.security.canary import EXTENSION, NESTINGS, Payload, poison_file, poison_run, poisoned
 

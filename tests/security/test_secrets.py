@@ -13,22 +13,22 @@ import pyarrow as pa
 import pytest
 
 from pipeline.cli import _stderr, main
-from pipeline.commands.context import update_manifest
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.folder import RunFolder
+from pipeline.core.lock import run_lock
+from pipeline.core.row import Candidate, Row, RowError
+from pipeline.core.safety import find_secrets, is_variable_name, redact
+from pipeline.core.schema import COLUMNS
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.engines.openai import OpenAIEngineConfig
-from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.execution.observe import job_log
 from pipeline.execution.worker import Worker
-from pipeline.lock import run_lock
-from pipeline.records import Candidate, Row, RowError
-from pipeline.safety import find_secrets, is_variable_name, redact
+from pipeline.jobs.job import update_manifest
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
-from pipeline.schema import COLUMNS
 from pipeline.selection.base import Choice, Pool, Selector
 from pipeline.selection.stage import SelectStage
-from pipeline.storage import RunFolder
 
 KEY = "opaque-4711-key-of-the-test"
 _TAIL = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ"
@@ -146,7 +146,7 @@ def test_a_long_text_is_cut_before_it_is_looked_through(monkeypatch: pytest.Monk
     many = f"{KEY} " * 5_000
     assert KEY[:8] not in redact(many, 2000) and len(redact("ordinary words " * 10**5, 2000)) == 2000
     seen: list[int] = []
-    monkeypatch.setattr("pipeline.safety._redacted", lambda text: seen.append(len(text)) or text)
+    monkeypatch.setattr("pipeline.core.safety._redacted", lambda text: seen.append(len(text)) or text)
     redact("x" * 10**7, 2000)
     assert seen == [2000 + 2 * 4096]
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli
-from pipeline.errors import InputError
-from pipeline.replay.table import SCHEMA, ReplayTable
-from pipeline.schema import with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.core.errors import InputError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import with_provenance
+from pipeline.jobs.replay.table import SCHEMA, ReplayTable
 
 
 @pytest.mark.parametrize(

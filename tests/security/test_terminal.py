@@ -11,14 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.commands.context import console
-from pipeline.commands.errors import run as print_errors
-from pipeline.commands.show import describe
-from pipeline.commands.winrate import store_table
-from pipeline.prompts import ReadReport
-from pipeline.safety import Line, indented, isolated, json_text, line, one_line, say, visible
+from pipeline.core.folder import RunFolder
+from pipeline.core.safety import Line, indented, isolated, json_text, line, one_line, say, visible
+from pipeline.jobs.errors import run as print_errors
+from pipeline.jobs.job import console
+from pipeline.jobs.show import describe
+from pipeline.jobs.winrate import store_table
+from pipeline.prompts.sources import ReadReport
 from pipeline.stats.results import csv_text
-from pipeline.storage import RunFolder
 from tests.conftest import run_with_prompts
 
 ROOT = Path(__file__).parents[2]

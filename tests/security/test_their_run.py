@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import storage
-from pipeline import theirs as theirs_module
-from pipeline.cache import model_commit
 from pipeline.cli import main
-from pipeline.config import build_config, merge_words
+from pipeline.config.load import build_config, merge_words
+from pipeline.core import folder as storage
+from pipeline.core.cache import model_commit
+from pipeline.core.errors import ConfigError
+from pipeline.core.schema import read_provenance, with_provenance
 from pipeline.engines.base import ENGINES
-from pipeline.errors import ConfigError
-from pipeline.schema import read_provenance, with_provenance
+from pipeline.jobs import theirs as theirs_module
 from tests.inprocess import without_ray
 
 QUIET = "execution.progress=false"

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams, Tokens
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Candidate, Row, Tokens
+from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import Meter
-from pipeline.errors import ConfigError, EngineRequestError
 from pipeline.judging.compare import Judge as Asked
 from pipeline.judging.templates import load_template
-from pipeline.records import Candidate, Row
 from pipeline.selection.base import SELECTORS, Choice, Pool
 from pipeline.selection.stage import SelectStage
 from pipeline.tasks.base import Question

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import generate, select
-from pipeline.config import load_config
-from pipeline.storage import RunFolder
+from pipeline.config.load import load_config
+from pipeline.core.folder import RunFolder
+from pipeline.jobs import generate, select
 from tests.conftest import rows_of
 
 SOURCE = '''

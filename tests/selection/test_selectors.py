@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import CHRF
 
-from pipeline.config import load_config
-from pipeline.engines.base import LabelProbs, Prompt, Tokens
+from pipeline.config.load import load_config
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Candidate, Row, Tokens
+from pipeline.engines.base import LabelProbs, Prompt
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.records import Candidate, Row
 from pipeline.selection.base import SELECTORS, Choice, Pool, Selector
 from pipeline.selection.stage import SelectStage
 
@@ -239,7 +239,7 @@ def test_a_reference_subset_of_all_candidates_is_exact(texts: list[str]) -> None
 @settings(deadline=None)
 @given(TEXTS)
 def test_aggregate_chrf_equals_its_definition(texts: list[str]) -> None:
-    from pipeline.scoring.chrf import aggregate_chrf, chrf_matrix
+    from pipeline.tasks.chrf import aggregate_chrf, chrf_matrix
 
     def grams(text: str, order: int) -> Counter[str]:
         text = "".join(text.split())

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.commands import select
-from pipeline.errors import TooManyFailedRows
+from pipeline.core.errors import TooManyFailedRows
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.jobs import select
 from pipeline.report.collect import collect
 from pipeline.report.render import render_html, render_markdown
 from pipeline.stats.choices import Choices, count_choices
 from pipeline.stats.games import games_from_table
 from pipeline.stats.winrate import winrates
-from pipeline.storage import MARKER, RunFolder
 from tests.report.runs import Page, config_with, pct, rows_for, write_run
 
 DETAILS: dict[int, dict[str, Any]] = {

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.engines.base import Prompt, Reward, Tokens
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Candidate, Row, Tokens
+from pipeline.engines.base import Prompt, Reward
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.records import Candidate, Row
 from pipeline.selection.base import Choice, Pool
 from pipeline.selection.majority_vote import MajorityVote
 from pipeline.selection.oracle import Oracle

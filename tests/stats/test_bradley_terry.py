@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.stats.bradley_terry import bradley_terry, fit_strengths
 from pipeline.stats.games import Games, games_from_table
 from tests.stats.tables import both_orders, flat, rows_of

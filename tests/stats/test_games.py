@@ -11,12 +11,12 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import InputError, UnfinishedTableError
-from pipeline.schema import GAME, with_provenance
+from pipeline.core.errors import InputError, UnfinishedTableError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import GAME, with_provenance
 from pipeline.stats.games import INVALID, games_from_table, leave_out, load_table_games
 from pipeline.stats.run_games import load_run_games
 from pipeline.stats.winrate import winrates
-from pipeline.storage import MARKER, RunFolder
 from tests.stats.tables import both_orders, flat, rows_of
 
 GOOD = both_orders({"en": [1.0, 0.5], "de": [0.0]})

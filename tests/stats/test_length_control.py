@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.stats.games import games_from_table
 from pipeline.stats.length_control import length_controlled
 from tests.stats.tables import both_orders, flat, rows_of

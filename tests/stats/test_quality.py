@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import build_config
-from pipeline.schema import COLUMNS, with_provenance
+from pipeline.config.load import build_config
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.stats.facts import SetFacts, set_facts
 from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table, split_clusters
 from pipeline.stats.run_games import load_run_games
 from pipeline.stats.score_gaps import simultaneous_gaps
-from pipeline.storage import MARKER, RunFolder
 
 
 def candidate(plan: str, origin: str, text: str | None = "t", temperature: float | None = 0.7) -> dict[str, Any]:

@@ -11,15 +11,15 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands import winrate
-from pipeline.config import load_config
-from pipeline.errors import InputError, UnfinishedTableError
-from pipeline.schema import COLUMNS, with_provenance
-from pipeline.settings import WinrateConfig
+from pipeline.config.load import load_config
+from pipeline.config.sections import WinrateConfig
+from pipeline.core.errors import InputError, UnfinishedTableError
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.jobs import winrate
 from pipeline.stats.results import outside_results, run_results
 from pipeline.stats.run_games import AUDIT, CANDIDATES, NoGames, load_run_games
 from pipeline.stats.winrate import winrates
-from pipeline.storage import MARKER, RunFolder
 from tests.stats.tables import both_orders, flat, rows_of
 
 LANGUAGES = ("es", "fr", "ja")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.pools import PoolValues, Quality, TaskQuality, split_clusters
 from pipeline.stats.sweep import Sweep, sweep_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, InputError
+from pipeline.core.errors import ConfigError, InputError
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import games_from_table
 from pipeline.stats.prompt_scores import judge_rates, prompt_scores

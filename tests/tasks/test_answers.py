@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.records import Row
+from pipeline.core.row import Row
 from pipeline.tasks.math import Math
 
 MATH = Math()

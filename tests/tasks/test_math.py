@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
-from pipeline.records import Row
+from pipeline.core.errors import ConfigError
+from pipeline.core.row import Row
 from pipeline.tasks import TASKS
 from pipeline.tasks.math import INSTRUCTIONS, Math, answer
 from pipeline.tasks.numbers import same

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from sacrebleu import sentence_bleu, sentence_chrf
 
-from pipeline.commands.chain import Step, chain, measure_steps
-from pipeline.config import Config, build_config
-from pipeline.engines.base import Quality, Tokens
-from pipeline.errors import ConfigError, EngineRequestError
-from pipeline.records import Answer, Candidate, Row, RowError, Score, Selection
+from pipeline.config.load import Config, build_config
+from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.row import Answer, Candidate, Row, RowError, Score, Selection, Tokens
+from pipeline.engines.base import Quality
+from pipeline.jobs.steps import Step, chain, measure_steps
 from pipeline.sampling.plans import SingleTemperature
 from pipeline.sampling.stage import GenerateStage
-from pipeline.scoring.measure import MeasureStage
-from pipeline.scoring.quality import QualityStage
 from pipeline.selection.mbr import MBR
 from pipeline.selection.stage import SelectStage
+from pipeline.tasks.measure import MeasureStage
+from pipeline.tasks.quality import QualityStage
 from pipeline.tasks.translation import Example, Translation, number_match
 
 REFERENCE = "Janet sells 16 eggs a day for $2 each at the market in town."

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from sacrebleu.metrics.chrf import CHRF
 
-from pipeline.errors import ConfigError
-from pipeline.records import Row
+from pipeline.core.errors import ConfigError
+from pipeline.core.row import Row
 from pipeline.tasks import TASKS, Task, task_for
 from pipeline.tasks.math import Math
 from pipeline.tasks.open import Open

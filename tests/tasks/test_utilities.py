@@ -11,15 +11,15 @@ from statistics import fmean
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
+from pipeline.core.errors import EngineRequestError
+from pipeline.core.hashing import argmax
 from pipeline.engines.base import Embedding
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import Meter
-from pipeline.errors import EngineRequestError
-from pipeline.hashing import argmax
-from pipeline.scoring.chrf import chrf_matrix
-from pipeline.scoring.utility import bleu_matrix, cosine_matrix
 from pipeline.selection.base import SELECTORS, Pool
 from pipeline.selection.mbr import mean_of_others
+from pipeline.tasks.chrf import chrf_matrix
+from pipeline.tasks.utilities import bleu_matrix, cosine_matrix
 from tests.conftest import DATA
 from tests.selection.test_selectors import choose, pool
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.report.contests import role
+from pipeline.core.safety import isolated
 from pipeline.report.model import Report, SystemCost
 from pipeline.report.plots.svg import WIDTH, Axis, clip, nice_axis, spread, svg, text
+from pipeline.report.standings import role
 from pipeline.report.wording import language_label, metric_label, signed, signed_interval
-from pipeline.safety import isolated
 
 _LEFT, _RIGHT, _TOP, _FLOOR, _HEIGHT = 38, 286, 12, 186, 222
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.report.escaping import visible
+from pipeline.core.escaping import visible
 
 WIDTH = 340
 """Panel units: one column on a phone, a third of the page on a desktop, so that text keeps its size."""

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import Config, build_config
-from pipeline.export.build import Exported, build
-from pipeline.schema import COLUMNS, with_provenance
-from pipeline.storage import MARKER, RunFolder
+from pipeline.config.load import Config, build_config
+from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.jobs.export.build import Exported, build
 
 ATTACK = (
     "```\n</code></pre><script>alert(1)</script><img src=x onerror=alert(1)>\n---\nlicense: mit\n---\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.storage import RunFolder
+from pipeline.core.folder import RunFolder
 from tests.conftest import ROOT, rows_of
 
 LANGUAGES = ("de", "en", "es", "fr")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.errors import ConfigError, InputError, UnfinishedTableError
+from pipeline.core.errors import ConfigError, InputError, UnfinishedTableError
 from tests.jobs.export import data
 
 GERMAN = "Das ist ganz sicher eine Antwort, die in deutscher Sprache geschrieben wurde."
@@ -145,8 +145,8 @@ def test_several_methods_or_plans_need_a_choice(tmp_path: Path) -> None:
 
 
 def test_a_policy_is_exported_with_each_rows_own_plan_and_scorer(tmp_path: Path) -> None:
-    from pipeline.config import build_config
-    from pipeline.export.build import build
+    from pipeline.config.load import build_config
+    from pipeline.jobs.export.build import build
 
     row = data.plain_rows(1)[0]
     row["selections"].append(row["selections"][0] | {"plan": "policy", "method": "policy"})
@@ -196,7 +196,7 @@ def test_the_same_run_gives_the_same_bytes_and_replaces_the_export(tmp_path: Pat
 def test_a_failure_leaves_the_earlier_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = data.write(tmp_path, data.plain_rows(3))
     before = (data.export(run).folder / "README.md").read_bytes()
-    monkeypatch.setattr("pipeline.export.build.write_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipeline.jobs.export.build.write_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         data.export(run, seed=7)
     assert (tmp_path / "export" / "sft" / "README.md").read_bytes() == before
@@ -332,8 +332,8 @@ def test_a_threshold_is_a_quantile_within_the_language(tmp_path: Path) -> None:
 
 
 def test_copies_of_one_prompt_are_in_one_split(tmp_path: Path) -> None:
-    from pipeline.prompts import FileSource, read_prompts
-    from pipeline.storage import RunFolder
+    from pipeline.core.folder import RunFolder
+    from pipeline.prompts.sources import FileSource, read_prompts
 
     lines = [{"prompt": f"question {i % 30}", "language": "en" if i % 2 else "de"} for i in range(90)]
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(line) for line in lines))

@@ -12,9 +12,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError
-from pipeline.export.duplicates import normalised
-from pipeline.export.splits import split_of
+from pipeline.core.errors import InputError
+from pipeline.jobs.export.duplicates import normalised
+from pipeline.jobs.export.splits import split_of
 from tests.jobs.export import data
 
 TEXTS = st.sampled_from(["one answer", "one  answer ", "caf\u00e9", "cafe\u0301", "another", "third text", "", None])

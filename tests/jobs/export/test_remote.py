@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.errors import ConfigError
-from pipeline.storage import RunFolder
+from pipeline.core.errors import ConfigError
+from pipeline.core.folder import RunFolder
 from tests.jobs.export import data
 
 

@@ -1,0 +1,132 @@
+"""``select``: candidates -> scores and selections."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.config.load import Config, to_dict
+from pipeline.core.errors import ConfigError, TooManyFailedRows
+from pipeline.core.folder import RunFolder
+from pipeline.core.policy import Policy
+from pipeline.core.safety import say
+from pipeline.engines.base import spell_needs
+from pipeline.execution.extend import Made
+from pipeline.jobs.adaptive import numbers_hold
+from pipeline.jobs.job import Plan, console, job, run_passes
+from pipeline.jobs.steps import Step, chain, measure_steps
+from pipeline.judging.early import FirstVerdicts
+from pipeline.prompts.sources import read_prompts
+from pipeline.selection.base import SELECTORS
+from pipeline.selection.policy_stage import PolicyStage
+from pipeline.selection.stage import SelectStage
+from pipeline.stats.choices import count_choices
+
+if TYPE_CHECKING:
+    from pipeline.execution.spec import PassSpec
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, later: Sequence[Plan] = ()) -> None:
+    """Run every configured selector on every candidate set, and show what they chose.
+
+    Candidates that the prompts brought are selected from directly when nothing is sampled.
+
+    Args:
+        later: passes of the jobs after this one, which may share its last pass.
+
+    Raises:
+        ConfigError: no selector is configured.
+        UnfinishedTableError: ``generate`` has not finished.
+    """
+    try:
+        _run(config, later)
+    except TooManyFailedRows:
+        print_choices(RunFolder(config.out))  # the table exists, and shows which selectors fell back
+        raise
+    print_choices(RunFolder(config.out))
+
+
+def _run(config: Config, later: Sequence[Plan]) -> None:
+    if not config.selectors:
+        raise ConfigError("selectors: none is configured; e.g. selectors.mbr.kind=mbr")
+    with job("select", config) as current:
+        if not config.all_plans():
+            for line in read_prompts(config.prompts, current.run).lines():
+                say(line)
+        run_passes(current, passes(config), later)
+
+
+def passes(config: Config) -> list[PassSpec]:
+    """The job's passes: one an engine that selectors use."""
+    policy = Policy(config.policy) if config.policy else None
+    bars = (config.selection.bar_truncated, config.selection.bar_wrong_language)
+    common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy), "bars": bars}
+    only = config.only_languages()
+    reads = "candidates" if config.all_plans() else "prompts"
+    steps = []
+    pools = Made.read(RunFolder(config.out), reads)
+    for name, chosen in config.selectors.items():
+        plans = tuple(config.sets_of(name))
+        fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
+        units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
+        known = frozenset(p for p in plans if numbers_hold(config, name, pools, p))
+        early = FirstVerdicts(config.judge.max_invalid, f"engines.{chosen.engine}")
+        stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars, known, early)
+        settings = fixed | {"plans": list(plans)}
+        steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
+    if policy is not None:
+        steps.append(Step(None, PolicyStage(policy), {}, last=True))
+    steps += measure_steps(config, "select")
+    return chain("select", config, steps, reads, "selections", common)
+
+
+def print_choices(run: RunFolder) -> None:
+    """The table of what each selector chose; nothing while no selections are finished."""
+    from rich.table import Table
+
+    if run.marker("selections") is None:
+        return
+    table = Table(title="choices", title_justify="left")
+    table.add_column("candidate set")
+    table.add_column("method")
+    rows = count_choices(run)
+    has_parts = any(row.evidence is not None or row.without for row in rows)
+    names = ["answers", "greedy", "verdicts", "unreadable", "failed requests", "fallbacks", "bars lifted"]
+    for name in [*names, *(("|Z|", "without a part") if has_parts else ())]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        greedy = row.share(row.greedy)
+        numbers = (row.invalid, row.failed, row.fallbacks.total(), row.lifted)
+        evidence = "-" if row.mean_evidence is None else f"{row.mean_evidence:.1f}"
+        table.add_row(
+            row.plan,
+            row.method,
+            f"{row.n:,}",
+            "-" if greedy is None else f"{greedy:.0%}",
+            "-" if row.verdicts is None else f"{row.verdicts:,}",
+            *(f"{n:,}" for n in numbers),
+            *((evidence, f"{row.without.total():,}") if has_parts else ()),
+        )
+    console(table)
+    for row in rows:
+        if row.incomplete:
+            logger.warning(
+                "%s: %s, on every prompt: it is another method than its name says", row.system, row.incomplete
+            )
+
+
+def show() -> None:
+    """Print every selector with its cost in engine calls, what it needs and where it comes from."""
+    from rich.table import Table
+
+    table = Table(title="selectors (N candidates, M pieces of evidence)", title_justify="left")
+    for column in ("kind", "calls per prompt", "needs", "source", "what it is"):
+        table.add_column(column, overflow="fold")
+    for kind, cls in SELECTORS.items():
+        what = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        needs = spell_needs(cls.needs) or "-"
+        table.add_row(kind, cls.cost, needs, cls.source, " ".join(what.split()))
+    console(table)

@@ -1,0 +1,195 @@
+"""The first look at the rows: which are kept and which repeat, with a few numbers a row."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import InputError
+from pipeline.core.languages import RESERVED, is_among
+from pipeline.core.memory import give_back
+from pipeline.prompts.columns import NOTHING
+from pipeline.prompts.rows import Indices, Prompt, Rows
+from pipeline.prompts.sources import SourceConfig
+
+_SHOWN = 10  # duplicates in the report
+_EXPLICIT, _BAD = 1, 2  # flags of a row
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass
+class Repeats:
+    """Entries that repeat an earlier one: int64 [number of them] each, ascending by ``entry``.
+
+    Attributes:
+        entry: their indices.
+        first: index of the first equal entry.
+        before: how many equal entries come before.
+    """
+
+    entry: Indices
+    first: Indices
+    before: Indices
+
+    def among(self, start: int, end: int) -> dict[int, int]:
+        """Entry -> how many equal ones come before it, for the repeats among the entries [start, end)."""
+        low, high = np.searchsorted(self.entry, [start, end])
+        return dict(zip(self.entry[low:high].tolist(), self.before[low:high].tolist(), strict=True))
+
+
+@dataclass
+class Scan:
+    """What the first look at the rows found, a few numbers per kept row.
+
+    Attributes:
+        positions: int64 [n], ascending: which rows are kept.
+        again: kept rows without an explicit id whose messages, language and task came before among those.
+        clusters: number of different clusters.
+        bad: number of rows with an error.
+        languages: language -> rows.
+        duplicates: (row, first row) of the first repeats; ``n_duplicates`` counts all.
+    """
+
+    positions: Indices
+    again: Repeats
+    clusters: int
+    bad: int
+    languages: dict[str, int]
+    duplicates: list[tuple[int, int]]
+    n_duplicates: int
+
+
+@dataclass
+class _Kept:
+    """The numbers that the scan collects, one entry a kept row."""
+
+    positions: array[int] = field(default_factory=lambda: array("q"))
+    content: array[int] = field(default_factory=lambda: array("Q"))
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    clusters: array[int] = field(default_factory=lambda: array("Q"))
+    flags: bytearray = field(default_factory=bytearray)
+    languages: Counter[str] = field(default_factory=Counter)
+
+
+class _ClusterLimit:
+    """Lets the rows of the first so many clusters pass; a row without cluster and id is a cluster of its own."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._seen: set[int] = set()
+
+    def admits(self, key: str | None) -> bool:
+        if self._limit is None:
+            return True
+        hashed = -1 - len(self._seen) if key is None else hash64(key)
+        if hashed not in self._seen and len(self._seen) >= self._limit:
+            return False
+        self._seen.add(hashed)
+        return True
+
+
+def scan(source: SourceConfig, rows: Rows) -> Scan:
+    """Go over the rows once: which are kept, which repeat.
+
+    Raises:
+        InputError: an explicit id repeats, or no row is left.
+    """
+    kept, other_languages = _collect(source, rows)
+    n = len(kept.positions)
+    if not n:
+        found = f"; languages found: {', '.join(sorted(other_languages))}" if other_languages else ""
+        raise InputError(f"{NOTHING} that the config keeps{found}")
+    positions = np.frombuffer(kept.positions, np.int64)
+    flags = np.frombuffer(kept.flags, np.uint8)
+    content = np.frombuffer(kept.content, np.uint64)
+    explicit = (flags & _EXPLICIT) > 0
+    _refuse_repeats(rows, positions, np.flatnonzero(explicit), np.frombuffer(kept.ids, np.uint64))
+    derived = np.flatnonzero(~explicit)
+    again = repeats(content[derived])
+    again.entry, again.first = derived[again.entry], derived[again.first]
+    clusters = len(np.unique(np.frombuffer(kept.clusters, np.uint64)))
+    good = np.flatnonzero((flags & _BAD) == 0)
+    repeated = repeats(content[good])
+    give_back()
+    shown = zip(good[repeated.entry[:_SHOWN]].tolist(), good[repeated.first[:_SHOWN]].tolist(), strict=True)
+    return Scan(
+        positions=positions,
+        again=again,
+        clusters=clusters,
+        bad=n - len(good),
+        languages=dict(sorted(kept.languages.items())),
+        duplicates=list(shown),
+        n_duplicates=len(repeated.entry),
+    )
+
+
+def _collect(source: SourceConfig, rows: Rows) -> tuple[_Kept, set[str]]:
+    """The numbers of every kept row, and the languages of the rows that ``languages`` leaves out."""
+    kept, others = _Kept(), set()
+    limit = _ClusterLimit(source.limit_clusters)
+    pairs = ((batch, offset) for batch in rows.batches() for offset in range(len(batch.items)))
+    for position, (batch, offset) in enumerate(pairs):
+        if source.limit is not None and len(kept.positions) >= source.limit:
+            break
+        language = rows.language(batch, offset)
+        if language in RESERVED:
+            raise InputError(reserved(language, f"{batch.piece.name}, row {batch.start + offset} (from 0)"))
+        if not is_among(language, source.languages):
+            others.add(language or "und")
+            continue
+        prompt = rows.prompt(batch, offset)
+        if limit.admits(prompt.cluster_key() or prompt.prompt_id):
+            kept.positions.append(position)
+            _note(kept, prompt)
+    return kept, others
+
+
+def reserved(language: str, where: str) -> str:
+    """Why this language is refused."""
+    return f"{where}: the language {language!r}: results call the rows over all languages so; map or rename it"
+
+
+def _note(kept: _Kept, prompt: Prompt) -> None:
+    content = int(prompt.derived_id()[:16], 16)
+    id_hash = content if prompt.prompt_id is None else hash64(prompt.prompt_id)
+    kept.content.append(content)
+    kept.ids.append(id_hash)
+    kept.clusters.append(hash64(prompt.cluster_key() or f"row {len(kept.positions)}"))
+    flags = (_EXPLICIT, prompt.prompt_id is not None), (_BAD, bool(prompt.problems))
+    kept.flags.append(sum(flag for flag, is_set in flags if is_set))
+    kept.languages[prompt.language or "und"] += 1
+
+
+def hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())
+
+
+def repeats(hashes: Hashes) -> Repeats:
+    """The repeats among some hashes; needs 17 bytes an entry, and more only for those that repeat."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    places = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    starts = np.searchsorted(ordered, ordered[places])
+    entry, first, before = order[places], order[starts], places - starts
+    ascending = np.argsort(entry)
+    return Repeats(entry[ascending], first[ascending], before[ascending])
+
+
+def _refuse_repeats(rows: Rows, positions: Indices, explicit: Indices, ids: Hashes) -> None:
+    found = repeats(ids[explicit])
+    if not len(found.entry):
+        return
+    pairs = [(int(explicit[a]), int(explicit[b])) for a, b in zip(found.first[:5], found.entry[:5], strict=True)]
+    batch, offsets = next(rows.kept(positions[pairs[0][1] :][:1]))
+    name = rows.text(batch, offsets[0], "id")
+    shown = ", ".join(f"{a} and {b}" for a, b in pairs) + (", ..." if len(found.entry) > len(pairs) else "")
+    raise InputError(
+        f"prompts.columns.id: prompt ids must be unique, but {len(found.entry)} repeat: rows {shown} (first: {name!r}; "
+        "rows count from 0); where translations share an id, map that column as prompts.columns.cluster instead"
+    )

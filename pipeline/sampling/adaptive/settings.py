@@ -1,0 +1,62 @@
+"""The config of adaptive N."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.core.errors import ConfigError
+
+SCORING = ("best_of_n", "judge", "likelihood", "self_certainty", "oracle")
+"""Kinds of selectors that give every candidate a number by itself, of which they choose the largest."""
+
+VOTING = ("majority_vote",)
+
+FAIR = ("language",)
+"""What a budget can be dealt out within."""
+
+
+@dataclass
+class Adaptive:
+    """Draw the candidates in rounds, and more of them only where they are worth their tokens.
+
+    Attributes:
+        by: the selector whose scores or votes decide, by its name under ``selectors``; ``null`` = off: the same N for
+            all prompts.
+        first: candidates of every prompt in the first round. The plan's ``n`` is the most that a prompt can get.
+        mean_n: the budget: the tokens that so many candidates of every prompt cost on average, as the first round's
+            lengths show.
+        tokens: the budget in completion tokens per prompt on average, instead of ``mean_n``.
+        rounds: all rounds, the first one included. Each further one loads the model again.
+        fair: ``language`` = every language gets the tokens that ``mean_n`` candidates of each of its prompts cost, and
+            deals them out among its own prompts; ``null`` = the largest gain per token comes first, whatever its
+            language, which leaves little to languages whose answers take many tokens.
+        min_gain: another candidate is drawn only where its expected gain is larger: in the score's unit, or, by votes,
+            in the probability that the leading answer is the most probable one.
+    """
+
+    by: str | None = None
+    first: int = 4
+    mean_n: float | None = None
+    tokens: float | None = None
+    rounds: int = 2
+    fair: str | None = None
+    min_gain: float = 0.0
+
+    def check(self, key: str, n: int) -> None:
+        """Raise ConfigError, naming the key below ``key``, on a value that cannot work with a plan of ``n``."""
+        if self.by is None:
+            return
+        if not 2 <= self.first < n:
+            raise ConfigError(f"{key}.first: from 2 to less than the plan's n ({n}), not {self.first}")
+        if (self.mean_n is None) == (self.tokens is None):
+            raise ConfigError(f"{key}: set one of {key}.mean_n and {key}.tokens: the budget of all rounds together")
+        if self.mean_n is not None and not self.first <= self.mean_n <= n:
+            raise ConfigError(f"{key}.mean_n: from {key}.first to n ({self.first} to {n}), not {self.mean_n:g}")
+        if self.tokens is not None and self.tokens <= 0:
+            raise ConfigError(f"{key}.tokens: must be more than 0, not {self.tokens:g}")
+        if self.rounds < 2:
+            raise ConfigError(f"{key}.rounds: at least 2, not {self.rounds}; {key}.by=null turns rounds off")
+        if self.fair is not None and self.fair not in FAIR:
+            raise ConfigError(f"{key}.fair: null or {', '.join(FAIR)}, not {self.fair!r}")
+        if self.min_gain < 0:
+            raise ConfigError(f"{key}.min_gain: must be >= 0, not {self.min_gain:g}")

@@ -1,0 +1,99 @@
+"""The measure stage: quality against the reference, by the row's task, of every text that a system could give."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pipeline.core.languages import is_language
+from pipeline.core.policy import NAME as POLICY
+from pipeline.core.row import Row, Score
+from pipeline.engines.base import Engine
+from pipeline.engines.stage import Stage
+from pipeline.tasks import Task, task_for
+
+METRIC = "metric:"
+"""Begins ``Score.scorer`` where the numbers are a metric, as in ``metric:chrf``: for reports, never for selectors."""
+
+ANSWER = "answer:"
+"""Begins ``Score.plan`` where the one value is of a system's text that is no candidate: ``answer:hedged/fusion``."""
+
+LANGUAGE = "language"
+"""The metric of every task: 1 = in the language asked for, 0 = clearly in another, null = cannot be told."""
+
+WIN = "win"
+"""Pseudo-metric of the statistics: a candidate's prompt score against the opponent."""
+
+
+@dataclass
+class MeasureStage(Stage):
+    """Appends ``metric:NAME`` scores of all candidates, new texts and outside answers that have none yet.
+
+    What is measured is the task's business (:meth:`Task.measure`), in 0..1; a text that is missing, or a row without a
+    reference, gives null. Offline language identification (1 ms a text) is added for every task. O(texts).
+
+    Args:
+        tasks: settings of the tasks that have any.
+    """
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+    reads: ClassVar[tuple[str, ...]] = (
+        "prompt_id",
+        "task",
+        "language",
+        "messages",
+        "reference",
+        "candidates",
+        "scores",
+        "selections",
+        "answers",
+        "errors",
+    )
+    writes: ClassVar[tuple[str, ...]] = ("scores",)
+
+    @property
+    def name(self) -> str:
+        return "measure"
+
+    async def __call__(self, row: Row, engine: Engine | None) -> Row:
+        if not row.unreadable:
+            # An engine's loop must not wait for it; without one a thread for every row would only cost time.
+            found = self._measure(row) if engine is None else await asyncio.to_thread(self._measure, row)
+            row.scores = [*row.scores, *found]
+        return row
+
+    def _measure(self, row: Row) -> list[Score]:
+        task = task_for(row, self.tasks)
+        language = task.answer_language(row)
+        known = {s.plan for s in row.scores if s.scorer == METRIC + LANGUAGE}
+        found = []
+        for name, texts in measured_texts(row):
+            if name in known:
+                continue
+            values = task.measure(texts, row)
+            values[LANGUAGE] = [None if t is None else _as_number(is_language(t, language)) for t in texts]
+            found += [Score(METRIC + metric, name, numbers) for metric, numbers in values.items()]
+        return found
+
+
+def measured_texts(row: Row) -> Iterator[tuple[str, Sequence[str | None]]]:
+    """(``Score.plan``, texts) of everything that can be measured; evidence is nobody's answer."""
+    for plan in dict.fromkeys(c.plan for c in row.candidates if c.origin != "evidence"):
+        yield plan, [c.text for c in row.plan(plan)]
+    for selection in row.selections:
+        if is_own_text(selection.plan, selection.index):
+            yield ANSWER + selection.system, [selection.text]
+    for answer in row.answers:
+        yield ANSWER + answer.system, [answer.text]
+
+
+def is_own_text(plan: str, index: int | None) -> bool:
+    """Whether a selection's numbers stand under ``answer:SYSTEM``: a new text, or the policy's, which has no pool."""
+    return index is not None and (index == -1 or plan == POLICY)
+
+
+def _as_number(value: bool | None) -> float | None:
+    return None if value is None else float(value)
