@@ -4,8 +4,9 @@ Its shape is the one that Ray Data's checkpoint covers: read files -> repartitio
 Ray skips the rows whose ``row_id`` a committed block holds already, so the same command resumes an interrupted pass.
 Its blocks are compacted into few files before the table's marker switches to them (:mod:`pipeline.core.folder`).
 A finished table is extended by a pass that reads its input's current version and carries over what the table holds
-already (:mod:`pipeline.execution.extend`). Several passes may work side by side in one: their pools follow one another
-in its plan, and a block goes from one to the next without being written between them (:mod:`pipeline.execution.beside`).
+already (:mod:`pipeline.execution.extend`). Several passes may work side by side in one: their pools follow one
+another in its plan, and a block goes on to the next without being written between them
+(:mod:`pipeline.execution.beside`).
 """
 
 from __future__ import annotations

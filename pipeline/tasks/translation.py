@@ -11,8 +11,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.languages import base_language, language_name, parse
 from pipeline.core.row import Message, Row
 from pipeline.engines.base import Prompt
-from pipeline.tasks import numbers
 from pipeline.tasks.base import Task, task
+from pipeline.tasks.numbers import written
 
 
 @dataclass
@@ -158,7 +158,7 @@ def number_match(text: str, reference: str, language: str | None = None) -> floa
     they occur; the first 10,000 characters of each text are read. ``None`` where the reference has none. A crude check
     that no n-gram metric makes: one wrong digit is a small edit and a wrong translation.
     """
-    mine, wanted = (Counter(numbers.written(t, language)) for t in (text, reference))
+    mine, wanted = (Counter(written(t, language)) for t in (text, reference))
     return (mine & wanted).total() / max(mine.total(), wanted.total()) if wanted else None
 
 

@@ -8,8 +8,8 @@ POOLS come from ``scripts/bench/adaptive_pools.py``; those of docs/recipes/adapt
 Everything is replayed with the decisions of a real run
 (:mod:`pipeline.sampling.adaptive.decide`): a pool is shuffled, the first round sees its first candidates, and so
 on, and at the end both sides choose: by the largest reward, or the most frequent answer (of tied ones, their mean
-counts). This is repeated; a prompt's difference is its mean over the shuffles, and the interval (95%, Student's t) is over prompts, of
-which each is a cluster of its own.
+counts). This is repeated; a prompt's difference is its mean over the shuffles, and the interval (95%, Student's t) is
+over prompts, of which each is a cluster of its own.
 
 ``equal``: adaptive minus uniform N with the budget of uniform N. ``-25%``: with three quarters of it. ``tokens``: what
 adaptive really used, as a share of what uniform N used. ``uniform``: what three quarters of N for every prompt lose
