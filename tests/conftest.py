@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
 from pipeline.cli import main
 from pipeline.core.cache import model_path
-from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.folder import RunFolder
 from pipeline.core.schema import prompts_schema, with_provenance
+from pipeline.prompts.write import write_shards
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For the S3-compatible server (s3_server), in Ray's workers too; and no test reaches a real account.
@@ -92,7 +92,6 @@ def run_with_prompts(
 ) -> RunFolder:
     """A run folder whose ``prompts/`` table holds ``rows`` prompts; consecutive languages share a cluster."""
     run = RunFolder(str(folder))
-    run.make("prompts")
     schema = with_provenance(prompts_schema(pa.struct([("row", pa.int64())])), {})
     items: list[dict[str, Any]] = [
         {
@@ -109,8 +108,8 @@ def run_with_prompts(
         }
         for i in range(rows)
     ]
-    pq.write_table(pa.Table.from_pylist(items, schema=schema), run.path("prompts", "part.parquet"))
-    run.write_json({"rows": rows, "fingerprint_hash": "test", "fingerprint": {}}, "prompts", MARKER)
+    sizes = write_shards(run, schema, [pa.Table.from_pylist(items, schema=schema)])
+    run.complete("prompts", {"rows": rows, "sizes": sizes, "fingerprint_hash": "test", "fingerprint": {}})
     return run
 
 

@@ -1,9 +1,9 @@
-"""Passes without Ray: the same pass, hosts and workers, with this process in the place of Ray Data and its actors.
+"""Passes without Ray: the same pass, pools and workers, with this process in the place of Ray Data and its actors.
 
-What is replaced is Ray's own part only: the plan (read, repartition, map, write with a checkpoint), the cluster and its
-actors. Engines and stages go through pickle, as they do on their way to an actor. Limits are looked at after each
-block, and end the pass there. A test that kills a process, or is about actors or the journal, belongs on the real Ray
-(fixture ``ray_cluster``).
+What is replaced is Ray's own part only: the plan that carries numbers of shards, the cluster and its actors. Engines
+and stages go through pickle, as they do on their way to an actor. Limits are looked at after each shard, and end the
+pass there. A test that kills a process, or is about actors or the journal, belongs on the real Ray (fixture
+``ray_cluster``).
 """
 
 from __future__ import annotations
@@ -12,24 +12,19 @@ import pickle
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import pytest
 import ray
 import ray.cloudpickle
-from ray.data import DataContext
 
 from pipeline.config.sections import NodeGroup
-from pipeline.core.folder import RunFolder
-from pipeline.execution import cluster, hosting, passes, placing, progress
+from pipeline.execution import cluster, passes, pool, progress
 from pipeline.execution.journal import JournalState
 
-AfterBlock = Callable[[int], None]
-"""Called with the number of blocks stored so far; raise in it to end a pass as a crash would."""
+AfterShard = Callable[[int], None]
+"""Called with the number of shards stored so far; raise in it to end a pass as a crash would."""
 
 
 class _Call:
@@ -52,14 +47,9 @@ class _Local:
 class Plan:
     """Stands for a ``ray.data.Dataset`` of the one shape that a pass has."""
 
-    def __init__(self, files: Sequence[str], run: RunFolder, after_block: AfterBlock) -> None:
-        self._files, self._run, self._after_block = list(files), run, after_block
-        self._rows = 1
+    def __init__(self, shards: Sequence[int], after_shard: AfterShard) -> None:
+        self._shards, self._after_shard = list(shards), after_shard
         self._workers: list[Callable[[], Any]] = []
-
-    def repartition(self, target_num_rows_per_block: int) -> Plan:
-        self._rows = target_num_rows_per_block
-        return self
 
     def map_batches(self, worker: type, *, fn_constructor_kwargs: dict[str, Any], **_: Any) -> Plan:
         shipped = {k: v for k, v in fn_constructor_kwargs.items() if k not in ("progress", "journal", "labels")}
@@ -68,25 +58,13 @@ class Plan:
         self._workers.append(lambda: worker(**pickle.loads(packed), **here, labels=None))
         return self
 
-    def write_parquet(self, folder: str, *, filesystem: Any, compression: str) -> None:
-        config = DataContext.get_current().checkpoint_config
-        assert config is not None
-        checkpoint = config.checkpoint_path
-        table = pads.dataset(self._files, filesystem=filesystem, format="parquet").to_table()
-        done: set[int] = set()
-        if known := self._run.parquet_files("work", Path(checkpoint).parent.name, "checkpoint"):
-            done = set(pads.dataset(known, filesystem=filesystem).to_table(["row_id"])["row_id"].to_pylist())
-        table = table.filter(pa.array([i not in done for i in table["row_id"].to_pylist()], pa.bool_()))
-        workers = [make() for make in self._workers] if len(table) else []
+    def materialize(self) -> None:
+        workers = [make() for make in self._workers] if self._shards else []
         try:
-            for number, start in enumerate(range(0, len(table), self._rows)):
-                block = table.slice(start, self._rows).combine_chunks()
+            for number, shard in enumerate(self._shards):
                 for worker in workers:
-                    block = worker(block)
-                name = f"{len(done)}_{number:06}.parquet"
-                pq.write_table(block, f"{folder}/{name}", filesystem=filesystem, compression=compression)
-                pq.write_table(block.select(["row_id"]), f"{checkpoint}/{name}", filesystem=filesystem)
-                self._after_block(number + 1)
+                    worker(pa.table({"shard": [shard]}))
+                self._after_shard(number + 1)
         finally:
             for worker in workers:
                 worker._reporter._send()
@@ -96,14 +74,14 @@ class Plan:
 class _Watch:
     """Stands for the thread that stops a pass and keeps the account of what it spends."""
 
-    def __init__(self, control: Any, hosts: Sequence[hosting.Host], ledger: Any, *_: Any) -> None:
-        self._control, self._hosts, self._ledger = control, hosts, ledger
+    def __init__(self, control: Any, pools: Sequence[pool.Pool], ledger: Any, *_: Any) -> None:
+        self._control, self._pools, self._ledger = control, pools, ledger
 
     def start(self) -> None:
         pass
 
     def look(self) -> None:
-        """After a block: raise when a limit is reached."""
+        """After a shard: raise when a limit is reached."""
         self._account()
         self._control.check_spent(*self._ledger.total())
         self._control.check_time()
@@ -114,9 +92,9 @@ class _Watch:
         self._ledger.save()
 
     def _account(self) -> None:
-        for host in self._hosts:
-            counts = host.progress.read.remote()
-            self._ledger.update(host.name, counts.prompt_tokens, counts.cached_tokens, counts.tokens)
+        for each in self._pools:
+            counts = each.progress.read.remote()
+            self._ledger.update(each.name, counts.prompt_tokens, counts.cached_tokens, counts.tokens)
 
 
 def _get(result: Any, timeout: float | None = None) -> Any:
@@ -124,7 +102,7 @@ def _get(result: Any, timeout: float | None = None) -> Any:
 
 
 @contextmanager
-def without_ray(after_block: AfterBlock = lambda stored: None) -> Iterator[None]:
+def without_ray(after_shard: AfterShard = lambda stored: None) -> Iterator[None]:
     """Whatever runs a pass in this block runs it here."""
     actor = progress.ProgressActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     here = types.SimpleNamespace(get=_get, kill=lambda handle: None, exceptions=ray.exceptions)
@@ -134,19 +112,19 @@ def without_ray(after_block: AfterBlock = lambda stored: None) -> Iterator[None]
         watches.append(_Watch(*given))
         return watches[-1]
 
-    def stored(blocks: int) -> None:
-        after_block(blocks)
+    def stored(shards: int) -> None:
+        after_shard(shards)
         watches[-1].look()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "read_table", lambda run, table: Plan(run.data_files(table), run, stored))
+        patch.setattr(passes, "_numbers", lambda shards, tasks: Plan(shards, stored))
         patch.setattr(passes, "Watch", watch)
-        patch.setattr(hosting, "ray", here)
+        patch.setattr(pool, "ray", here)
         patch.setattr(progress, "ray", here)
-        patch.setattr(hosting, "ProgressActor", _Call(lambda: _Local(actor())))
-        patch.setattr(hosting, "start_journal", lambda *_: None)
-        patch.setattr(hosting.Host, "faults", lambda self: JournalState())
-        patch.setattr(hosting, "cluster_processors", lambda: (2.0, 8.0))
-        patch.setattr(placing, "nodes_up", lambda: [NodeGroup(1, 0.0, 8.0)])
+        patch.setattr(pool, "ProgressActor", _Call(lambda: _Local(actor())))
+        patch.setattr(pool, "start_journal", lambda *_: None)
+        patch.setattr(pool.Pool, "faults", lambda self: JournalState())
+        patch.setattr(pool, "cluster_processors", lambda: (2.0, 8.0))
+        patch.setattr(pool, "nodes_up", lambda: [NodeGroup(1, 0.0, 8.0)])
         patch.setattr(cluster, "cluster", lambda config: nullcontext())
         yield

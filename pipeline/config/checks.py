@@ -115,9 +115,9 @@ def _check_numbers(config: Config) -> None:
         raise ConfigError(f"judge.max_invalid: a share from 0 to 1, not {config.judge.max_invalid}")
     if not 0 < config.winrate.confidence < 1:
         raise ConfigError(f"winrate.confidence: must be between 0 and 1, not {config.winrate.confidence}")
-    if config.resume not in ("check", "force"):
-        raise ConfigError(f"resume: must be check or force, not {config.resume!r}")
-    for name in ("rows_per_checkpoint", "cpu_workers", "poison_attempts", "max_restarts"):
+    if config.resume not in ("check", "anew"):
+        raise ConfigError(f"resume: must be check or anew, not {config.resume!r}")
+    for name in ("cpu_workers", "poison_attempts", "max_restarts"):
         count = getattr(config.execution, name)
         if count is not None and count < 1:
             raise ConfigError(f"execution.{name}: must be at least 1, not {count}")

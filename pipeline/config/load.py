@@ -64,8 +64,8 @@ class Config:
         out: the run's folder.
         seed: the run's seed; every random choice derives from it by hash.
         modules: Python modules of the user's own to import: they may register selectors.
-        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``force`` keeps them
-            as if this config had made them, and records that they are mixed. It holds for one command.
+        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``anew`` makes what
+            differs again, beside what is there, with all that depends on it. It holds for one command.
         sampling: the sampling plan, named after its kind; ``null`` when the candidates are given.
         plans: further sampling plans by name.
         tasks: settings of tasks by name; a prompt's task without settings takes the defaults.

@@ -91,8 +91,6 @@ class ExecutionConfig:
     """How passes run.
 
     Attributes:
-        rows_per_checkpoint: rows per block: the unit of work, of durability and of redoing; ``null`` follows from
-            the input's size (at most some thousand files).
         cpu_workers: worker processes of a pass without an engine, as far as the cluster has room for them; ``null`` =
             up to half of its processors, and one for small tables.
         max_failed_rows: share of rows with errors above which the job ends with exit code 3.
@@ -105,13 +103,11 @@ class ExecutionConfig:
         drain_seconds: what rows in flight get to finish in after SIGTERM, Ctrl-C or a limit.
         pilot: prompts that ``run`` puts through the whole path first, to estimate what all of them will cost; 0 = none.
             ``estimate`` takes 10 where it is 0.
-        share_passes: in ``run``, neighbouring jobs' stages on one engine run in one pass: the model loads once.
-        side_by_side: neighbouring passes of a job on different engines run at the same time where the cluster holds
-            their pools at once, each block going from one to the next; else, and by default, one after the other, each
-            with the whole cluster.
+        side_by_side: neighbouring passes on different engines run at the same time where the cluster holds their
+            pools at once, each shard going from one to the next; else, and by default, one after the other, each with
+            the whole cluster.
     """
 
-    rows_per_checkpoint: int | None = None
     cpu_workers: int | None = None
     max_failed_rows: float = 0.5
     progress: bool = True
@@ -121,7 +117,6 @@ class ExecutionConfig:
     replace_seconds: float = 600.0
     drain_seconds: float = 30.0
     pilot: int = 0
-    share_passes: bool = True
     side_by_side: bool = False
 
 

@@ -1,26 +1,23 @@
 """A run's folder: local path or any URI that ``pyarrow.fs`` opens.
 
-``config.yaml`` (resolved), ``manifest.json``, ``prompts/ candidates/ selections/ games/`` (Parquet), ``report/``,
-``work/`` (checkpoints and intermediate tables). A table is finished when its completion marker
-``_complete.json`` exists; readers refuse it before.
+``config.yaml`` (resolved), ``manifest.json``, ``prompts/ candidates/ selections/ games/`` (shards and layers, Parquet:
+:mod:`pipeline.core.layers`), ``report/``, ``work/`` (what passes keep while they work).
 
-The marker is also the pointer to the table's current version: its ``folder`` names the subfolder that holds the files
-(missing: the table's folder itself). A pass writes its blocks, and what it compacts them into, next to that; the one
-atomic write of the marker switches readers over, and only then is the version before removed. So there is a readable
-table at any moment, and a reader that has a version open while it is replaced must open the table again.
+A table is finished when its record ``_complete.json`` exists, which names the shards and the layers that it is made of;
+readers refuse it before. It is written once all of them are there, in one piece: a reader sees the table before or
+after, never half of it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -28,29 +25,18 @@ import pyarrow.fs as pafs
 
 from pipeline.core import digests, tables
 from pipeline.core.errors import InputError, StorageError, UnfinishedTableError
+from pipeline.core.layers import FILES, TABLES, Laid
+from pipeline.core.reading import Table, Wanted
 from pipeline.core.remote import is_uri, open_uri
 from pipeline.core.safety import json_text
-from pipeline.core.schema import read_provenance
-
-if TYPE_CHECKING:  # it loads pandas, and the config imports this module
-    import pyarrow.dataset as pads
 
 MARKER = "_complete.json"
-BLOCKS = "blocks-"
-"""Begins the name of the subfolder in which a pass writes the blocks of a table's next version."""
-VERSION = "v"
-"""Begins the name of the subfolder of a compacted version; both names end with the version's number, from 1."""
-
-TABLES = ("prompts", "candidates", "selections", "games")
-"""The run's tables in the order in which passes append to the rows."""
-
-
 _MARKED: dict[str, type] = {
-    **dict.fromkeys(("folder", "fingerprint_hash", "root", "lemonpress"), str),
-    **dict.fromkeys(("fingerprint", "files", "made", "report", "passes", "summary"), dict),
-    **{"version": int, "earlier": list},
+    **dict.fromkeys(("fingerprint_hash", "lemonpress"), str),
+    **dict.fromkeys(("fingerprint", "files", "report", "passes"), dict),
+    **dict.fromkeys(("sizes", "layers"), list),
 }
-"""Type of what a completion marker may hold, beside its ``rows``."""
+"""Type of what a table's record may hold, beside its ``rows``."""
 _NOTED = ("engines", "passes", "jobs", "templates", "tables", "costs")
 """Maps of a manifest; the first three are maps of maps."""
 
@@ -227,13 +213,18 @@ class RunFolder:
         return self.write_text(json_text(value) + "\n", *parts)
 
     def marker(self, table: str) -> dict[str, Any] | None:
-        """A table's completion marker (rows, fingerprint, summary ...), or ``None`` while it is unfinished."""
+        """A table's record (rows, shards' sizes, layers, what its passes did ...), or ``None`` while it is unfinished.
+
+        Raises:
+            InputError: it is damaged.
+        """
         marker: dict[str, Any] | None = self.read_json(table, MARKER)
         if marker is None:
             return None
         fits = isinstance(marker, dict) and isinstance(marker.get("rows"), int) and marker["rows"] >= 0
-        if not fits or not all(isinstance(marker[name], _MARKED[name]) for name in _MARKED.keys() & marker.keys()):
-            raise InputError(f"{self.path(table, MARKER)}: is no completion marker")
+        fits = fits and all(isinstance(marker[name], _MARKED[name]) for name in _MARKED.keys() & marker.keys())
+        if not fits or not all(isinstance(n, int) and n > 0 for n in marker.get("sizes", ())):
+            raise InputError(f"{self.path(table, MARKER)}: is no record of a finished table")
         return marker
 
     def manifest(self) -> dict[str, Any]:
@@ -250,10 +241,6 @@ class RunFolder:
             raise InputError(f"{self.path('manifest.json')}: is no manifest of a run")
         return dict(manifest)
 
-    def data_files(self, table: str) -> list[str]:
-        """The Parquet files of the table's current version, sorted."""
-        return self.parquet_files(table, (self.marker(table) or {}).get("folder", ""))
-
     def parquet_files(self, *parts: str) -> list[str]:
         """The Parquet files in a folder, sorted; none where there is no folder."""
         infos = self.fs.get_file_info(pafs.FileSelector(self.path(*filter(None, parts)), allow_not_found=True))
@@ -261,12 +248,6 @@ class RunFolder:
         for path in found:
             self._refuse_link_out(path)
         return found
-
-    def block_files(self, table: str) -> list[str]:
-        """The files that an unfinished pass has committed so far towards the table's next version, sorted."""
-        folders = [name for name in self.subfolders(table) if name.startswith(BLOCKS)]
-        old = [] if self.exists(table, MARKER) else self.parquet_files(table)  # where earlier versions put blocks
-        return sorted([*old, *(path for name in folders for path in self.parquet_files(table, name))])
 
     def names(self, *parts: str) -> set[str]:
         """Names of the files and folders in a folder; none where there is no folder."""
@@ -278,101 +259,91 @@ class RunFolder:
         infos = self.fs.get_file_info(pafs.FileSelector(self.path(*parts), allow_not_found=True))
         return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
 
-    def complete(self, table: str, marker: dict[str, Any]) -> None:
-        """Write a table's completion marker, with what its files are (:mod:`pipeline.core.digests`)."""
-        files = self.parquet_files(table, marker.get("folder", ""))
-        self.write_json({**marker, "files": digests.record(files, self.fs)}, table, MARKER)
+    def complete(self, table: str, record: dict[str, Any]) -> None:
+        """Write the record of a finished table; that of ``prompts`` with what its files are."""
+        files = {"files": digests.record(self.parquet_files(table), self.fs)} if table == TABLES[0] else {}
+        self.write_json({**record, **files}, table, MARKER)
+
+    def layers(self, table: str) -> list[Laid]:
+        """The layers of a finished table and of those before it, from the first to the last.
+
+        Raises:
+            InputError: its record is damaged.
+        """
+        try:
+            return [Laid.from_json(each) for each in (self.marker(table) or {}).get("layers", ())]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{self.path(table, MARKER)}: what it says of layers is damaged") from error
 
     def changes(self, table: str, thorough: bool = False) -> list[str]:
-        """What of a finished table's files is not as the job left it; nothing where its marker does not tell.
+        """What of a finished table's own files is not as it was when they were recorded.
 
         Args:
             thorough: compare every byte, not only names, sizes and ends.
         """
-        marker = self.marker(table) or {}
-        if "files" not in marker:
-            return []
+        folders = [laid.name for laid in self.layers(table) if laid.table == table]
+        if table == TABLES[0]:
+            return self._changes((table,), (self.marker(table) or {}).get("files"), thorough)
+        found = []
+        for name in folders:
+            lines = self._changes((table, name), self.read_json(table, name, FILES), thorough)
+            found += [f"{name}/{line}" for line in lines]
+        return found
+
+    def _changes(self, parts: Sequence[str], records: Any, thorough: bool) -> list[str]:
+        if records is None:
+            return ["the record of its files is missing"]
         try:
-            self.data_files(table)  # none of them is a link that leads elsewhere
-            folder = self.path(*filter(None, (table, marker.get("folder", ""))))
-            return list(digests.differences(marker["files"], folder, self.fs, thorough))
+            self.parquet_files(*parts)  # none of them is a link that leads elsewhere
+            return list(digests.differences(records, self.path(*parts), self.fs, thorough))
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.path(table, MARKER)}: what it says of the table's files is damaged") from error
+            raise InputError(f"{self.path(*parts)}: what is recorded of its files is damaged") from error
 
-    def switch(self, table: str, marker: dict[str, Any]) -> None:
-        """Make ``marker["folder"]`` the table's current version, then remove the versions before it."""
-        self.complete(table, marker)
-        self.tidy(table)
-
-    def tidy(self, table: str) -> None:
-        """Remove what a crash right after :meth:`switch` left behind; blocks of the next version stay."""
-        marker = self.marker(table)
-        if not marker or not marker.get("folder"):
-            return
-        for name in self.subfolders(table):
-            version = re.fullmatch(rf"(?:{BLOCKS}|{VERSION})(\d+)", name)
-            if version and name != marker["folder"] and int(version[1]) <= marker.get("version", 0):
-                self.remove(table, name)
-        for path in self.parquet_files(table):
-            self.fs.delete_file(path)
-
-    def dataset(self, table: str) -> pads.Dataset:
+    def dataset(self, table: str) -> Table:
         """A finished table, opened lazily.
 
         Raises:
-            UnfinishedTableError: its pass has not finished (or never ran).
-            InputError: it was written by a newer major version of the schema; or its files are not those that the job
-                wrote.
+            UnfinishedTableError: its job has not finished (or never ran).
+            InputError: its files, or those of the tables before it, are not those that the jobs wrote.
         """
-        if self.marker(table) is None:
+        marker = self.marker(table)
+        if marker is None:
             state = "is not finished" if self.exists(table) else "does not exist"
             raise UnfinishedTableError(f"{self.path(table)} {state}: run the job that writes it (again), it resumes")
-        if self.checks and (changes := self.changes(table)):
-            more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
-            raise InputError(
-                f"{self.path(table)}: {changes[0]}{more}; put the table's files back, or remove the folder and run the "
-                "job that writes it again"
-            )
-        files = self.data_files(table)
-        if not files:
-            raise InputError(f"{self.path(table)}: marked complete, but holds no Parquet file")
-        data = tables.open_dataset(files, self.fs, self.path(table))
-        read_provenance(data.schema, self.path(table))
-        return data
+        if self.checks:
+            self._check(table)
+        if marker["rows"] != sum(marker.get("sizes", ())):
+            raise InputError(f"{self.path(table, MARKER)}: its shards' sizes are not those of {marker['rows']} rows")
+        return Table(self, marker["sizes"], self.layers(table), self.path(table))
+
+    def _check(self, table: str) -> None:
+        for each in TABLES[: TABLES.index(table) + 1]:
+            if self.marker(each) is not None and (changes := self.changes(each)):
+                more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+                raise InputError(
+                    f"{self.path(each)}: {changes[0]}{more}; put the files back, or remove what is left of it and run "
+                    "the job that writes it again"
+                )
 
     def iter_rows(self, table: str, columns: Sequence[str], batch_size: int = 1024) -> Iterator[dict[str, Any]]:
         """Stream a finished table as dicts, reading only ``columns`` that it has; memory stays flat."""
-        data = self.dataset(table)
-        names = [c for c in columns if c in data.schema.names]
-        batches = data.to_batches(columns=names, batch_size=batch_size, batch_readahead=2, fragment_readahead=2)
-        for batch in tables.whole(batches, self.path(table)):
-            yield from batch.to_pylist()
+        return self.dataset(table).rows(columns, batch_size)
 
     def read_table(self, *parts: str) -> pa.Table | None:
         """A small Parquet file, or ``None`` when there is none."""
         return tables.read_file(self.path(*parts), self.fs) if self.exists(*parts) else None
 
-    def leaves(self, table: str, wanted: Callable[[str, str], bool], batch_size: int = 256) -> Iterator[pa.RecordBatch]:
+    def leaves(self, table: str, wanted: Wanted, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
         """Stream a finished table, reading only some leaves of its nested columns.
-
-        A dataset cannot leave out the texts inside a list of structs, a Parquet file can.
 
         Args:
             wanted: called with a column's name and a leaf's (empty for a plain column).
         """
-        for path in self.dataset(table).files:
-            with tables.open_file(path, self.fs) as file:
-                tables.own_schema(file.schema_arrow, path, exactly=True)
-                paths = [file.schema.column(i).path for i in range(len(file.schema))]
-                columns = [p for p in paths if wanted(*_leaf(p))]
-                yield from file.iter_batches(batch_size, columns=columns)
+        return self.dataset(table).batches(None, wanted, batch_size=batch_size)
 
     def table(self, table: str, columns: Sequence[str]) -> pa.Table:
-        """The projection of a finished table on ``columns`` that it has, sorted by ``row_id`` when it is among them."""
-        data = self.dataset(table)
-        with tables.reading(self.path(table)):
-            result = data.to_table(columns=[c for c in columns if c in data.schema.names])
-        return result.sort_by("row_id") if "row_id" in result.column_names else result
+        """The projection of a finished table on ``columns`` that it has, by ``row_id``."""
+        return self.dataset(table).to_table(columns)
 
 
 def _lies_in(path: str, folder: str) -> bool:
@@ -381,9 +352,3 @@ def _lies_in(path: str, folder: str) -> bool:
 
 def _are_maps(values: Iterable[Any]) -> bool:
     return all(isinstance(value, dict) for value in values)
-
-
-def _leaf(path: str) -> tuple[str, str]:
-    """``candidates.list.element.text`` -> (``candidates``, ``text``)."""
-    top, _, rest = path.partition(".")
-    return top, rest.rpartition(".")[2]

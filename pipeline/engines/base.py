@@ -249,8 +249,6 @@ class PoolConfig:
         max_size: actors of an autoscaling pool at most.
         num_cpus: logical CPUs per actor; fractions are fine.
         num_gpus: GPUs per actor; ``null`` takes what the engine says that it needs.
-        calls_per_actor: blocks processed at once by one actor (c); ``null`` derives it so that
-            c x rows per block x N is 8 x the engine's ``max_num_seqs``, but at most 256.
     """
 
     size: int | None = None
@@ -258,7 +256,6 @@ class PoolConfig:
     max_size: int | None = None
     num_cpus: float = 0.5
     num_gpus: float | None = None
-    calls_per_actor: int | None = None
 
     def most(self) -> int:
         """Actors of the pool at its largest."""

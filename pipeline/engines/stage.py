@@ -40,7 +40,7 @@ class Stage(ABC):
         """The same stage for some of its units only: what a row still needs that has the others already.
 
         Args:
-            units: as in :mod:`pipeline.execution.extend`.
+            units: as in :mod:`pipeline.core.units`.
             before: for those of them that the row has in part or from other inputs: what these were.
 
         Raises:

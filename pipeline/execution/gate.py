@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pipeline.engines.meter import InFlight
 
 _LOOK_SECONDS = 0.25
+_LINE = 8  # slices that stand ready
 UNLIMITED = sys.maxsize
 """Width of rows that are under no suspicion."""
 
@@ -62,11 +63,11 @@ class Gate:
 
 
 class Intake:
-    """Lets slices of blocks begin only when the engine is about to run out of work, first come, first served.
+    """Lets slices of shards begin only when the engine is about to run out of work, first come, first served.
 
-    A block stays open until its slowest row has ended. Where lengths are unequal, blocks whose sequences would fill the
-    engine by number leave it half empty most of the time; so many more are at hand, but their rows begin only when they
-    are needed: what has begun takes memory, must be finished when a pass is told to stop, and is suspect when the
+    A shard stays open until its slowest row has ended. Where lengths are unequal, shards whose sequences would fill the
+    engine by number leave it half empty most of the time; so more are at hand, but their rows begin only when they are
+    needed: what has begun takes memory, must be finished when a pass is told to stop, and is suspect when the
     worker dies.
 
     Args:
@@ -79,7 +80,14 @@ class Intake:
         self._limit = limit
         self._waiting: deque[tuple[Sequence[int], asyncio.Future[None]]] = deque()
         self._fresh: set[int] = set()  # rows of a slice that has begun, which have asked the engine for nothing yet
+        self._shorter = asyncio.Event()
         in_flight.on_end = self._look
+
+    async def near(self) -> None:
+        """Wait until few slices stand in line: then there is something to do for whoever makes further ones."""
+        while len(self._waiting) >= _LINE:
+            self._shorter.clear()
+            await self._shorter.wait()
 
     async def enter(self, rows: Sequence[int]) -> None:
         """Wait for a slice's turn.
@@ -108,6 +116,7 @@ class Intake:
     def _look(self) -> None:
         if self._waiting and self._has_room():
             rows, turn = self._waiting.popleft()
+            self._shorter.set()
             self._fresh.update(rows)
             turn.set_result(None)
 

@@ -5,67 +5,57 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pipeline.config.load import Config
 from pipeline.config.sections import NodeGroup
-from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say
 from pipeline.engines.base import EngineConfig
 from pipeline.execution.placement import Place, fit_at_once, plan, spell
-
-if TYPE_CHECKING:
-    from pipeline.execution.spec import PassSpec
+from pipeline.execution.schedule import Planned
 
 logger = logging.getLogger(__name__)
 
+Group = list[Planned]
+"""The layers of one pass."""
 
-def place_run(config: Config) -> None:
-    """Print the plan of all jobs of a run that have still to work; call it on the joined cluster.
+
+def place_passes(config: Config, groups: Sequence[Group], job: str) -> list[list[Group]]:
+    """Put the engines where the cluster can hold them; returns the passes, those side by side together.
+
+    Engines larger than a node are spread over several, and pools grow no further than there is room. With
+    ``execution.side_by_side``, neighbours work at the same time where the cluster holds their pools at once.
 
     Raises:
         ConfigError: the cluster cannot hold an engine.
     """
-    run = RunFolder(config.out)
-    names: list[str | None] = []
-    if run.marker("candidates") is None:
-        names += [p.engine for p in config.all_plans().values()]
-    if run.marker("selections") is None:
-        names += [s.engine for s in config.selectors.values()]
-    if run.marker("games") is None:
-        names += [*(a.engine for a in config.answers.values()), config.judge.engine]
-    _announce(plan({n: config.engines[n] for n in names if n in config.engines}, _nodes(config)), "run")
-
-
-def place_passes(config: Config, run: RunFolder, job: str, specs: Sequence[PassSpec]) -> list[PassSpec]:
-    """The passes with their engines as the cluster can hold them.
-
-    Engines larger than a node are spread over several, and pools grow no further than there is room beside reading and
-    writing. With ``execution.side_by_side``, neighbours become one pass where the cluster holds their pools at once.
-
-    Raises:
-        ConfigError: the cluster cannot hold an engine of a pass that is not finished.
-    """
-    names = {id(engine): name for name, engine in config.engines.items()}
-    waiting = {
-        names.get(id(s.engine), s.name): s.engine
-        for s in specs
-        if s.engine is not None and not s.skip and (s.extends or run.marker(s.writes) is None)
-    }
+    specs = [one.spec for group in groups for one in group]
+    waiting = {spec.engine_name: spec.engine for spec in specs if spec.engine is not None}
     if not waiting:  # then there may be no cluster to ask
-        return list(specs)
+        return [[group] for group in groups]
     nodes = _nodes(config)
-    places = {p.name: p for p in plan(waiting, nodes)}
-    placed = {id(engine): _as_placed(engine, places[name]) for name, engine in waiting.items()}
-    found = [replace(s, engine=placed.get(id(s.engine), s.engine), wanted=s.engine) for s in specs]
-    if config.execution.side_by_side:
-        from pipeline.execution.beside import side_by_side
-
-        found = side_by_side(found, run, lambda some: fit_at_once([s.engine for s in some if s.engine], nodes))
-    later = [each.engine for spec in found for each in spec.pools[1:]]
-    beside = [name for name, engine in waiting.items() if any(placed[id(engine)] is each for each in later)]
-    _announce(list(places.values()), job, beside)
+    places = plan(waiting, nodes)
+    placed = {place.name: _as_placed(waiting[place.name], place) for place in places}
+    for spec in specs:
+        spec.engine = placed.get(spec.engine_name)
+    found: list[list[Group]] = []
+    for group in groups:
+        if found and config.execution.side_by_side and _fit([*found[-1], group], nodes):
+            found[-1].append(group)
+        else:
+            found.append([group])
+    beside = [one.spec.engine_name for side in found for group in side[1:] for one in group if one.spec.engine_name]
+    say(f"placement ({job}): {spell(places, beside)}", flush=True)
+    for place in places:
+        if place.advice:
+            logger.warning(place.advice)
     return found
+
+
+def _fit(groups: Sequence[Group], nodes: Sequence[NodeGroup]) -> bool:
+    """Whether passes can work at the same time: no layer waits for all rows, and there is room for the pools."""
+    engines = [next((one.spec.engine for one in group if one.spec.engine), None) for group in groups]
+    waits = any(one.waits for group in groups for one in group)
+    return not waits and all(engines) and fit_at_once([engine for engine in engines if engine], nodes)
 
 
 def _as_placed(engine: EngineConfig, place: Place) -> EngineConfig:
@@ -75,14 +65,6 @@ def _as_placed(engine: EngineConfig, place: Place) -> EngineConfig:
 
 
 def _nodes(config: Config) -> Sequence[NodeGroup]:
-    from pipeline.execution.placing import nodes_up
+    from pipeline.execution.pool import nodes_up
 
     return config.ray.nodes or nodes_up()
-
-
-def _announce(places: Sequence[Place], job: str, beside: Sequence[str] = ()) -> None:
-    if places:
-        say(f"placement ({job}): {spell(places, beside)}", flush=True)
-    for place in places:
-        if place.advice:
-            logger.warning(place.advice)

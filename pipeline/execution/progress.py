@@ -27,12 +27,19 @@ _MESSAGE = 500  # characters of an error in the log
 _TOLD = 5
 
 
+_TOTALS = (
+    *("rows", "failed", "stored", "tokens", "prompt_tokens", "cached_tokens"),
+    *("row_seconds", "busy_seconds"),
+)
+
+
 @dataclass
 class Counts:
     """Totals of a pass so far.
 
     Attributes:
         rows, failed: rows finished by this attempt's workers, and those of them with a new error.
+        stored: rows whose files were written.
         tokens, prompt_tokens, cached_tokens: completion tokens; prompt tokens, and those that the prefix cache had.
         row_seconds: integral of the rows in flight over time, summed over actors.
         busy_seconds: time with at least one row in flight, summed over actors.
@@ -45,6 +52,7 @@ class Counts:
 
     rows: int = 0
     failed: int = 0
+    stored: int = 0
     tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -71,7 +79,7 @@ class Counts:
         """Add another one's counts."""
         self.began = min((t for t in (self.began, other.began) if t is not None), default=None)
         self.ended = max((t for t in (self.ended, other.ended) if t is not None), default=None)
-        for name in ("rows", "failed", "tokens", "prompt_tokens", "cached_tokens", "row_seconds", "busy_seconds"):
+        for name in _TOTALS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.stopped = self.stopped or other.stopped
         self.latency.merge(other.latency)
@@ -183,6 +191,12 @@ class Reporter:
             ids = {"row_id": row.row_id, "prompt_id": row.prompt_id}
             self._events.append({**ids, "stage": e.stage, "kind": e.kind, "error": e.message[:_MESSAGE]})
 
+    def stored(self, rows: int) -> None:
+        """A shard's files are written."""
+        self._counts.stored += rows
+        if not self._in_flight:
+            self._send()
+
     def stop(self, why: str) -> None:
         """The pass must end."""
         self._counts.stopped = why
@@ -213,7 +227,7 @@ class Reporter:
         if self._metrics is not None:
             ok, tokens = c.rows - c.failed, (c.prompt_tokens, c.cached_tokens, c.tokens)
             self._metrics.report(ok, c.failed, *tokens, self._in_flight)
-        if self._progress is not None and (c.rows or c.busy_seconds or c.stopped or sample is not None):
+        if self._progress is not None and (c.rows or c.stored or c.busy_seconds or c.stopped or sample is not None):
             self._progress.add.remote(c, self._events, *([sample] if sample is not None else []))
         self._reset()
 

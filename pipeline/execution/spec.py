@@ -2,111 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.core.folder import RunFolder
+from pipeline.core.columns import Ints
+from pipeline.core.layers import Laid, Layer
+from pipeline.core.schema import COLUMNS
 from pipeline.engines.base import EngineConfig
 from pipeline.engines.stage import Stage
-from pipeline.execution.extend import Extension
+
+
+@dataclass
+class LayerSpec:
+    """A layer that a pass is to make, or to go on with.
+
+    Attributes:
+        layer: what it holds.
+        stages: run in this order on every row.
+        rest: stage -> what runs in its place on the shards of which a layer that this one builds on has a file.
+        engine_name: under which the config has the engine; empty without one.
+        engine: the engine; ``None`` for stages on the CPU.
+        requests_per_row: engine requests that one row has in flight at once, about: those of the stage with the fewest.
+        rows: ``row_id`` of the only rows that are done, ascending; ``None`` = all.
+        shards: those that have no file yet.
+    """
+
+    layer: Layer
+    stages: list[Stage]
+    rest: Mapping[str, Stage] = field(default_factory=dict)
+    engine_name: str = ""
+    engine: EngineConfig | None = None
+    requests_per_row: int = 1
+    rows: Ints | None = None
+    shards: frozenset[int] = frozenset()
+
+    @property
+    def columns(self) -> list[str]:
+        """The nested columns of its files."""
+        touched = {name for stage in self.stages for name in stage.writes} | {"usage", "errors"}
+        return [name for name in COLUMNS if name in touched]
+
+    @property
+    def place(self) -> str:
+        """``TABLE/NAME``."""
+        return f"{self.layer.table}/{self.layer.name}"
 
 
 @dataclass
 class PassSpec:
-    """What one pass does.
+    """What one pool does: some layers, one after the other on every row.
 
     Attributes:
-        name: unique in the run, e.g. ``select-reward``.
-        job: recorded in ``usage`` and ``errors``.
-        reads, writes: table folders below the run's root.
-        stages: run in this order on every row.
-        engine: the engine that the pool hosts; ``None`` for CPU-only stages.
-        requests_per_row: engine requests that one row has in flight at once, about: those of the stage with the fewest
-            (a row runs its stages one after the other).
-        fingerprint: the config that the result depends on; a resume with another one is refused.
-        extension: what is there already, when the job's table is extended.
-        earlier: names of the job's passes before this one.
-        record: goes into the table's marker besides what the pass itself knows.
-        counts: names of the stages whose usage and errors are this pass's; default: of ``stages``.
-        skip: nothing is to be done; there is only a summary of what was done before.
-        force: go on with another config's unfinished work, and record it.
-        wanted: ``engine`` as the config has it, once it has been placed: the cluster may hold it in another form only.
-        parts: the passes that run in this one, on one engine (:mod:`pipeline.execution.shared`).
-        pools: the passes that run in this one, each on an engine of its own (:mod:`pipeline.execution.beside`).
-        prepare: makes ``stages`` anew, under the same names, when the input (its name) is finished: what was decided
-            over its rows.
-        engine_name: under which the config has ``engine``: what the pass is charged to.
+        specs: the layers, from the first to the last.
+        sources: layers that are read: those before, and the pass's own.
+        held: ``(TABLE, NAME)`` of the layers before -> the shards that they have files of.
+        sizes: rows of every shard of the prompts.
     """
 
-    name: str
-    job: str
-    reads: str
-    writes: str
-    stages: Sequence[Stage]
-    engine: EngineConfig | None = None
-    requests_per_row: int = 1
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    extension: Extension | None = None
-    earlier: Sequence[str] = ()
-    record: dict[str, Any] = field(default_factory=dict)
-    counts: Sequence[str] = ()
-    skip: bool = False
-    force: bool = False
-    wanted: EngineConfig | None = None
-    parts: Sequence[PassSpec] = ()
-    pools: Sequence[PassSpec] = ()
-    prepare: Callable[[RunFolder, str], list[Stage]] | None = None
-    engine_name: str = ""
+    specs: Sequence[LayerSpec]
+    sources: Sequence[Laid]
+    held: Mapping[tuple[str, str], frozenset[int]]
+    sizes: Sequence[int]
 
     @property
-    def hosted(self) -> Sequence[PassSpec]:
-        """The passes with a pool each: this one, unless it is several side by side."""
-        return self.pools or (self,)
+    def name(self) -> str:
+        """Its layers' names."""
+        return "+".join(spec.layer.name for spec in self.specs)
 
     @property
-    def extends(self) -> bool:
-        """Whether the pass writes the next version of a finished table."""
-        return self.extension is not None and self.extension.table == self.writes
+    def engine_name(self) -> str:
+        """Under which the config has the engine."""
+        return next((spec.engine_name for spec in self.specs if spec.engine_name), "")
 
     @property
-    def is_between(self) -> bool:
-        """Whether its table is only there for the job's next pass."""
-        return self.writes.startswith("work/")
+    def engine(self) -> EngineConfig | None:
+        """The engine that the pool hosts."""
+        return next((spec.engine for spec in self.specs if spec.engine is not None), None)
 
+    @property
+    def stages(self) -> list[Stage]:
+        """Of all layers."""
+        return [stage for spec in self.specs for stage in spec.stages]
 
-def joined(specs: Sequence[PassSpec], writes: str = "", **options: Any) -> PassSpec:
-    """One pass that does what ``specs`` do one after the other.
+    @property
+    def requests_per_row(self) -> int:
+        """Engine requests that one row has in flight at once, about."""
+        return min((spec.requests_per_row for spec in self.specs if spec.engine_name), default=1)
 
-    Args:
-        writes: its table; empty = one of its own under ``work/``.
-        options: the other fields of :class:`PassSpec`.
-    """
-    name = "+".join(spec.name for spec in specs)
-    return PassSpec(
-        name=name,
-        reads=specs[0].reads,
-        writes=writes or f"work/{name}/table",
-        stages=[stage for spec in specs for stage in spec.stages],
-        fingerprint={spec.name: spec.fingerprint for spec in specs},
-        **options,
-    )
+    @property
+    def shards(self) -> list[int]:
+        """Those that lack any of the layers."""
+        return sorted({number for spec in self.specs for number in spec.shards})
+
+    def rows_of(self, shards: Sequence[int]) -> int:
+        """Rows that are done of some shards."""
+        if all(spec.rows is not None for spec in self.specs):
+            return len(max((spec.rows for spec in self.specs if spec.rows is not None), key=len))
+        return sum(self.sizes[number] for number in shards)
 
 
 @dataclass
 class PassSummary:
-    """What one finished pass did; stored in its completion marker.
+    """What was done towards one layer; stored in the record of its table.
 
     Attributes:
-        engine: the engine's name in the config; empty without one.
-        rows, failed: rows of the table, and those with an error of this pass.
-        requests, prompt_tokens, cached_tokens, completion_tokens: spent by this pass on all rows, over all attempts.
-        seconds: wall time, summed over attempts.
+        name: the layer's.
+        rows, failed: rows of the layer, and those with an error of it.
+        requests, prompt_tokens, cached_tokens, completion_tokens: spent by this layer on all rows, over all attempts.
+        seconds: wall time, summed over attempts; of a pass with several layers it is the first one's.
         resumed: rows that an earlier attempt had finished.
         mean_in_flight: mean rows in flight per busy actor, in the last attempt.
         busy_seconds: time with rows in flight, summed over actors, in the last attempt.
         span_seconds: from the first row's beginning to the last one's end, in the last attempt: the engines' start-up
-            and the last block's write are not in it.
+            is not in it.
         workers: actors that had any, in the last attempt.
         row_seconds: p50, p90 and p99 of the seconds that a row was in flight, over all attempts that ended in order.
         row_tokens: p50, p90 and p99 of the completion tokens that a row cost.
@@ -114,10 +123,11 @@ class PassSummary:
             (:meth:`pipeline.execution.load.Timeline.to_json`).
         restarts: worker processes that died and were replaced, over all attempts.
         poisoned: rows set aside because they kill their engine.
-        shared: the pass that it ran in together with others; the time is the first one's.
-        beside: the pass in which its pool worked side by side with others; the time is that of all of them.
-        stages: names of the stages whose usage and errors it counts.
-        skipped: the pass had been finished before and nothing was run (not stored).
+        shared: the pass that made it together with others, where its time is told by the first of them.
+        beside: the passes whose pools worked side by side; the time is that of all of them.
+        engine: the engine's name in the config; empty without one.
+        job, stages: names of the job, and of the stages whose usage and errors it counts.
+        skipped: it was there before, and nothing was run (not stored).
     """
 
     name: str
@@ -141,11 +151,12 @@ class PassSummary:
     shared: str = ""
     beside: str = ""
     engine: str = ""
+    job: str = ""
     stages: list[str] = field(default_factory=list)
     skipped: bool = False
 
 
-def summaries(marker: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name -> summary of the passes that made a finished table."""
-    found: dict[str, dict[str, Any]] = marker.get("passes", {})
+def summaries(record: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Name -> summary of the layers of a finished table."""
+    found: dict[str, dict[str, Any]] = (record or {}).get("passes", {})
     return found

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ray
 
@@ -14,8 +14,8 @@ from pipeline.config.sections import ExecutionConfig
 from pipeline.core.errors import WorkerLost
 from pipeline.core.safety import say
 from pipeline.execution.control import Control, Ledger
-from pipeline.execution.hosting import Host
 from pipeline.execution.journal import JournalState
+from pipeline.execution.pool import Pool
 from pipeline.execution.progress import Counts
 
 logger = logging.getLogger(__name__)
@@ -31,28 +31,25 @@ class Watch(threading.Thread):
 
     Args:
         control: the command's reasons to stop.
-        hosts: the pass's pools, in the order in which a block goes through them.
+        pools: the pass's, in the order in which a shard goes through them.
         ledger: what the run has spent.
         config: how long rows in flight get to finish in, and lost workers to come back.
-        stored: counts the rows that this attempt has made durable.
     """
 
     def __init__(
         self,
         control: Control,
-        hosts: Sequence[Host],
+        pools: Sequence[Pool],
         ledger: Ledger,
         config: ExecutionConfig,
-        stored: Callable[[], int],
     ) -> None:
         super().__init__(daemon=True, name="lemonpress-watch")
         self._control = control
-        self._hosts = hosts
+        self._pools = pools
         self._ledger = ledger
         self._grace = config.drain_seconds
         self._replace = config.replace_seconds
         self._whole = time.monotonic()
-        self._stored = stored
         self._halt = threading.Event()
 
     def run(self) -> None:
@@ -89,22 +86,22 @@ class Watch(threading.Thread):
         self._ledger.save()
 
     def _account(self) -> None:
-        for host in self._hosts:
-            counts = self._counts(host)
-            self._ledger.update(host.name, counts.prompt_tokens, counts.cached_tokens, counts.tokens)
+        for pool in self._pools:
+            counts = self._counts(pool)
+            self._ledger.update(pool.name, counts.prompt_tokens, counts.cached_tokens, counts.tokens)
         self._control.check_spent(*self._ledger.total())
 
-    def _counts(self, host: Host) -> Counts:
-        counts: Counts = ray.get(host.progress.read.remote(), timeout=30)
+    def _counts(self, pool: Pool) -> Counts:
+        counts: Counts = ray.get(pool.progress.read.remote(), timeout=30)
         return counts
 
     def _in_flight(self) -> int:
-        states: list[JournalState] = ray.get([host.journal.state.remote() for host in self._hosts], timeout=30)
+        states: list[JournalState] = ray.get([pool.journal.state.remote() for pool in self._pools], timeout=30)
         return sum(state.in_flight for state in states)
 
     def _check_nodes(self) -> None:
         """Ray keeps a lost worker's blocks for its replacement, which a smaller cluster may never have room for."""
-        lost = sum(ray.get([host.journal.lost.remote() for host in self._hosts], timeout=30))
+        lost = sum(ray.get([pool.journal.lost.remote() for pool in self._pools], timeout=30))
         if not lost:
             self._whole = time.monotonic()
         elif time.monotonic() - self._whole > self._replace and self._control.reason is None:
@@ -118,28 +115,26 @@ class Watch(threading.Thread):
             f"lemonpress: {self._control.reason}: finishing the rows in flight (at most {self._grace:g} s)",
             file=sys.stderr,
         )
-        first = self._hosts[0]  # what has left its pool goes through the others', to be stored
         deadline = time.monotonic() + self._grace
         try:
-            ray.get(first.journal.drain.remote(), timeout=30)
+            ray.get([pool.journal.drain.remote() for pool in self._pools], timeout=30)
             while time.monotonic() < deadline and self._in_flight() and not self._halt.wait(0.2):
                 pass
             self._wait_for_writes(deadline)
         except (ray.exceptions.GetTimeoutError, OSError) as error:  # of the cluster, or of the storage
             logger.warning("cannot see whether the rows in flight are done, and waits no longer for them: %s", error)
         why = str(self._control.reason)
-        ray.get([host.journal.refuse.remote(why) for host in self._hosts], timeout=30)
+        ray.get([pool.journal.refuse.remote(why) for pool in self._pools], timeout=30)
         if not self._halt.wait(_PATIENCE):
             self._control.interrupt_main()  # e.g. while a model loads, nobody asks the journal
 
     def _wait_for_writes(self, deadline: float) -> None:
-        """Until every row that has ended is durable: its block's write may have to start a process first.
-
-        Rows never get there when others of their block did not begin.
-        """
-        stored, since = self._stored(), time.monotonic()
+        """Until every row that has ended is durable; rows never get there when others of their shard did not begin."""
+        before, since = -1, time.monotonic()
         while time.monotonic() < min(deadline, since + _SETTLE) and not self._halt.wait(0.5):
-            if (now := self._stored()) != stored or self._in_flight():
-                stored, since = now, time.monotonic()
-            elif stored >= self._counts(self._hosts[0]).rows:  # workers have reported, twice a second
+            counts = [self._counts(pool) for pool in self._pools]
+            stored = sum(each.stored for each in counts)
+            if stored != before or self._in_flight():
+                before, since = stored, time.monotonic()
+            elif stored >= sum(each.rows for each in counts):  # workers have reported, twice a second
                 return

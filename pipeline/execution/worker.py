@@ -1,12 +1,12 @@
 """The worker: hosts one engine inside a Ray actor and keeps it full.
 
-Ray calls it with whole blocks from several threads at once (``max_concurrent_calls_per_actor`` with true
-multi-threading). Every row becomes a coroutine on the worker's own event loop, so blocks overlap and the engine
-never drains between them. With Ray's defaults (one call at a time, or an async UDF on Ray's own loop) the same
-work ran 7 times slower.
+Ray calls it with numbers of shards, from several threads at once (``max_concurrent_calls_per_actor`` with true
+multi-threading). It reads the columns that its stages need, runs every row as a coroutine on its own event loop, so
+that shards overlap and the engine never drains between them, writes the shard's files and returns counts. With Ray's
+defaults (one call at a time, or an async UDF on Ray's own loop) the same work ran 7 times slower.
 
-A block is worked on in slices: only as many rows as keep the engine full exist as Python objects, the others are Arrow
-tables, before and after. So memory depends on the engine, not on the size of blocks.
+A shard is worked on in slices: only as many rows as keep the engine full exist as Python objects. So memory depends on
+the engine, not on the size of shards.
 """
 
 from __future__ import annotations
@@ -17,25 +17,31 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pipeline import __version__
+from pipeline.core.columns import Ints
 from pipeline.core.errors import EngineDead, PoisonRow, UnreadableJudge
-from pipeline.core.row import Row, RowError, Usage, column_values, row_from_dict
+from pipeline.core.folder import RunFolder
+from pipeline.core.reading import Table, shard_name
+from pipeline.core.row import NESTED, Row, RowError, Usage, row_from_dict
 from pipeline.core.safety import redact
-from pipeline.core.schema import COLUMNS, with_columns
-from pipeline.engines.base import Engine, EngineConfig
+from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.engines.base import Engine
 from pipeline.engines.meter import InFlight, Meter
 from pipeline.engines.refusal import Refusal
 from pipeline.engines.stage import Stage
 from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient
 from pipeline.execution.progress import Progress, Reporter
+from pipeline.execution.spec import LayerSpec, PassSpec
 from pipeline.execution.suspects import Suspicion
 from pipeline.judging.templates import framed
 
@@ -45,26 +51,41 @@ FILL = 1.5
 """Sequences at an engine, as a multiple of what it works on at once, below which further rows begin."""
 _MESSAGE_LIMIT = 2000
 _SLICE = 64  # rows; smaller ones cost more calls to the journal
+_READERS = 4  # shards that are read at once: on an object store each takes a while
 UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 """What Arrow says of values that do not fit a column."""
 
 
 @dataclass
-class _Block:
-    """Attributes: begun: whether any of its rows has."""
+class _Shard:
+    """One shard at work.
 
+    Attributes:
+        number: which.
+        specs: the layers that lack it.
+        stages: of these, in order: (position of the layer, stage).
+        begun: whether any of its rows has.
+        made: per layer, what each row got, by ``row_id``.
+    """
+
+    number: int
+    specs: list[LayerSpec]
+    stages: list[tuple[int, Stage]]
     begun: bool = False
+    made: list[dict[int, Items]] = field(default_factory=list)
+
+
+Items = dict[str, list[Any]]
+"""Nested column -> the items that a layer adds to a row."""
 
 
 class Worker:
-    """Callable class for ``Dataset.map_batches``: a block in, the same rows with more columns out.
+    """Callable class for ``Dataset.map_batches``: numbers of shards in, numbers and rows out.
 
     Args:
-        engine: config of the engine to host; ``None`` for stages that need none.
-        stages: run in this order on every row.
-        job: recorded in ``usage`` and ``errors``.
+        spec: the pass.
+        run: the run's folder.
         progress: where to report counts; ``None`` reports nothing.
-        metadata: schema metadata of the output (provenance).
         labels: tags of the Ray metrics; ``None`` makes none.
         journal: where to ask before rows begin; ``None`` asks nobody.
         attempts: deaths of the engine with a row alone in flight after which the row is set aside.
@@ -73,29 +94,23 @@ class Worker:
 
     def __init__(
         self,
-        engine: EngineConfig | None,
-        stages: Sequence[Stage],
-        job: str,
+        spec: PassSpec,
+        run: RunFolder,
         progress: Progress | None = None,
-        metadata: dict[bytes, bytes] | None = None,
         labels: dict[str, str] | None = None,
         journal: Any | None = None,
         attempts: int = 2,
         row_seconds: float | None = None,
     ) -> None:
-        self._stages = list(stages)
-        self._job = job
-        self._metadata = metadata
-        touched = {name for stage in stages for name in stage.writes} | {"usage", "errors"}
-        self._writes = [name for name in COLUMNS if name in touched]
-        needed = {name for stage in stages for name in stage.reads} | touched | {"row_id", "prompt_id"}
-        self._reads = [name for name in (*COLUMNS, "source") if name in needed]
+        self._spec = spec
+        self._run = run
+        self._table = Table(run, spec.sizes, spec.sources, run.name)
+        engine = spec.engine
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="lemonpress-engine", daemon=True).start()
         self._gate = Gate()
-        self._turn = asyncio.Lock()
-        self._queue = threading.Lock()
-        self._open_block: dict[int, _Block] = {}
+        self._reading, self._few = asyncio.Semaphore(_READERS), asyncio.Semaphore(2)
+        self._alone = asyncio.Lock()
         self._dying = False
         self._attempts = attempts
         self._row_seconds = row_seconds
@@ -120,114 +135,161 @@ class Worker:
         for task in (self._reporter.run(), self._journal.follow(), *following):
             asyncio.run_coroutine_threadsafe(task, self._loop)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Process one block; called from several threads at once."""
-        suspect = np.isin(table.column("row_id").to_numpy(), list(self._suspects))
-        order = np.argsort(~suspect, kind="stable")  # suspects first: before others have spent anything
-        table = table.take(order) if suspect.any() else table
-        ids = table.column("row_id").to_pylist()
-        self._open_block.update(dict.fromkeys(ids, _Block()))
-        starts = range(0, max(1, len(table)), _SLICE)
-        with self._queue:  # one block's slices after another's: what has begun must not wait for what has not
-            slices = [self._slice(table.slice(start, _SLICE)) for start in starts]
-            done = [asyncio.run_coroutine_threadsafe(each, self._loop) for each in slices]
-        out = pa.concat_tables([each.result() for each in done])
-        for row_id in ids:
-            del self._open_block[row_id]
-        return out.take(np.argsort(order)) if suspect.any() else out
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Make what lacks of some shards; called from several threads at once."""
+        numbers: list[int] = batch.column("shard").to_pylist()
+        done = [asyncio.run_coroutine_threadsafe(self._make(number), self._loop) for number in numbers]
+        return pa.table({"shard": numbers, "rows": pa.array([each.result() for each in done], pa.int64())})
 
-    async def _slice(self, table: pa.Table) -> pa.Table:
+    async def _make(self, number: int) -> int:
+        """Make what lacks of a shard, and write it; returns the rows that were done."""
+        async with AsyncExitStack() as places:
+            async with self._reading:
+                if self._intake is not None:
+                    await self._intake.near()  # no more shards are read than the engine will soon need
+                else:
+                    await places.enter_async_context(self._few)
+                shard, table = await asyncio.to_thread(self._read, number)
+                if not shard.specs:
+                    return 0
+                ids: Ints = table.column("row_id").to_numpy()
+                suspect = np.isin(ids, list(self._suspects))
+                if suspect.any():
+                    table = table.take(np.argsort(~suspect, kind="stable"))
+                starts = range(0, len(table), _SLICE)
+                slices = [asyncio.ensure_future(self._slice(table.slice(start, _SLICE), shard)) for start in starts]
+                await asyncio.sleep(0)  # they stand in line now, in their order
+            await asyncio.gather(*slices)
+            await asyncio.to_thread(self._write, shard, table, ids)
+        self._reporter.stored(len(ids))
+        return len(ids)
+
+    def _read(self, number: int) -> tuple[_Shard, pa.Table]:
+        """What lacks of a shard, and its rows with the columns that this needs."""
+        own = [(spec.layer.table, spec.layer.name) for spec in self._spec.specs]
+        there = {place for place in own if self._run.exists(*place, shard_name(number))}
+        there |= {place for place, shards in self._spec.held.items() if number in shards}
+        specs = [spec for spec, place in zip(self._spec.specs, own, strict=True) if place not in there]
+        specs = [spec for spec in specs if number in spec.shards]
+        stages = []
+        for i, spec in enumerate(specs):
+            builds = any((spec.layer.table, name) in there for name in spec.layer.builds_on)
+            stages += [(i, spec.rest.get(stage.name, stage) if builds else stage) for stage in spec.stages]
+        shard = _Shard(number, specs, stages, made=[{} for _ in specs])
+        if not specs:
+            return shard, pa.table({"row_id": pa.array([], pa.int64())})
+        needed = {name for _, stage in stages for name in (*stage.reads, *stage.writes)}
+        reads = [
+            name for name in (*COLUMNS, "source") if name in {*needed, "row_id", "prompt_id", "errors"} - {"usage"}
+        ]
+        laid = {(s.table, s.name): s for s in self._spec.sources}
+        redone = [(laid[s.layer.table, s.layer.name], s.rows) for s in specs if s.rows is not None]
+        here = [s for place, s in laid.items() if place in there]
+        table = self._table.shard(number, reads, layers=here, redone=redone)
+        only = [spec.rows for spec in specs if spec.rows is not None]
+        if only:
+            table = table.filter(pa.array(np.isin(table.column("row_id").to_numpy(), np.concatenate(only))))
+        return shard, table.combine_chunks()
+
+    async def _slice(self, table: pa.Table, shard: _Shard) -> None:
         if self._intake is None:  # stages without an engine have nothing to wait for
-            async with self._turn:
-                return await self._done(table)
+            async with self._alone:
+                await self._done(table, shard)
+            return
         ids = table.column("row_id").to_pylist()
         await self._intake.enter(ids)
         try:
-            return await self._done(table)
+            await self._done(table, shard)
         finally:
             for row_id in ids:  # also of rows that an error kept from asking
                 self._intake.arrived(row_id)
 
-    async def _done(self, table: pa.Table) -> pa.Table:
-        rows = await asyncio.to_thread(self._rows, table)
-        rows = await self._block(rows)
+    async def _done(self, table: pa.Table, shard: _Shard) -> None:
+        await self._block([row_from_dict(item) for item in table.to_pylist()], shard)
         self._reporter.rest()
-        return await asyncio.to_thread(self._stored, table, rows)
 
-    def _rows(self, table: pa.Table) -> list[Row]:
-        known = table.select([n for n in self._reads if n in table.column_names])
-        return [row_from_dict(d) for d in known.to_pylist()]
+    def _write(self, shard: _Shard, table: pa.Table, ids: Ints) -> None:
+        """Write the shard's file of every layer, in order."""
+        names = dict(zip(table.column("row_id").to_pylist(), table.column("prompt_id").to_pylist(), strict=True))
+        for spec, made in zip(shard.specs, shard.made, strict=True):
+            mine = ids.tolist() if spec.rows is None else ids[np.isin(ids, spec.rows)].tolist()
+            self._write_file(spec, shard.number, mine, [names[i] for i in mine], [made[i] for i in mine])
 
-    def _stored(self, table: pa.Table, rows: list[Row]) -> pa.Table:
+    def _write_file(self, spec: LayerSpec, number: int, ids: list[int], names: list[str], made: list[Items]) -> None:
+        columns = {"row_id": pa.array(ids, pa.int64()), "prompt_id": pa.array(names, pa.string())}
+        for name in spec.columns:
+            try:
+                columns[name] = to_array([items[name] for items in made], name)
+            except UNSTORABLE:  # one row's odd value must not take the whole job down: find it
+                made = [self._storable(spec, items) for items in made]
+                columns = {n: to_array([i[n] for i in made], n) if n in NESTED else columns[n] for n in columns}
+                columns[name] = to_array([items[name] for items in made], name)
+        table = pa.table(columns)
+        schema = with_provenance(table.schema, {"lemonpress": __version__, "layer": spec.place})
+        with self._run.whole(spec.layer.table, spec.layer.name, shard_name(number)) as path:
+            pq.write_table(table.cast(schema), path, filesystem=self._run.fs, compression="zstd")
+
+    def _storable(self, spec: LayerSpec, items: Items) -> Items:
+        """What a row got, or, when it does not fit the columns, only an error and what was spent."""
         try:
-            return self._append(table, rows)
-        except UNSTORABLE:  # one row's odd value must not take the whole job down: find it
-            befores = self._rows(table)
-            return self._append(table, [self._storable(row, b) for row, b in zip(rows, befores, strict=True)])
-
-    def _storable(self, row: Row, before: Row) -> Row:
-        """The row, or, when its values do not fit the table's columns, the row as it was with an error more."""
-        try:
-            for name in self._writes:
-                to_array([column_values(row, name)], COLUMNS[name])
+            for name in spec.columns:
+                to_array([items[name]], name)
         except UNSTORABLE as error:
-            before.usage = row.usage
-            last = self._stages[-1]
-            before.errors = [*row.errors, unstorable(self._job_of(last), last, error)]
-            return before
-        return row
+            failure = unstorable(spec.layer.job, spec.stages[-1], error)
+            nothing: Items = {name: [] for name in spec.columns}
+            return {**nothing, "usage": items["usage"], "errors": [*items["errors"], failure]}
+        return items
 
-    async def _block(self, rows: list[Row]) -> list[Row]:
+    async def _block(self, rows: list[Row], shard: _Shard) -> None:
         """Process rows; suspects apart from the others, and before them."""
         suspects = [row for row in rows if row.row_id in self._suspects]
         others = [row for row in rows if row.row_id not in self._suspects]
-        groups = [self._group([row], self._suspects[row.row_id].width) for row in suspects]
+        groups = [self._group([row], self._suspects[row.row_id].width, shard) for row in suspects]
         if others:
-            groups.append(self._group(others, UNLIMITED))
-        done = {row.row_id: row for group in await asyncio.gather(*groups) for row in group}
-        return [done[row.row_id] for row in rows]
+            groups.append(self._group(others, UNLIMITED, shard))
+        await asyncio.gather(*groups)
 
-    async def _group(self, rows: list[Row], width: int) -> list[Row]:
+    async def _group(self, rows: list[Row], width: int, shard: _Shard) -> None:
         async with self._gate.enter(width, len(rows)):
-            ids, block = [row.row_id for row in rows], self._open_block[rows[0].row_id]
-            news = await self._journal.begin(ids, known=width != UNLIMITED, begun=block.begun)
+            ids = [row.row_id for row in rows]
+            news = await self._journal.begin(ids, known=width != UNLIMITED, begun=shard.begun)
             if not news:
-                block.begun = True
-                return list(await asyncio.gather(*(self._row(row) for row in rows)))
+                shard.begun = True
+                await asyncio.gather(*(self._row(row, shard) for row in rows))
+                return
         self._suspects.update(news)  # another worker died over them
-        return await self._block(rows)
+        await self._block(rows, shard)
 
-    async def _row(self, row: Row) -> Row:
+    async def _row(self, row: Row, shard: _Shard) -> None:
         self._reporter.enter()
         started = time.monotonic()
         known_errors, known_usage = len(row.errors), len(row.usage)
         suspicion = self._suspects.get(row.row_id)
-        for stage in self._stages:
-            if suspicion is not None:
-                await self._journal.enter(row.row_id, stage.name)
-            if suspicion is not None and suspicion.alone.get(stage.name, 0) >= self._attempts:
-                row = await self._without(stage, row, suspicion)
-            else:
-                row = await self._stage(stage, row, self._engine)
-            self._after(stage, row)
+        for i, spec in enumerate(shard.specs):
+            before = _Before(row, spec)
+            for layer, stage in shard.stages:
+                if layer == i and (spec.rows is None or _has(spec.rows, row.row_id)):
+                    row = await self._stage_of(spec.layer.job, stage, row, suspicion)
+            shard.made[i][row.row_id] = before.new(row)
         self._journal.end(row.row_id)
         self._arrived(row.row_id)
         seconds = time.monotonic() - started
         self._reporter.leave(row, row.errors[known_errors:], row.usage[known_usage:], seconds)
-        return row
+
+    async def _stage_of(self, job: str, stage: Stage, row: Row, suspicion: Suspicion | None) -> Row:
+        if suspicion is None:
+            return await self._stage(job, stage, row, self._engine)
+        await self._journal.enter(row.row_id, stage.name)
+        if suspicion.alone.get(stage.name, 0) >= self._attempts:
+            return await self._without(job, stage, row, suspicion)
+        return await self._stage(job, stage, row, self._engine)
 
     def _arrived(self, row_id: int) -> None:
         """A row has made a request, or has ended without one."""
         if self._intake is not None:
             self._intake.arrived(row_id)
 
-    def _job_of(self, stage: Stage) -> str:
-        return self._job
-
-    def _after(self, stage: Stage, row: Row) -> None:
-        """A stage is done with a row."""
-
-    async def _without(self, stage: Stage, row: Row, suspicion: Suspicion) -> Row:
+    async def _without(self, job: str, stage: Stage, row: Row, suspicion: Suspicion) -> Row:
         """Set a row aside in the stage in which it killed its engine: its requests are refused."""
         deaths = suspicion.alone[stage.name]
         error = PoisonRow(
@@ -236,12 +298,12 @@ class Worker:
         )
         before = list(row.errors)
         if self._engine is not None and deaths == self._attempts:
-            row = await self._stage(stage, row, Refusal(self._engine, error))
+            row = await self._stage(job, stage, row, Refusal(self._engine, error))
         # else: not a request kills it but the stage itself, which is left out
-        row.errors = [*before, RowError(self._job_of(stage), stage.name, type(error).__name__, str(error))]
+        row.errors = [*before, RowError(job, stage.name, type(error).__name__, str(error))]
         return row
 
-    async def _stage(self, stage: Stage, row: Row, engine: Engine | None) -> Row:
+    async def _stage(self, job: str, stage: Stage, row: Row, engine: Engine | None) -> Row:
         meter: Meter | None = engine if isinstance(engine, Refusal) else None
         if engine is not None and meter is None:
             meter = Meter(engine, self._in_flight, partial(self._arrived, row.row_id))
@@ -259,9 +321,9 @@ class Worker:
             if isinstance(error, TimeoutError) and limit.expired():
                 message = f"not done within {self._row_seconds:g} s (execution.row_seconds)"
             logger.warning("row %s: %s failed: %s", row.prompt_id, stage.name, message)
-            row.errors.append(RowError(self._job_of(stage), stage.name, type(error).__name__, message))
+            row.errors.append(RowError(job, stage.name, type(error).__name__, message))
         if meter is not None and meter.total.requests:
-            t, job = meter.total, self._job_of(stage)
+            t = meter.total
             row.usage.append(Usage(job, stage.name, meter.model, t.requests, t.prompt, t.cached, t.completion))
         return row
 
@@ -278,16 +340,26 @@ class Worker:
         # (https://github.com/ray-project/ray/issues/59522).
         os._exit(1)
 
-    def _append(self, table: pa.Table, rows: list[Row]) -> pa.Table:
-        """The input table with the written columns replaced or appended; all other columns stay as they are."""
-        schema = with_columns(table.schema, self._writes)
-        columns: list[Any] = []
-        for field in schema:
-            if field.name in self._writes:
-                columns.append(to_array([column_values(row, field.name) for row in rows], field.type))
-            else:
-                columns.append(table.column(field.name))
-        return pa.Table.from_arrays(columns, schema=schema.with_metadata(self._metadata or schema.metadata))
+
+class _Before:
+    """What a row holds before a layer's stages."""
+
+    def __init__(self, row: Row, spec: LayerSpec) -> None:
+        self._lists: Items = {name: list(getattr(row, name)) for name in spec.columns}
+
+    def new(self, row: Row) -> Items:
+        """The items that it has got since, in their order."""
+        found: Items = {}
+        for name, before in self._lists.items():
+            after = getattr(row, name)
+            known = {id(item) for item in before}
+            found[name] = [item for item in after if id(item) not in known] if known else list(after)
+        return found
+
+
+def _has(rows: Ints, row_id: int) -> bool:
+    at = int(np.searchsorted(rows, row_id))
+    return at < len(rows) and int(rows[at]) == row_id
 
 
 def _load(in_flight: InFlight, capacity: int) -> tuple[int, int]:
@@ -299,13 +371,23 @@ def unstorable(job: str, stage: Stage, error: Exception) -> RowError:
     return RowError(job, stage.name, "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT])
 
 
-def to_array(values: list[Any], dtype: pa.DataType) -> pa.Array:
-    """An Arrow array; lone surrogates are replaced."""
+def to_array(values: list[list[Any]], name: str) -> pa.ListArray:
+    """Rows' items of a nested column as an Arrow array; lone surrogates are replaced."""
+    type_ = COLUMNS[name]
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(items) for items in values], out=offsets[1:])
+    flat = [item for items in values for item in items]
+    fields = [_field([getattr(item, f.name) for item in flat], f.type) for f in type_.value_type]
+    structs = pa.StructArray.from_arrays(fields, fields=list(type_.value_type))
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, type_)
+
+
+def _field(values: list[Any], type_: pa.DataType) -> pa.Array:
     try:
-        return pa.array(values, dtype)
+        return pa.array(values, type_)
     except UnicodeEncodeError:
-        # A lone surrogate cannot be stored as UTF-8; it must not take the whole block down.
-        return pa.array(_replace_surrogates(values), dtype)
+        # A lone surrogate cannot be stored as UTF-8; it must not take the whole shard down.
+        return pa.array(_replace_surrogates(values), type_)
 
 
 def _replace_surrogates(value: Any) -> Any:

@@ -9,10 +9,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.load import Config, to_dict
+from pipeline.core.columns import Ints
+from pipeline.core.folder import RunFolder
+from pipeline.core.reading import Table as Rows
 from pipeline.core.safety import say
-from pipeline.execution.extend import Made
+from pipeline.core.units import Made
+from pipeline.execution.schedule import Step
 from pipeline.jobs.job import Job, console, update_manifest
-from pipeline.jobs.steps import Step
 from pipeline.judging.early import FirstVerdicts
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
@@ -40,8 +43,8 @@ def plan_settings(plan: PlanConfig) -> dict[str, Any]:
     return settings
 
 
-def steps(config: Config, base: GenerateStage) -> Iterator[Step]:
-    """The rounds of one plan: draw, score, draw what was decided ..., each a phase of its own.
+def steps(config: Config, base: GenerateStage, common: Mapping[str, Any]) -> Iterator[Step]:
+    """The rounds of one plan: draw, score, draw what was decided ..., each a layer of its own.
 
     A finished set is not extended, so everything belongs to the settings.
     """
@@ -50,19 +53,24 @@ def steps(config: Config, base: GenerateStage) -> Iterator[Step]:
     plan, name, set_name = base.config, base.plan, base.set_name
     by = str(plan.adaptive.by)
     selector, numbers = config.selectors[by], _numbers(config, by)
-    settings = {"plan": plan_settings(plan), "scored": numbers["scored"]}
+    settings = {**common, "plan": plan_settings(plan), "scored": numbers["scored"]}
     units: Mapping[str, Any] = {set_name: {"rounds": plan.adaptive.rounds}}
     first = replace(base, config=replace(plan, n=plan.adaptive.first))
     further = max(1, round((plan.n - plan.adaptive.first) / plan.adaptive.rounds))
-    yield Step(plan.engine, first, settings, plan.adaptive.first, units=units)
+    place = ("generate", "candidates")
+    yield Step(*place, plan.engine, first, settings, units, plan.adaptive.first)
+    before = first.name
     for number in range(2, plan.adaptive.rounds + 1):
         early = FirstVerdicts(config.judge.max_invalid, f"engines.{selector.engine}")
         score = ScoreStage(name, set_name, number - 1, by, selector, config.seed, config.tasks, early)
         scoring = {**settings, "by": numbers["by"]}
-        yield Step(selector.engine, score, scoring, plan.adaptive.first, units=units, phase=2 * number - 3)
+        more: dict[str, Any] = {"after": frozenset({before}), "phase": 2 * number - 3}
+        yield Step(*place, selector.engine, score, scoring, units, plan.adaptive.first, **more)
         extend = ExtendStage(base, number)
-        decide = _decide(base, number, selector, extend)
-        yield Step(plan.engine, extend, scoring, further, units=units, phase=2 * number - 2, decide=decide)
+        more = {"after": frozenset({score.name}), "phase": 2 * number - 2}
+        more["decide"] = _decide(config, base, number, selector, extend)
+        yield Step(*place, plan.engine, extend, scoring, units, further, **more)
+        before = extend.name
 
 
 def _numbers(config: Config, name: str) -> dict[str, Any]:
@@ -83,15 +91,15 @@ def numbers_hold(config: Config, name: str, made: Made, set_name: str) -> bool:
     return all({key: old[key] for key in now} == now for old in found if now.keys() <= old.keys())
 
 
-def _decide(base: GenerateStage, number: int, by: Selector, stage: Any) -> Any:
+def _decide(config: Config, base: GenerateStage, number: int, by: Selector, stage: Any) -> Any:
     """What makes the stage of one round when the round before is finished."""
 
-    def decide(run: Any, reads: str, start: int) -> Any:
+    def decide(before: Rows, layer: str, ids: Ints) -> Any:
         from pipeline.sampling.adaptive.rounds import Round, decided
 
         plan = base.config
-        this = Round(base.plan, base.set_name, plan.adaptive, plan.n, by.kind, number, start, by.highest())
-        return replace(stage, more=decided(run, reads, this))
+        this = Round(base.plan, base.set_name, plan.adaptive, plan.n, by.kind, number, by.highest())
+        return replace(stage, more=decided(RunFolder(config.out), before, this, layer, ids))
 
     return decide
 

@@ -64,21 +64,21 @@ def estimate(config: Config) -> Costs:
 
 def _estimate(config: Config, run: RunFolder, pilot: RunFolder) -> Costs:
     from pipeline.execution.cluster import cluster
-    from pipeline.execution.placing import cluster_processors
-    from pipeline.execution.sizes import blocks_of, cpu_pool
-    from pipeline.jobs.run import jobs, run_jobs
+    from pipeline.execution.pool import cluster_processors, cpu_pool
+    from pipeline.jobs.run import make
 
     execution = replace(config.execution, max_failed_rows=1.0, pilot=0)
     small = replace(config, out=pilot.name, execution=execution)
     with cluster(config.ray):
-        run_jobs(small, jobs(config))
+        make(small)
         processors = cluster_processors()
     Ledger.transfer(run, "pilot", pilot)
     rows = read_pilot(pilot, spending.last_table(pilot))
     population = strata(run)
     total = sum(population.values())
     costs = extrapolate(config, rows, population, engines_of(pilot), _audited(config, run, pilot))
-    pool = cpu_pool(blocks_of(total, execution, engine=False), *processors, execution)
+    shards = len((run.marker("prompts") or {}).get("sizes", ()))
+    pool = cpu_pool(shards, *processors, execution)
     costs.passes = extrapolate_passes(config, pilot, total / len(rows), pool.most())
     for name, limit, spent in (
         ("tokens", config.limits.tokens, costs.tokens),

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.config.load import Config, to_dict
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.core.policy import Policy
 from pipeline.core.safety import say
+from pipeline.execution.schedule import Step
 from pipeline.jobs import adaptive
-from pipeline.jobs.job import Plan, job, run_passes
-from pipeline.jobs.steps import Step, chain
+from pipeline.jobs.job import job
+from pipeline.jobs.steps import run_steps
 from pipeline.prompts.sources import read_prompts
 from pipeline.sampling.stage import GenerateStage
 from pipeline.tasks import task_named
 
-if TYPE_CHECKING:
-    from pipeline.execution.spec import PassSpec
-
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, later: Sequence[Plan] = ()) -> None:
+def run(config: Config) -> None:
     """Read the prompts (once) and sample every plan's candidates.
-
-    Args:
-        later: passes of the jobs after this one, which may share its last pass.
 
     Raises:
         ConfigError, InputError: before any model loads.
@@ -45,14 +38,14 @@ def run(config: Config, later: Sequence[Plan] = ()) -> None:
         say(*report.lines())
         for line in task_warnings(config, current.run):
             logger.warning("%s", line)
-        run_passes(current, passes(config), later)
+        run_steps(current, steps(config), "prompts")
         adaptive.report_account(current)
 
 
 def task_warnings(config: Config, run: RunFolder) -> list[str]:
     """What the tasks have to say about the languages of a run's prompts."""
     rows: Counter[tuple[str, str | None]] = Counter()
-    for batch in run.dataset("prompts").to_batches(columns=["task", "language"]):
+    for batch in run.dataset("prompts").batches(["task", "language"]):
         rows.update(zip(batch.column("task").to_pylist(), batch.column("language").to_pylist(), strict=True))
     found = []
     for (name, language), count in sorted(rows.items(), key=str):
@@ -62,18 +55,19 @@ def task_warnings(config: Config, run: RunFolder) -> list[str]:
     return found
 
 
-def passes(config: Config) -> list[PassSpec]:
-    """The job's passes: one a generator."""
+def steps(config: Config) -> list[Step]:
+    """The job's steps: one a plan; one that draws in rounds has several."""
     policy = Policy(config.policy) if config.policy else None
     common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy)}
-    steps: list[Step] = []
+    found: list[Step] = []
     for name, plan in config.all_plans().items():
         settings = adaptive.plan_settings(plan)
         stage = GenerateStage(name, plan, config.seed, config.tasks, policy)
+        fixed = {**common, "engine": config.engines[plan.engine].identity()}
         if plan.adaptive.by is not None:
-            steps += adaptive.steps(config, stage)
+            found += adaptive.steps(config, stage, fixed)
             continue
-        fixed = {k: v for k, v in settings.items() if k != "n"}  # a larger n extends the set
+        fixed["plan"] = {k: v for k, v in settings.items() if k != "n"}  # a larger n extends the set
         units = {stage.set_name: {"n": plan.n}}
-        steps.append(Step(plan.engine, stage, {"plan": settings}, plan.n, settings={"plan": fixed}, units=units))
-    return chain("generate", config, steps, "prompts", "candidates", common)
+        found.append(Step("generate", "candidates", plan.engine, stage, fixed, units, plan.n))
+    return found

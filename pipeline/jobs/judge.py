@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyarrow.dataset as pads
+import numpy as np
 
 from pipeline.config.load import Config, to_dict
+from pipeline.core.columns import Ints
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
+from pipeline.core.reading import Table
 from pipeline.core.row import row_from_dict
 from pipeline.core.safety import say
-from pipeline.execution.extend import Made
-from pipeline.jobs.job import Job, job, run_passes
-from pipeline.jobs.steps import Step, chain, measure_steps
+from pipeline.core.units import CANDIDATE, Made
+from pipeline.execution.schedule import Step
+from pipeline.jobs.job import job
+from pipeline.jobs.steps import made_so_far, measure_steps, run_steps
 from pipeline.judging.answers import AnswersStage
 from pipeline.judging.audit import VERSIONS, AuditStage, choose_rows, find_donors
 from pipeline.judging.compare import VERDICT, check_pairwise
 from pipeline.judging.early import FirstVerdicts
 from pipeline.judging.games import JudgeStage
 from pipeline.judging.lookup import write_lookup
-from pipeline.judging.names import AUDIT, CANDIDATE, ORIGINAL
+from pipeline.judging.names import AUDIT, ORIGINAL
 from pipeline.judging.templates import load_template
-
-if TYPE_CHECKING:
-    from pipeline.execution.spec import PassSpec
 
 logger = logging.getLogger(__name__)
 
@@ -74,27 +74,28 @@ def run(config: Config) -> None:
     for line in independence(config):
         logger.warning(line)
     with job("judge", config) as current:
-        run_passes(current, passes(config, list(_answer_steps(config, current))))
+        made = made_so_far(current.run, "selections")
+        run_steps(current, steps(config, current.run, made), "selections")
 
 
-def early_passes(config: Config) -> list[PassSpec]:
-    """The passes as they can be planned before ``selections`` is finished; none where that table must be read first: to
-    bring in outside answers, and to find the audit's answers in other languages.
-    """
-    return [] if config.answers or config.judge.audit else passes(config, [])
-
-
-def passes(config: Config, steps: list[Step]) -> list[PassSpec]:
-    """The job's passes: one an engine.
+def steps(config: Config, run: RunFolder, made: Made) -> list[Step]:
+    """The job's steps: outside answers, the judge's audit, games, and what measures the answers.
 
     Args:
-        steps: bring in outside answers.
+        made: the candidate sets and selections that there will be; the answers are added.
     """
+    chosen = frozenset(stage for stage in made.units if stage.startswith(("generate:", "select:")))
+    found = list(_answer_steps(config, run))
+    for step in found:
+        made.add(step.made())
+    after = chosen | {step.stage.name for step in found}
     if config.judge.engine is not None:
-        steps += _game_steps(config, RunFolder(config.out))
+        found += _game_steps(config, made, after)
     if config.answers:
-        steps += measure_steps(config, "judge", {"tasks": to_dict(config.tasks), "systems": list(config.answers)})
-    return chain("judge", config, steps, "selections", "games", {})
+        outside = Made([{stage: units for stage, units in made.units.items() if stage.startswith("answers:")}])
+        common = {"tasks": to_dict(config.tasks)}
+        found += measure_steps(config, "judge", "games", outside, after, common)
+    return found
 
 
 def independence(config: Config) -> list[str]:
@@ -119,21 +120,22 @@ def _needs(config: Config) -> frozenset[str]:
     return frozenset({VERDICT, "generate"} if config.judge.reason_tokens else {VERDICT})
 
 
-def _answer_steps(config: Config, current: Job) -> Iterator[Step]:
-    schema = current.run.dataset("selections").schema
+def _answer_steps(config: Config, run: RunFolder) -> Iterator[Step]:
+    schema = run.dataset("prompts").schema
     for name, source in config.answers.items():
         key = f"answers.{name}"
         source.check_table(schema, key)
         settings: dict[str, Any] = {"source": to_dict(source), "tasks": to_dict(config.tasks), "seed": config.seed}
+        settings["engine"] = config.engines[source.engine].identity() if source.engine else None
         pairs = source.pairs(key)
         if pairs is not None:
-            count, settings["digest"] = write_lookup(current.run, name, pairs)
+            count, settings["digest"] = write_lookup(run, name, pairs)
             say(f"{key}: {count:,} answers found")
-        stage = AnswersStage(name, source, current.run.name, config.seed, config.tasks)
-        yield Step(source.engine, stage, settings)
+        stage = AnswersStage(name, source, run.name, config.seed, config.tasks)
+        yield Step("judge", "games", source.engine, stage, settings)
 
 
-def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
+def _game_steps(config: Config, made: Made, after: frozenset[str]) -> Iterator[Step]:
     judge = config.judge
     assert judge.engine is not None
     names, opponent = systems(config)
@@ -155,32 +157,33 @@ def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
         "tasks": to_dict(config.tasks),
     }
     fixed |= {"reason_tokens": judge.reason_tokens} if judge.reason_tokens else {}
-    answers = Made.read(run, "selections")
+    fixed["engine"] = engine.identity()
     if judge.audit:
-        donors = audit_donors(config, run, opponent)
-        audited = AuditStage(**rules, opponent=opponent, seed=config.seed, donors=donors)
-        inputs = {"audit": judge.audit, **answers.ids(opponent)}
+
+        def audit(rows: Table, layer: str, ids: Ints) -> AuditStage:
+            donors = audit_donors(config, rows, opponent)
+            return AuditStage(**rules, opponent=opponent, seed=config.seed, donors=donors)
+
+        inputs = {"audit": judge.audit, **made.ids(opponent)}
         units: dict[str, Any] = {f"{ORIGINAL} vs {AUDIT}{version}": inputs for version in VERSIONS}
+        waiting = AuditStage(**rules, opponent=opponent, seed=config.seed, donors={})
         own = {**fixed, "seed": config.seed}
-        whole = {**own, "opponent": opponent, "audit": judge.audit}
-        yield Step(judge.engine, audited, whole, 2 * len(VERSIONS), settings=own, units=units)
+        more: dict[str, Any] = {"after": after, "decide": audit, "phase": 1}
+        yield Step("judge", "games", judge.engine, waiting, own, units, 2 * len(VERSIONS), **more)
     sets = tuple(config.sets()) if judge.candidates else ()
     stage = JudgeStage(**rules, systems=names, opponent=opponent, candidate_sets=sets)
-    units = {f"{s} vs {opponent}": answers.ids(s, opponent) for s in names}
-    units |= {f"{name}{CANDIDATE} vs {opponent}": answers.ids(name, opponent) for name in sets}
-    whole = {"systems": list(names), "opponent": opponent, **fixed} | ({"candidates": list(sets)} if sets else {})
-    yield Step(judge.engine, stage, whole, 2 * (len(names) + len(sets)), settings=fixed, units=units)
+    units = {f"{s} vs {opponent}": made.ids(s, opponent) for s in names}
+    units |= {f"{name}{CANDIDATE} vs {opponent}": made.ids(name, opponent) for name in sets}
+    yield Step("judge", "games", judge.engine, stage, fixed, units, 2 * (len(names) + len(sets)), after)
 
 
-def audit_donors(config: Config, run: RunFolder, opponent: str) -> dict[int, str | None]:
+def audit_donors(config: Config, rows: Table, opponent: str) -> dict[int, str | None]:
     """The rows to audit the judge on, each with an answer in another language.
 
     Goes over three columns of the table; the texts of the chosen rows only (``judge.audit`` a language) are read.
     """
-    every = run.iter_rows("selections", ("row_id", "prompt_id", "cluster_id", "language"))
+    every = rows.rows(("row_id", "prompt_id", "cluster_id", "language"))
     found = ((r["row_id"], r["cluster_id"] or r["prompt_id"], r["language"]) for r in every)
     chosen = choose_rows(found, config.judge.audit, config.seed)
-    data = run.dataset("selections")
-    columns = [c for c in (*_AUDIT_COLUMNS, "answers") if c in data.schema.names]
-    table = data.to_table(columns=columns, filter=pads.field("row_id").isin(chosen))
+    table = rows.to_table((*_AUDIT_COLUMNS, "answers"), np.array(chosen, np.int64))
     return find_donors([row_from_dict(row) for row in table.to_pylist()], opponent, config.tasks)

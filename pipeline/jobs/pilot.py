@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import numpy as np
 
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
+from pipeline.prompts.write import write_some
 from pipeline.stats.costs import Stratum
 
 FOLDER = ("work", "pilot")
@@ -37,26 +36,14 @@ def choose_pilot(rows: Iterable[tuple[str, Stratum]], size: int, seed: int) -> l
 
 
 def write_pilot(run: RunFolder, pilot: RunFolder, size: int, seed: int) -> None:
-    """Write the pilot's ``prompts/`` table: some of the run's prompts, numbered anew, as if the config had named these.
+    """Write the pilot's ``prompts/`` table: some of the run's prompts.
 
     Args:
         run: its ``prompts/`` are finished.
         pilot: empty folder.
         size: rows of the pilot, at most.
     """
-    table = run.table("prompts", ("row_id", "prompt_id", "language", "task"))
+    table = run.table("prompts", ("prompt_id", "language", "task"))
     named: Any = zip(*(table.column(c).to_pylist() for c in ("prompt_id", "language", "task")), strict=True)
     chosen = choose_pilot(((p, (language, task)) for p, language, task in named), size, seed)
-    ids = pc.take(table.column("row_id"), pa.array(chosen, pa.int64()))
-    data = run.dataset("prompts")
-    rows = data.to_table(filter=pc.field("row_id").isin(ids)).sort_by("row_id")
-    rows = rows.set_column(rows.schema.get_field_index("row_id"), rows.schema.field("row_id"), _numbers(len(rows)))
-    with pq.ParquetWriter(f"{pilot.make('prompts')}/part-00000.parquet", data.schema, filesystem=pilot.fs) as writer:
-        writer.write_table(rows)
-    marker = run.marker("prompts") or {}
-    report = {**marker.get("report", {}), "rows": len(rows)}
-    pilot.complete("prompts", {**marker, "rows": len(rows), "report": report, "folder": ""})
-
-
-def _numbers(n: int) -> pa.Array:
-    return pa.array(range(n), pa.int64())
+    write_some(run, pilot, np.array(chosen, np.int64))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.load import Config
 from pipeline.core.cache import model_commit
 from pipeline.core.errors import ConfigError
-from pipeline.core.folder import TABLES
+from pipeline.core.layers import TABLES
 from pipeline.core.safety import redact
 from pipeline.execution.observe import job_log
 from pipeline.judging.templates import load_template

@@ -10,18 +10,28 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config.load import Config, load_config, to_dict
+from pipeline.core.columns import Ints, nested
 from pipeline.core.errors import ConfigError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say
-from pipeline.execution.control import LEDGER, Control, hand_over
-from pipeline.jobs import generate, judge, report, select, winrate
+from pipeline.execution.schedule import Step
+from pipeline.jobs import report, winrate
+from pipeline.jobs import run as run_job
+from pipeline.jobs.job import job as job_named
 from pipeline.jobs.job import session, update_manifest
-from pipeline.jobs.subset import Retry, Step, failed_rows
-from pipeline.prompts.sources import RunSource
+from pipeline.jobs.steps import RETRY, run_steps
+from pipeline.judging.names import CUT, JUDGE_FAILED, UNREADABLE
 
-_JOBS: dict[str, Callable[[Config], None]] = {"generate": generate.run, "select": select.run, "judge": judge.run}
+_TABLES = {"generate": "candidates", "select": "selections", "judge": "games"}
+_OF_JOB = {
+    "generate": {"candidates": {"plan", "origin", "error"}},
+    "select": {"selections": {"detail"}},
+    "judge": {"games": {"verdict", "reason"}},
+}
 
 
 def run(folder: str, words: Sequence[str] = ()) -> None:
@@ -42,43 +52,99 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
     """
     run_folder = RunFolder(folder)
     config = own_config(run_folder, words)
-    steps = _finished(run_folder, config)
-    with session(config, run_folder) as control:
-        _retry(run_folder, config, steps, words, control)
+    jobs = _finished(run_folder, config)
+    with session(config, run_folder):
+        _retry(run_folder, config, jobs, words)
 
 
-def _retry(run: RunFolder, config: Config, steps: list[Step], words: Sequence[str], control: Control) -> None:
-    from pipeline.execution.cluster import cluster
-    from pipeline.sampling.adaptive.rounds import adopt
-
-    retry = Retry(run, steps)
-    rows = retry.rows
-    if not rows:
+def _retry(run: RunFolder, config: Config, jobs: list[str], words: Sequence[str]) -> None:
+    retried = _rows(run, jobs)
+    seen = retried[jobs[-1]]
+    if not len(seen):
         say("no row failed in a way that another try could mend")
         return
-    begin = ", ".join(f"{len(ids):,} from {job}" for job, ids in retry.starts.items() if len(ids))
-    say(f"{rows:,} rows to do again: {begin}")
-    source = RunSource(path=retry.begin().name, table="prompts", sets=config.prompts.given_sets())
+    firsts = [len(retried[jobs[i - 1]]) if i else 0 for i in range(len(jobs))]
+    begin = [
+        f"{len(retried[job]) - n:,} from {job}" for job, n in zip(jobs, firsts, strict=True) if len(retried[job]) > n
+    ]
+    say(f"{len(seen):,} rows to do again: {', '.join(begin)}")
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # rows that fail again are counted below
-    again = dataclasses.replace(config, out=retry.work.name, prompts=source, execution=execution)
-    if not retry.work.exists(*LEDGER):
-        hand_over(run, retry.work)  # limits are the run's
-    try:
-        with cluster(config.ray), session(again, retry.work, control):
-            for step in steps:
-                if retry.join(step):
-                    _JOBS[step.job](again)
-    finally:
-        hand_over(retry.work, run)
-    adopt(run, retry.work, retry.starts.get("generate", np.empty(0, np.int64)))
-    retry.finish()
-    left = len(np.unique(np.concatenate([failed_rows(run, step) for step in steps])))
-    done = {"rows": rows, "failed_again": left, "settings": list(words)}
+    with job_named("retry", dataclasses.replace(config, execution=execution)) as current:
+        run_steps(current, _steps(config, run, jobs), "prompts", retried)
+    run.remove_file(*RETRY)
+    left = len(np.unique(np.concatenate([failed_rows(run, job) for job in jobs])))
+    done = {"rows": len(seen), "failed_again": left, "settings": list(words)}
     update_manifest(run, {"retries": {datetime.now(UTC).isoformat(timespec="seconds"): done}})
-    for job, output in ((winrate, "winrates.parquet"), (report, "report")):
+    for after, output in ((winrate, "winrates.parquet"), (report, "report")):
         if run.exists(output):
-            job.run(config)
-    say(f"retried {rows:,} rows: {rows - left:,} are mended, {left:,} failed again")
+            after.run(config)
+    say(f"retried {len(seen):,} rows: {len(seen) - left:,} are mended, {left:,} failed again")
+
+
+def _rows(run: RunFolder, jobs: Sequence[str]) -> dict[str, Ints]:
+    """Job -> ``row_id`` of the rows that it does again, ascending: a row goes through its jobs again from the first in
+    which it failed. Those of a retry that was interrupted are the ones that it began with.
+    """
+    known = run.read_table(*RETRY)
+    if known is None:
+        found, seen = [], np.empty(0, np.int64)
+        for i, job in enumerate(jobs):
+            new = np.setdiff1d(failed_rows(run, job), seen)
+            seen = np.union1d(seen, new)
+            found.append(pa.table({"row_id": new, "job": np.full(len(new), i)}))
+        known = pa.concat_tables(found)
+        if len(known):
+            run.make("work")
+            with run.whole(*RETRY) as path:
+                pq.write_table(known, path, filesystem=run.fs)
+    ids, starts = known.column("row_id").to_numpy(), known.column("job").to_numpy()
+    return {job: np.sort(ids[starts <= i]) for i, job in enumerate(jobs)}
+
+
+def failed_rows(run: RunFolder, job: str) -> Ints:
+    """The ``row_id`` of every row that failed in a job, ascending; those that could not be read as prompts never do.
+
+    A row failed in a job when it has an error of it, or when a request was refused: one of its candidates has no text,
+    a selector or the judge went without an answer. A verdict that cannot be read is no failure, for it would be the
+    same again, unless it was cut: with a larger ``verdict_tokens`` it may be read.
+    """
+    wanted = {"row_id": {""}, "errors": {"job"}, **_OF_JOB[job]}
+    found = [np.empty(0, np.int64)]
+    for batch in run.leaves(_TABLES[job], lambda name, leaf: leaf in wanted.get(name, ())):
+        jobs = [{each for (each,) in errors} for errors in nested(batch, "errors", "job")]
+        requests = _refused(batch, job)
+        failed = [
+            "prompts" not in seen and (job in seen or refused) for seen, refused in zip(jobs, requests, strict=True)
+        ]
+        found.append(batch.column("row_id").to_numpy()[np.array(failed, bool)])
+    return np.sort(np.concatenate(found))
+
+
+def _refused(batch: pa.RecordBatch, job: str) -> list[bool]:
+    if job == "generate":
+        sets = nested(batch, "candidates", "origin", "error")
+        return [any(error is not None and origin != "given" for origin, error in one) for one in sets]
+    if job == "select":
+        return [any(_has_failure(detail) for (detail,) in one) for one in nested(batch, "selections", "detail")]
+    games = nested(batch, "games", "verdict", "reason")
+    return [any(v == "invalid" and (r or "").startswith((JUDGE_FAILED, CUT)) for v, r in one) for one in games]
+
+
+def _has_failure(detail: str | None) -> bool:
+    if not detail or ('"failure"' not in detail and '"unreadable"' not in detail):
+        return False
+    try:
+        found = json.loads(detail)
+    except ValueError:  # a user's own selector may have written anything
+        return False
+    if not isinstance(found, dict):
+        return False
+    return bool(found.get("failure")) or f"{UNREADABLE}{found.get('unreadable')}".startswith(CUT)
+
+
+def _steps(config: Config, run: RunFolder, jobs: Sequence[str]) -> list[Step]:
+    """The steps of some jobs, for what their tables hold."""
+    return [step for step in run_job.steps(config, run) if step.job in jobs]
 
 
 def own_config(
@@ -117,27 +183,10 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"engines": engines, **{name: to_dict(getattr(config, name)) for name in names}}
 
 
-def _finished(run: RunFolder, config: Config) -> list[Step]:
+def _finished(run: RunFolder, config: Config) -> list[str]:
     """The jobs of the run whose tables are finished."""
-    first = [Step("generate", "prompts", "candidates")] if config.all_plans() else []
-    steps = [*first, Step("select", first[0].writes if first else "prompts", "selections")]
-    steps.append(Step("judge", "selections", "games"))
-    finished = [step for step in steps if run.marker(step.writes) is not None]
+    jobs = {**({"generate": "candidates"} if config.all_plans() else {}), "select": "selections", "judge": "games"}
+    finished = [job for job, table in jobs.items() if run.marker(table) is not None]
     if not finished:
         raise UnfinishedTableError(f"{run.name}: no job is finished; run it (again) first, it resumes")
-    for step in steps:
-        if _is_half_done(run, step):
-            raise ResumeError(f"{run.name}: {step.job} is half done; finish it first, it resumes")
     return finished
-
-
-def _is_half_done(run: RunFolder, step: Step) -> bool:
-    """Whether a pass of the job was begun and not ended: towards its table, or towards the next version of it."""
-    marker = run.marker(step.writes)
-    for name in run.subfolders("work"):
-        state = run.read_json("work", name, "state.json")
-        if state is None or not any(part.startswith(f"{step.job}-") for part in name.split("+")):
-            continue
-        if marker is None or state.get("fingerprint", {}).get("base") == marker.get("version", 1):
-            return True
-    return False

@@ -1,18 +1,21 @@
-"""``run``: the whole path, from prompts to the report. Finished passes are skipped, so it resumes by itself."""
+"""``run``: the whole path, from prompts to the report. What is there is not made again, so it resumes by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import ModuleType
+import logging
 
 from pipeline.config.load import Config
-from pipeline.core.errors import NothingToCompare
+from pipeline.core.errors import ConfigError, NothingToCompare
 from pipeline.core.folder import RunFolder
+from pipeline.core.layers import made_by, read_layers
 from pipeline.core.safety import say
-from pipeline.execution.planning import place_run
-from pipeline.jobs import estimate, generate, judge, report, select, spending, winrate
-from pipeline.jobs.job import session
+from pipeline.execution.schedule import Step
+from pipeline.jobs import adaptive, estimate, generate, judge, report, select, spending, winrate
+from pipeline.jobs.job import job, session
+from pipeline.jobs.steps import run_steps
 from pipeline.prompts.sources import read_prompts
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config) -> None:
@@ -26,12 +29,11 @@ def run(config: Config) -> None:
     check(config)
     folder = RunFolder(config.out)
     with session(config, folder):
-        read_prompts(config.prompts, folder)  # a bad input file shows before Ray starts
+        say(*read_prompts(config.prompts, folder).lines())  # a bad input file shows before Ray starts
         with cluster(config.ray):
-            place_run(config)  # no model loads when the cluster cannot hold a later one
             if config.execution.pilot:
                 spending.print_costs(estimate.estimate(config), None)
-            run_jobs(config, jobs(config))
+            make(config)
             try:
                 winrate.run(config)
             except NothingToCompare as nothing:  # no failure: the answers were all that was asked for
@@ -40,25 +42,34 @@ def run(config: Config) -> None:
             report.run(config)
 
 
-def run_jobs(config: Config, todo: Sequence[ModuleType]) -> None:
-    """Run jobs with passes in order; neighbours on one engine share a pass."""
-    for i, job in enumerate(todo):
-        later = [_PLANS[each] for each in todo[i + 1 :]] if config.execution.share_passes else []
-        job.run(config, *([later] if later else []))
+def make(config: Config) -> None:
+    """Make everything that has passes, planned once: neighbours on one engine share a pass, whatever their jobs."""
+    warnings = [*generate.task_warnings(config, RunFolder(config.out))] if config.all_plans() else []
+    warnings += judge.independence(config) if config.judges() else []
+    for line in warnings:
+        logger.warning("%s", line)
+    try:
+        with job("run", config) as current:
+            run_steps(current, steps(config, current.run), "prompts")
+            adaptive.report_account(current)
+    finally:
+        select.print_choices(RunFolder(config.out))  # a finished table shows which selectors fell back
 
 
-_PLANS = {generate: generate.passes, select: select.passes, judge: judge.early_passes}
-
-
-def jobs(config: Config) -> list[ModuleType]:
-    """The jobs with passes, in order."""
-    idle = [judge] if not config.judges() else []
-    idle += [generate] if not config.all_plans() else []
-    return [job for job in (generate, select, judge) if job not in idle]
+def steps(config: Config, run: RunFolder) -> list[Step]:
+    """The steps of all jobs with passes."""
+    found = generate.steps(config)
+    made = made_by(layer for layer in read_layers(run) if layer.table == "candidates")
+    for step in found:
+        made.add(step.made())
+    found += select.steps(config, made)
+    return found + (judge.steps(config, run, made) if config.judges() else [])
 
 
 def check(config: Config) -> None:
     """Raise ConfigError for anything that a later job would trip over, before the first one starts."""
+    if not config.selectors:
+        raise ConfigError("selectors: none is configured; e.g. selectors.mbr.kind=mbr")
     for name, plan in config.all_plans().items():
         config.engine(plan.engine, config.plan_key(name, "engine"), frozenset({"generate"}))
     if config.judges():

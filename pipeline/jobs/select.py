@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.config.load import Config, to_dict
-from pipeline.core.errors import ConfigError, TooManyFailedRows
+from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.core.policy import Policy
 from pipeline.core.safety import say
+from pipeline.core.units import Made
 from pipeline.engines.base import spell_needs
-from pipeline.execution.extend import Made
+from pipeline.execution.schedule import Step
 from pipeline.jobs.adaptive import numbers_hold
-from pipeline.jobs.job import Plan, console, job, run_passes
-from pipeline.jobs.steps import Step, chain, measure_steps
+from pipeline.jobs.job import console, job
+from pipeline.jobs.steps import made_so_far, measure_steps, run_steps
 from pipeline.judging.early import FirstVerdicts
 from pipeline.prompts.sources import read_prompts
 from pipeline.selection.base import SELECTORS
@@ -23,64 +22,61 @@ from pipeline.selection.policy_stage import PolicyStage
 from pipeline.selection.stage import SelectStage
 from pipeline.stats.choices import count_choices
 
-if TYPE_CHECKING:
-    from pipeline.execution.spec import PassSpec
-
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, later: Sequence[Plan] = ()) -> None:
+def run(config: Config) -> None:
     """Run every configured selector on every candidate set, and show what they chose.
 
     Candidates that the prompts brought are selected from directly when nothing is sampled.
-
-    Args:
-        later: passes of the jobs after this one, which may share its last pass.
 
     Raises:
         ConfigError: no selector is configured.
         UnfinishedTableError: ``generate`` has not finished.
     """
-    try:
-        _run(config, later)
-    except TooManyFailedRows:
-        print_choices(RunFolder(config.out))  # the table exists, and shows which selectors fell back
-        raise
-    print_choices(RunFolder(config.out))
-
-
-def _run(config: Config, later: Sequence[Plan]) -> None:
     if not config.selectors:
         raise ConfigError("selectors: none is configured; e.g. selectors.mbr.kind=mbr")
-    with job("select", config) as current:
-        if not config.all_plans():
-            for line in read_prompts(config.prompts, current.run).lines():
-                say(line)
-        run_passes(current, passes(config), later)
+    try:
+        with job("select", config) as current:
+            if not config.all_plans():
+                for line in read_prompts(config.prompts, current.run).lines():
+                    say(line)
+            reads = "candidates" if config.all_plans() else "prompts"
+            run_steps(current, steps(config, made_so_far(current.run, reads)), reads)
+    finally:
+        print_choices(RunFolder(config.out))  # a finished table shows which selectors fell back
 
 
-def passes(config: Config) -> list[PassSpec]:
-    """The job's passes: one an engine that selectors use."""
+def steps(config: Config, made: Made) -> list[Step]:
+    """The job's steps: one a selector, the policy's answer, and what measures them all.
+
+    Args:
+        made: the candidate sets that there will be; the selections are added.
+    """
     policy = Policy(config.policy) if config.policy else None
     bars = (config.selection.bar_truncated, config.selection.bar_wrong_language)
     common = {"seed": config.seed, "tasks": to_dict(config.tasks), "policy": to_dict(config.policy), "bars": bars}
     only = config.only_languages()
-    reads = "candidates" if config.all_plans() else "prompts"
-    steps = []
-    pools = Made.read(RunFolder(config.out), reads)
+    drawn = frozenset(stage for stage in made.units if stage.startswith(("generate:", "score:")))
+    found: list[Step] = []
     for name, chosen in config.selectors.items():
         plans = tuple(config.sets_of(name))
         fixed = {k: v for k, v in to_dict(chosen).items() if k != "plans"} | {"templates": chosen.templates()}
-        units = {p: pools.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
-        known = frozenset(p for p in plans if numbers_hold(config, name, pools, p))
+        fixed |= {**common, "engine": config.engines[chosen.engine].identity() if chosen.engine else None}
+        units = {p: made.ids(p, *filter(None, [chosen.evidence_plan()])) for p in plans}
+        known = frozenset(p for p in plans if numbers_hold(config, name, made, p))
         early = FirstVerdicts(config.judge.max_invalid, f"engines.{chosen.engine}")
         stage = SelectStage(name, chosen, plans, config.seed, config.tasks, policy, only, *bars, known, early)
-        settings = fixed | {"plans": list(plans)}
-        steps.append(Step(chosen.engine, stage, settings, 4, settings=fixed, units=units))
+        found.append(Step("select", "selections", chosen.engine, stage, fixed, units, 4, drawn))
+    chosen_stages = frozenset(step.stage.name for step in found)
+    for step in found:
+        made.add(step.made())
     if policy is not None:
-        steps.append(Step(None, PolicyStage(policy), {}, last=True))
-    steps += measure_steps(config, "select")
-    return chain("select", config, steps, reads, "selections", common)
+        units = {"": made.ids(*(f"{p}/{name}" for name in config.selectors for p in config.sets_of(name)))}
+        found.append(Step("select", "selections", None, PolicyStage(policy), common, units, after=chosen_stages))
+        made.add(found[-1].made())
+    after = drawn | chosen_stages | {step.stage.name for step in found}
+    return [*found, *measure_steps(config, "select", "selections", made, after, common)]
 
 
 def print_choices(run: RunFolder) -> None:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
-
-from pipeline.core import tables
 from pipeline.core.errors import InputError, nearest
-from pipeline.core.folder import TABLES, RunFolder
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES, Layer, lay, read_layers
+from pipeline.core.reading import Table, shard_name
 from pipeline.core.row import Row, Score, row_from_dict
 from pipeline.core.safety import json_text, line, visible
 from pipeline.core.schema import COLUMNS
 
-_JOBS = ("read", "generate", "select", "judge")  # the job that ends in each of TABLES
 _FEW = 5_000  # ids kept for the nearest one's name
-
-
-@dataclass
-class Found:
-    """A prompt's row in one table: ``table`` (finished or not) and the columns by name."""
-
-    table: str
-    finished: bool
-    row: dict[str, Any]
 
 
 def run(folder: str, prompt_id: str) -> None:
@@ -51,9 +36,7 @@ def describe(run: RunFolder, prompt_id: str) -> Iterator[str]:
     Raises:
         InputError: as :func:`run`.
     """
-    found = find(run, prompt_id)
-    row = _merge(found)
-    state = ", ".join(f.table + ("" if f.finished else " (its pass has not finished)") for f in found)
+    row, state = find(run, prompt_id)
     yield line("prompt {} (row {}, cluster {})", row.prompt_id, row.row_id, row.cluster_id)
     yield line("language {}, task {}; found in {}", row.language or "-", row.task, state)
     for message in row.messages:
@@ -84,74 +67,32 @@ def describe(run: RunFolder, prompt_id: str) -> Iterator[str]:
         yield line("error in {}/{}: {}: {}", e.job, e.stage, e.kind, e.message)
 
 
-def find(run: RunFolder, prompt_id: str) -> list[Found]:
-    """The prompt's row in every table that has it, in the order in which the tables are made.
-
-    A finished table is read through its marker; of an unfinished one, every block that is complete on the disk.
+def find(run: RunFolder, prompt_id: str) -> tuple[Row, str]:
+    """The prompt's row with what all layers hold of it, finished or not, and where it was found.
 
     Raises:
         InputError: there is no such run or prompt.
     """
-    tables = _tables(run)
-    if not tables:
-        raise InputError(f"{run.name}: no run's folder: it holds no table")
-    seen: set[str] = set()
-    found = []
-    for table in tables:
-        row = _row(run, table, prompt_id, seen)
-        if row is not None:
-            found.append(Found(table, run.marker(table) is not None, row))
-    if not found:
-        raise InputError(f"{run.name}: no prompt has the id {prompt_id!r}{nearest(prompt_id, seen)}")
-    return found
-
-
-def _tables(run: RunFolder) -> list[str]:
-    """Every table with a block on the disk: those between the passes of a job before the job's own."""
-    infos = run.fs.get_file_info(pafs.FileSelector(run.path("work"), allow_not_found=True))
-    between = [i for i in infos if i.type == pafs.FileType.Directory and run.exists("work", i.base_name, "table")]
-    between.sort(key=lambda i: run.fs.get_file_info(run.path("work", i.base_name, "table")).mtime_ns or 0)
-    ordered = []
-    for job, table in zip(_JOBS, TABLES, strict=True):
-        ordered += [f"work/{i.base_name}/table" for i in between if i.base_name.startswith(f"{job}-")]
-        ordered.append(table)
-    return [table for table in ordered if run.data_files(table)]
-
-
-def _row(run: RunFolder, table: str, prompt_id: str, seen: set[str]) -> dict[str, Any] | None:
-    """The prompt's row of one table. Ids are looked through first, file by file, so that memory stays flat."""
-    for path in run.data_files(table):
-        try:
-            with tables.open_file(path, run.fs) as file:
-                found = _in_file(file, prompt_id, seen)
-        except (InputError, FileNotFoundError):
-            if run.marker(table) is not None:  # else it is being written, or taken away, at this very moment
-                raise
-        else:
-            if found is not None:
-                return found
-    return None
-
-
-def _in_file(file: pq.ParquetFile, prompt_id: str, seen: set[str]) -> dict[str, Any] | None:
-    for group in range(file.num_row_groups):
-        ids = file.read_row_group(group, columns=["prompt_id"])["prompt_id"]
+    if run.marker("prompts") is None:
+        raise InputError(f"{run.name}: no run's folder: its prompts are not there")
+    prompts, seen = run.dataset("prompts"), set[str]()
+    for number in range(prompts.shards):
+        ids = prompts.shard(number, ["prompt_id"]).column("prompt_id").to_pylist()
+        if prompt_id in ids:
+            layers = read_layers(run)
+            whole = Table(run, (run.marker("prompts") or {})["sizes"], lay(layers), run.name)
+            row = whole.shard(number, list(COLUMNS)).slice(ids.index(prompt_id), 1).to_pylist()[0]
+            return row_from_dict(row), ", ".join(_places(run, layers, number))
         if len(seen) < _FEW:
-            seen.update(ids.to_pylist())
-        place = pc.index(ids, pa.scalar(prompt_id, ids.type)).as_py()
-        if place >= 0:
-            names = [n for n in file.schema_arrow.names if n in COLUMNS]
-            row: dict[str, Any] = file.read_row_group(group, columns=names).slice(place, 1).to_pylist()[0]
-            return row
-    return None
+            seen.update(ids)
+    raise InputError(f"{run.name}: no prompt has the id {prompt_id!r}{nearest(prompt_id, seen)}")
 
 
-def _merge(found: list[Found]) -> Row:
-    """One row of them all: of every column the last table's that has it."""
-    merged: dict[str, Any] = {}
-    for item in found:
-        merged |= item.row
-    return row_from_dict(merged)
+def _places(run: RunFolder, layers: Sequence[Layer], number: int) -> Iterator[str]:
+    yield "prompts"
+    for table in TABLES[1:]:
+        if any(each.table == table and run.exists(table, each.name, shard_name(number)) for each in layers):
+            yield table if run.marker(table) is not None else f"{table} (its job has not finished)"
 
 
 def _candidates(row: Row, plan: str) -> Iterator[str]:

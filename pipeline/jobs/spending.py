@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.config.load import Config
-from pipeline.core.folder import TABLES, RunFolder
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES
 from pipeline.core.safety import say
 from pipeline.jobs.job import console, update_manifest
 from pipeline.report.system_costs import SystemCost, system_costs

@@ -1,186 +1,128 @@
-"""From a job's stages to its passes: neighbouring stages on one engine share a pass, and what is done is left out."""
+"""What jobs have in common: from steps to finished tables, and the steps that measure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from pipeline.config.load import Config
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.engines.stage import Stage
-from pipeline.execution import extend
+from pipeline.core.columns import Ints
+from pipeline.core.errors import ResumeError
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES, made_by, read_layers
+from pipeline.core.safety import say
+from pipeline.core.units import Made
+from pipeline.execution.schedule import Plan, Planned, Step
+from pipeline.jobs.job import Job, stored_config
 from pipeline.tasks.measure import MeasureStage
 from pipeline.tasks.quality import QualityStage
 
-if TYPE_CHECKING:
-    from pipeline.execution.spec import PassSpec
+logger = logging.getLogger(__name__)
+
+RETRY = ("work", "retry.parquet")
+"""The rows of a retry that has begun: it goes on with these, and nothing else before it has ended."""
 
 
-@dataclass
-class Step:
-    """A stage with what planning needs to know about it.
-
-    Attributes:
-        engine: name under ``engines``; ``None`` for a stage on the CPU.
-        stage: what runs.
-        fingerprint: the settings that its result depends on.
-        requests: engine requests of one row in flight at once, about.
-        last: runs after all other steps of the job, and whenever one of them has something to do; those on the CPU
-            first, then those with an engine.
-        phase: steps of a later phase run after all of the phases before, whatever their engines.
-        decide: makes the stage anew when what the phase before wrote is finished: from the run and the table.
-        settings: of ``fingerprint`` what may not change when the finished table is extended; default: all of it.
-        units: what of the stage is made on its own -> what it is made from (:mod:`pipeline.execution.extend`).
-    """
-
-    engine: str | None
-    stage: Stage
-    fingerprint: dict[str, Any]
-    requests: int = 1
-    last: bool = False
-    settings: dict[str, Any] | None = None
-    units: Mapping[str, Any] = field(default_factory=lambda: {"": None})
-    phase: int = 0
-    decide: Callable[[RunFolder, str, int], Stage] | None = None
-
-    def wanted(self, common: dict[str, Any]) -> extend.Wanted:
-        """What the finished table is compared with."""
-        settings = self.fingerprint if self.settings is None else self.settings
-        return extend.Wanted(self.stage, {**common, **settings}, self.units, self.last)
-
-
-def chain(
-    job: str, config: Config, steps: Sequence[Step], reads: str, writes: str, fingerprint: dict[str, Any]
-) -> list[PassSpec]:
-    """Passes that run ``steps``, grouped by engine, from table ``reads`` to table ``writes``.
-
-    Where ``writes`` is finished, only what it lacks is run, on top of what it holds; passes that have nothing to do are
-    marked ``skip``.
-
-    One pass an engine, in order of first use; steps without an engine ride along in the first one, because a pass of
-    their own would copy the whole table once more. Tables between the passes lie under ``work/``.
+def run_steps(current: Job, steps: Sequence[Step], reads: str, retried: Mapping[str, Ints] | None = None) -> None:
+    """Make what the run lacks of some steps, pass by pass, and finish their tables.
 
     Args:
-        fingerprint: settings that all of the job's passes depend on.
+        steps: in an order in which they could run.
+        reads: the table whose rows they are for.
+        retried: job -> ``row_id`` of the rows that are done again; nothing else is done.
 
     Raises:
-        ResumeError: the config would mix with what the table holds.
+        ResumeError: the config would mix with what the folder holds, which stays the folder's.
+        ConfigError: the cluster cannot hold an engine, or an engine is not ready.
+        LemonpressError: a pass failed.
     """
-    from pipeline.execution.spec import PassSpec
+    from pipeline.execution.cluster import cluster, ship_modules
+    from pipeline.execution.passes import run_passes
+    from pipeline.execution.planning import place_passes
+    from pipeline.execution.summary import finish_table
 
-    run = RunFolder(config.out)
-    identities = {s.engine: config.engines[s.engine].identity() if s.engine else None for s in steps}
-    wanted = [s.wanted({**fingerprint, "engine": identities[s.engine]}) for s in steps]
-    force = config.resume == "force"
-    plan = extend.plan(run, job, wanted, reads, writes, force)
-    if plan.finished:
-        _keep(run, reads, writes, plan)
-        return _skipped(run, job, reads, writes, ())
-    everything, source = steps, reads
-    groups = _groups(job, [s for s in steps if plan.extension is None or s.stage.name in plan.needed])
-    names = list(groups)
-    specs = _skipped(run, job, reads, writes, names)
-    for i, (name, group) in enumerate(groups.items()):
-        engine = next((s.engine for s in group if s.engine), None)
-        is_last = i == len(groups) - 1
-        target = writes if is_last else f"work/{name}/table"
-        engine_config = config.engines[engine] if engine else None
-        depends = {s.stage.name: s.fingerprint for s in group}
-        specs.append(
-            PassSpec(
-                name=name,
-                job=job,
-                reads=reads,
-                writes=target,
-                stages=[s.stage for s in group],
-                engine=engine_config,
-                engine_name=engine or "",
-                requests_per_row=min((s.requests for s in group if s.engine), default=1),
-                fingerprint={**fingerprint, "engine": identities.get(engine), "stages": depends},
-                extension=plan.extension,
-                earlier=names[:i],
-                record=_record(run, source, plan) if is_last else {},
-                counts=[s.stage.name for s in everything if s.engine == engine and s.phase == group[0].phase],
-                prepare=_prepare(group, plan),
-                force=force,
-            )
-        )
-        reads = target
-    return specs
+    config, run = current.config, current.run
+    if retried is None and run.exists(*RETRY):
+        raise ResumeError(f"{run.name}: a retry is half done; finish it first: lemonpress retry {run.name}")
+    run.dataset(reads)  # finished, and as it was left
+    sizes = list((run.marker(reads) or {})["sizes"])
+    ship_modules(config.modules)
+    plan = Plan(run, steps, config.engines, sizes, config.resume == "anew")
+    if retried is not None:
+        if half := [one.spec.place for one in plan.layers if one.spec.shards]:
+            raise ResumeError(f"{run.name}: {', '.join(half)} is half done; finish it first, it resumes")
+        plan.again(retried)
+    groups = list(plan.passes())
+    for name in dict.fromkeys(one.spec.engine_name for group in groups for one in group if one.spec.engine_name):
+        config.engines[name].ready(f"engines.{name}")
+    tables = [table for table in TABLES if any(step.table == table for step in steps)]
+    engines = {one.spec.layer.name: one.spec.engine_name for one in plan.layers}
 
+    def finish() -> None:
+        while tables and plan.is_complete(tables[0]):
+            current.passes += finish_table(run, tables.pop(0), sizes, engines)
 
-def _prepare(group: Sequence[Step], plan: extend.Plan) -> Callable[[RunFolder, str], list[Stage]] | None:
-    """What makes the pass's stages when its input is finished, where any of them depends on it."""
-    if all(step.decide is None for step in group):
-        return None
-    start = plan.extension.rows if plan.extension else 0
-    return lambda run, reads: [step.decide(run, reads, start) if step.decide else step.stage for step in group]
+    if not groups:
+        finish()
+        return
+    with stored_config(current), cluster(config.ray):
+        _announce(plan, groups)
+        for side in place_passes(config, groups, current.name):
+            for one in (each for group in side for each in group):
+                _decide(one, plan)
+            specs = [plan.spec_of(group) for group in side]
+            for spec in specs:
+                logger.info("pass %s", spec.name, extra={"fields": {"pass": spec.name}})
+            run_passes(specs, run, config.execution, current.control)
+            for group in side:
+                plan.finish(group)
+            finish()
+    for summary in current.passes:
+        logger.info("layer %s", summary.name, extra={"fields": {"pass": summary.name, **asdict(summary)}})
 
 
-def _groups(job: str, steps: Sequence[Step]) -> dict[str, list[Step]]:
-    """Name of a pass -> its steps, in order; a later phase without an engine rides along in the last pass before."""
-    groups: dict[str, list[Step]] = {}
-    for phase in sorted({step.phase for step in steps}):
-        mine = [step for step in steps if step.phase == phase]
-        if groups and all(step.engine is None for step in mine):
-            groups[next(reversed(groups))].extend(mine)
-            continue
-        suffix = f"-{phase + 1}" if phase else ""
-        groups.update({f"{name}{suffix}": found for name, found in _phase(job, mine).items()})
-    return groups
+def _decide(planned: Planned, plan: Plan) -> None:
+    """Make the stages that are decided over all rows, now that these are there."""
+    layer = planned.spec.layer
+    for i, step in enumerate(planned.steps):
+        if step.decide is not None:
+            ids = planned.spec.rows if planned.spec.rows is not None else plan.rows_of(planned.spec.shards)
+            planned.spec.stages[i] = step.decide(plan.table(layer.number), layer.name, ids)
 
 
-def _phase(job: str, steps: Sequence[Step]) -> dict[str, list[Step]]:
-    early, late = [s for s in steps if not s.last], [s for s in steps if s.last]
-    first = next((step.engine for step in early if step.engine), None)
-    groups: dict[str, list[Step]] = {}
-    for step in sorted(early, key=lambda s: s.engine is not None):
-        groups.setdefault(_pass_name(job, step.engine or first), []).append(step)
-    final = next(reversed(groups), _pass_name(job, None))
-    on_cpu = [step for step in late if step.engine is None]
-    if on_cpu:
-        groups.setdefault(final, []).extend(on_cpu)
-    done = set(groups) - {final}
-    for step in late:
-        if step.engine is not None:
-            name = _pass_name(job, step.engine)
-            groups.setdefault(f"{name}-last" if name in done else name, []).append(step)
-    return groups
+def _announce(plan: Plan, groups: Sequence[Sequence[Planned]]) -> None:
+    """Say what will be done, before anything loads."""
+    every = sum(plan.sizes)
+    for i, group in enumerate(groups, 1):
+        engine = next((one.spec.engine_name for one in group if one.spec.engine_name), "") or "no engine"
+        spec = plan.spec_of(group)
+        todo = spec.rows_of(spec.shards)
+        done = f", {every - todo:,} are there" if 0 < todo < every and spec.specs[0].rows is None else ""
+        say(f"pass {i} of {len(groups)}: {spec.name} ({engine}): {todo:,} rows{done}", flush=True)
 
 
-def measure_steps(config: Config, job: str, fingerprint: dict[str, Any] | None = None) -> Iterator[Step]:
-    """The steps that measure every text that has no number yet: by its task, then by the metrics of engines."""
-    yield Step(None, MeasureStage(config.tasks), fingerprint or {}, last=True)
+def made_so_far(run: RunFolder, table: str) -> Made:
+    """What a finished table, and those before it, hold."""
+    names = {laid.name for laid in run.layers(table)}
+    return made_by(layer for layer in read_layers(run) if layer.name in names)
+
+
+def measure_steps(
+    config: Config, job: str, table: str, made: Made, after: frozenset[str], settings: Mapping[str, Any] | None = None
+) -> Iterator[Step]:
+    """The steps that measure every text that has no number yet: by its task, then by the metrics of engines.
+
+    Args:
+        made: whose texts there will be.
+        after: the stages that make them.
+        settings: that the numbers depend on.
+    """
+    texts = made.texts()
+    yield Step(job, table, None, MeasureStage(config.tasks), dict(settings or {}), {job: texts}, after=after)
     for name, metric in config.metrics.items():
         stage = QualityStage(name, tuple(metric.tasks), job)
-        texts = sum(plan.n for plan in config.all_plans().values()) or 4
-        yield Step(metric.engine, stage, {"tasks": metric.tasks}, texts, last=True)
-
-
-def _pass_name(job: str, engine: str | None) -> str:
-    return f"{job}-{engine or 'cpu'}"
-
-
-def _skipped(run: RunFolder, job: str, reads: str, writes: str, names: Sequence[str]) -> list[PassSpec]:
-    """The passes that filled the table and are not among ``names``: they have nothing to do."""
-    from pipeline.execution.spec import PassSpec, summaries
-
-    done = summaries(run.marker(writes) or {})
-    return [PassSpec(name, job, reads, writes, [], skip=True) for name in done if name not in names]
-
-
-def _record(run: RunFolder, reads: str, plan: extend.Plan) -> dict[str, Any]:
-    """What the table's marker tells the next extension."""
-    made = extend.Made({**extend.Made.read(run, reads).units, **plan.made.units})
-    source = (run.marker(reads) or {}).get("fingerprint_hash")
-    return {"source": source, "made": made.as_json(), "mixed": plan.mixed}
-
-
-def _keep(run: RunFolder, reads: str, writes: str, plan: extend.Plan) -> None:
-    """A finished table stays as it is; that ``resume=force`` let another config pass is recorded."""
-    run.tidy(writes)
-    if plan.mixed:
-        marker, record = run.marker(writes) or {}, _record(run, reads, plan)
-        mixed = list(dict.fromkeys([*marker.get("mixed", ()), *plan.mixed]))
-        run.write_json({**marker, **record, "mixed": mixed}, writes, MARKER)
+        requests = sum(plan.n for plan in config.all_plans().values()) or 4
+        own = {"tasks": metric.tasks, "engine": config.engines[metric.engine].identity()}
+        yield Step(job, table, metric.engine, stage, own, {job: texts}, requests, after)

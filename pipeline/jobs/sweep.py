@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow.dataset as pads
-
 from pipeline.config.load import Config
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
@@ -63,7 +61,9 @@ def _engines(planned: Config) -> dict[str, Any]:
 
 
 def _check_metrics(planned: Config, run: RunFolder) -> None:
-    has_reference = run.dataset("prompts").count_rows(filter=pads.field("reference").is_valid())
+    has_reference = sum(
+        len(batch) - batch.column("reference").null_count for batch in run.dataset("prompts").batches(["reference"])
+    )
     if not has_reference and not planned.judge.candidates:
         raise ConfigError(
             "judge.candidates: the prompts have no references, so only a judge can tell good answers from bad ones; "

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pipeline.core.row import Row, answer
+from pipeline.core.units import CANDIDATE
 from pipeline.engines.base import Engine
 from pipeline.engines.stage import Stage
-from pipeline.judging.names import CANDIDATE, candidate_system
+from pipeline.judging.names import candidate_system
 from pipeline.judging.referee import ORDERS, Referee, Refereeing
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.core.units import CANDIDATE
+
 JUDGE_FAILED = "judge failed: "
 """Begins ``games.reason`` where the judge's engine refused the request."""
 
@@ -16,9 +18,6 @@ UNREADABLE = "judge unreadable: "
 
 CUT = f"{UNREADABLE}cut"
 """Begins it where the words ended at the token limit: with more room it may be another verdict."""
-
-CANDIDATE = "#"
-"""Between a plan's name and a candidate's index: ``hedged#3`` in ``games.system``."""
 
 AUDIT = "audit:"
 """Begins the names of the judge's audit: ``audit:original`` against ``audit:truncated``."""

@@ -7,8 +7,8 @@ row; the second time writes them.
 from pipeline.prompts.files import file_state, local_files, open_source
 from pipeline.prompts.from_run import Upstream
 from pipeline.prompts.given import given_files
-from pipeline.prompts.grown import new_row_ids, write_grown
-from pipeline.prompts.write import write_table
+from pipeline.prompts.grown import new_row_ids, new_rows
+from pipeline.prompts.write import write_shards, write_table
 
 __all__ = [
     "Upstream",
@@ -16,7 +16,8 @@ __all__ = [
     "given_files",
     "local_files",
     "new_row_ids",
+    "new_rows",
     "open_source",
-    "write_grown",
+    "write_shards",
     "write_table",
 ]

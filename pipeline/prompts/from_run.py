@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from pipeline.core import tables
 from pipeline.core.errors import ConfigError, InputError, nearest
-from pipeline.core.folder import MARKER, TABLES, RunFolder
+from pipeline.core.folder import MARKER, RunFolder
 from pipeline.core.languages import RESERVED, is_among
+from pipeline.core.layers import TABLES
+from pipeline.core.reading import Table
 from pipeline.core.remote import is_uri
-from pipeline.core.schema import read_provenance, with_provenance
+from pipeline.core.schema import with_provenance
 from pipeline.prompts.columns import NOTHING
 from pipeline.prompts.rows import Indices
 from pipeline.prompts.scan import hash64, reserved
 from pipeline.prompts.sources import ReadReport, RunSource, SourceConfig
-from pipeline.prompts.write import write_shards
+from pipeline.prompts.write import some_rows, write_shards
 
 _BATCH = 1000
 _FIXED = ("columns", "system", "task", "language", "given")
@@ -71,36 +68,31 @@ class Upstream:
     def candidate_sets(self) -> list[str]:
         """Names of the table's candidate sets, evidence apart; reads two small columns."""
         names: dict[str, None] = {}
-        for path in self._run.data_files(self._source.table):
-            with tables.open_file(path, self._run.fs) as file:
-                paths = [file.schema.column(i).path for i in range(len(file.schema))]
-                wanted = [p for p in paths if re.fullmatch(r"candidates\..*\.(plan|origin)", p)]
-                for batch in file.iter_batches(columns=wanted) if wanted else ():
-                    candidates = pc.list_flatten(batch.column("candidates"))
-                    kept = pc.not_equal(pc.struct_field(candidates, "origin"), "evidence")
-                    plans = pc.struct_field(candidates, "plan").filter(kept)
-                    names.update(dict.fromkeys(plans.unique().to_pylist()))
+        if "candidates" not in self._data.schema.names:
+            return []
+        for batch in self._data.batches(None, lambda top, leaf: top == "candidates" and leaf in ("plan", "origin")):
+            candidates = pc.list_flatten(batch.column("candidates"))
+            kept = pc.not_equal(pc.struct_field(candidates, "origin"), "evidence")
+            names.update(dict.fromkeys(pc.struct_field(candidates, "plan").filter(kept).unique().to_pylist()))
         return list(names)
 
-    def copy(self, run: RunFolder, provenance: dict[str, Any]) -> ReadReport:
-        """Write the ``prompts/`` table of ``run``, without its completion marker.
+    def copy(self, run: RunFolder, provenance: dict[str, Any]) -> tuple[ReadReport, list[int]]:
+        """Write the ``prompts/`` table of ``run``, without its record; returns the sizes of its shards, too.
 
         Raises:
             InputError: the filters leave no row.
         """
         kept, report = _keep(self._source, self._data)
         report.files = [self._path]
-        before = read_provenance(self._data.schema, self._path)
-        schema = with_provenance(self._data.schema, {**provenance, "upstream": {"table": self._path, **before}})
-        write_shards(run, schema, _copied(self._data, kept))
-        return report
+        schema = with_provenance(self._data.schema, {**provenance, "upstream": {"table": self._path}})
+        return report, write_shards(run, schema, some_rows(self._data, kept))
 
 
-def _keep(source: RunSource, data: pads.Dataset) -> tuple[Indices, ReadReport]:
+def _keep(source: RunSource, data: Table) -> tuple[Indices, ReadReport]:
     """The row_ids that the filters keep, ascending: a resumed pass writes its files in any order."""
     ids, clusters, tongues, bad = array("q"), array("Q"), array("q"), bytearray()
     codes: dict[str | None, int] = {}
-    for batch in data.to_batches(columns=["row_id", "cluster_id", "language", "errors"]):
+    for batch in data.batches(["row_id", "cluster_id", "language", "errors"]):
         ids.extend(batch.column("row_id").to_pylist())
         clusters.extend(hash64(cluster) for cluster in batch.column("cluster_id").to_pylist())
         tongues.extend(codes.setdefault(x, len(codes)) for x in batch.column("language").to_pylist())
@@ -125,18 +117,3 @@ def _keep(source: RunSource, data: pads.Dataset) -> tuple[Indices, ReadReport]:
         raise InputError(reserved(name, f"prompts.path: {source.path}"))
     report = ReadReport(len(rows), len(np.unique(cluster[rows])), dict(sorted(counts.items())), n_bad)
     return row_id[rows], report
-
-
-def _copied(data: pads.Dataset, kept: Indices) -> Iterator[pa.Table]:
-    """The kept rows in the order of the files; numbered anew when some are left out."""
-    renumber = len(kept) < data.count_rows()
-    for batch in data.to_batches(batch_size=_BATCH, batch_readahead=1, fragment_readahead=1):
-        ids = batch.column("row_id").to_numpy()
-        places = np.minimum(np.searchsorted(kept, ids), len(kept) - 1)
-        mask = kept[places] == ids
-        table = pa.Table.from_batches([batch]).filter(pa.array(mask))
-        if renumber:
-            at = table.schema.get_field_index("row_id")
-            table = table.set_column(at, table.schema.field(at), pa.array(places[mask], pa.int64()))
-        if table.num_rows:
-            yield table

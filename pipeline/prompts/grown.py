@@ -1,4 +1,4 @@
-"""More prompts: a source that holds what was read before, and more, extends the finished ``prompts/`` table."""
+"""More prompts: a source that holds what was read before, and more, adds shards to the finished ``prompts/`` table."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as pads
 
-from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import digest
+from pipeline.core.reading import Table
 from pipeline.prompts.rows import Indices
 from pipeline.prompts.scan import Hashes, hash64
-from pipeline.prompts.write import write_shards
-
-_BATCH = 1000
 
 
 @dataclass
@@ -29,7 +25,7 @@ class _Content:
     contents: Hashes
 
 
-def new_row_ids(old: pads.Dataset, read: pads.Dataset) -> Indices | None:
+def new_row_ids(old: Table, read: Table) -> Indices | None:
     """Row ids under which the rows of ``read`` extend ``old``: the rows that ``old`` has keep theirs, by prompt_id; the
     others take the numbers after them, in reading order.
 
@@ -50,30 +46,24 @@ def new_row_ids(old: pads.Dataset, read: pads.Dataset) -> Indices | None:
     return ids
 
 
-def _contents(data: pads.Dataset) -> _Content:
+def _contents(data: Table) -> _Content:
     ids, prompts, contents = array("q"), array("Q"), array("Q")
-    for batch in _batches(data):
-        for row in batch.to_pylist():
-            ids.append(row.pop("row_id"))
-            prompts.append(hash64(row["prompt_id"]))
-            contents.append(int(digest(row, size=8), 16))
+    for row in data.rows():
+        ids.append(row.pop("row_id"))
+        prompts.append(hash64(row["prompt_id"]))
+        contents.append(int(digest(row, size=8), 16))
     return _Content(np.frombuffer(ids, np.int64), np.frombuffer(prompts, np.uint64), np.frombuffer(contents, np.uint64))
 
 
-def _batches(data: pads.Dataset) -> Iterator[pa.RecordBatch]:
-    """The rows in the order of the files, a few at a time."""
-    yield from data.to_batches(batch_size=_BATCH, batch_readahead=1, fragment_readahead=1)
-
-
-def write_grown(read: pads.Dataset, ids: Indices, run: RunFolder, folder: str) -> None:
-    """Write the rows of ``read`` under their new ids, as files of ``folder`` below ``prompts/``."""
-
-    def tables() -> Iterator[pa.Table]:
-        done = 0
-        at = read.schema.get_field_index("row_id")
-        for batch in _batches(read):
-            column = pa.array(ids[done : done + batch.num_rows])
-            yield pa.Table.from_batches([batch]).set_column(at, read.schema.field(at), column)
-            done += batch.num_rows
-
-    write_shards(run, read.schema, tables(), f"prompts/{folder}")
+def new_rows(read: Table, ids: Indices, first: int) -> Iterator[pa.Table]:
+    """The rows of ``read`` whose new id is ``first`` or more, under these ids: ascending, as new rows are numbered in
+    reading order.
+    """
+    done = 0
+    for batch in read.batches():
+        mine = ids[done : done + len(batch)]
+        done += len(batch)
+        at = batch.schema.get_field_index("row_id")
+        table = pa.Table.from_batches([batch]).set_column(at, batch.schema.field(at), pa.array(mine))
+        if len(table := table.filter(pa.array(mine >= first))):
+            yield table

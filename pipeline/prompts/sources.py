@@ -276,7 +276,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
         states.append(upstream.state())
     settings = {k: v for k, v in asdict(source).items() if k != "sets"}  # found in the table, if they are not given
     fingerprint = {"source": {"kind": source.kind, **settings}, "files": states}
-    provenance = {"lemonpress": __version__, "pass": "read", "fingerprint": fingerprint}
+    provenance = {"lemonpress": __version__, "fingerprint": fingerprint}
     marker = run.marker("prompts")
     if marker is not None and "fingerprint" not in marker:
         raise InputError(f"{run.path('prompts')}: its completion marker does not say what was read")
@@ -292,23 +292,23 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
             marker = _extend(source, reading.open_source(source, files), answers, run, provenance, marker)
         stored = marker["report"]
         pairs = [(row, first) for row, first in stored.pop("duplicates")]
-        return ReadReport(**stored, duplicates=pairs, skipped=not marker.pop("grown", False))
+        return ReadReport(**stored, duplicates=pairs, skipped=not marker.get("added", False))
     run.remove("prompts")
     if upstream:
-        report = upstream.copy(run, provenance)
+        report, sizes = upstream.copy(run, provenance)
     else:
-        report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
+        report, sizes = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
     give_back()
-    run.complete("prompts", _marker(report, fingerprint))
+    run.complete("prompts", _record(report, sizes, fingerprint))
     return report
 
 
-def _marker(report: ReadReport, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def _record(report: ReadReport, sizes: Sequence[int], fingerprint: dict[str, Any]) -> dict[str, Any]:
     from pipeline import __version__
 
     return {
-        "pass": "read",
         "rows": report.rows,
+        "sizes": list(sizes),
         "fingerprint": fingerprint,
         "fingerprint_hash": digest(fingerprint),
         "lemonpress": __version__,
@@ -327,36 +327,34 @@ def _extend(
     """Read the source again, and add the prompts that the table lacks.
 
     Returns:
-        The table's marker; with ``grown`` when prompts were added.
+        The table's record, and whether prompts were ``added``; ``grown`` stays true once they were.
 
     Raises:
         ResumeError: a prompt of the table is missing now, or differs.
     """
     from pipeline import prompts as reading
-    from pipeline.core import tables
-    from pipeline.core.folder import VERSION
 
     work = run.inside("work", "read")
     work.remove("prompts")
-    report = reading.write_table(source, pieces, answers, work, provenance)
-    read = tables.open_dataset(work.data_files("prompts"), work.fs, work.path("prompts"))
+    report, sizes = reading.write_table(source, pieces, answers, work, provenance)
+    work.complete("prompts", _record(report, sizes, provenance["fingerprint"]))
+    read = work.dataset("prompts")
     ids = reading.new_row_ids(run.dataset("prompts"), read)
     if ids is None:
         run.remove("work", "read")
         raise _another_source(before, provenance["fingerprint"], run)
     report.duplicates = [(int(ids[row]), int(ids[first])) for row, first in report.duplicates]
-    marker = {**before, **_marker(report, provenance["fingerprint"]), "fingerprint_hash": before["fingerprint_hash"]}
-    if grown := report.rows > before["rows"]:
-        version = before.get("version", 1) + 1
-        marker |= {"version": version, "folder": f"{VERSION}{version}"}
-        marker |= {"root": before.get("root", before["fingerprint_hash"])}
-        marker |= {"earlier": [*before.get("earlier", ()), before["fingerprint_hash"]]}
-        marker |= {"fingerprint_hash": digest(provenance["fingerprint"], version)}
-        run.remove("prompts", marker["folder"])
-        reading.write_grown(read, ids, run, marker["folder"])
-    run.switch("prompts", marker)
+    grown = report.rows > before["rows"]
+    if grown:
+        new = reading.new_rows(read, ids, before["rows"])
+        before = {**before, "sizes": reading.write_shards(run, read.schema, new, before["sizes"])}
+    record = {
+        **_record(report, before["sizes"], provenance["fingerprint"]),
+        "grown": grown or before.get("grown", False),
+    }
+    run.complete("prompts", record)
     run.remove("work", "read")
-    return {**marker, "grown": grown}
+    return {**record, "added": grown}
 
 
 def _another_source(marker: dict[str, Any], now: dict[str, Any], run: RunFolder) -> ResumeError:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
+from pipeline.core.reading import Table, shard_name
 from pipeline.core.schema import prompts_schema, with_provenance
 from pipeline.prompts.columns import NOTHING, find_layout
 from pipeline.prompts.files import Piece
 from pipeline.prompts.given import GivenSets
 from pipeline.prompts.grouped import group_rows
-from pipeline.prompts.rows import Batch, Prompt, Rows
+from pipeline.prompts.rows import Batch, Indices, Prompt, Rows
 from pipeline.prompts.scan import Scan, scan
 from pipeline.prompts.sources import ReadReport, SourceConfig
 from pipeline.prompts.values import clean
 
-_ROW_GROUP = 5_000
-_SHARD = 50_000
+_LARGEST = 5_000  # rows of a shard
 
 
 def write_table(
     source: SourceConfig, pieces: Sequence[Piece], answers: dict[str, Path], run: RunFolder, provenance: dict[str, Any]
-) -> ReadReport:
-    """Write the ``prompts/`` table of a run, without its completion marker.
+) -> tuple[ReadReport, list[int]]:
+    """Write the ``prompts/`` table of a run, without its record; returns the sizes of its shards, too.
 
     Args:
         source: what is mapped and kept.
@@ -52,7 +52,7 @@ def write_table(
     found = scan(source, rows)
     source_type = layout.with_original() if found.bad else layout.source
     schema = with_provenance(prompts_schema(source_type, *(["candidates"] if given else [])), provenance)
-    write_shards(run, schema, _prompt_tables(rows, found, schema, given))
+    sizes = write_shards(run, schema, _prompt_tables(rows, found, schema, given))
     report = ReadReport(
         rows=len(found.positions),
         clusters=found.clusters,
@@ -64,7 +64,7 @@ def write_table(
     )
     if given:
         given.count(report)
-    return report
+    return report, sizes
 
 
 def _prompt_tables(rows: Rows, found: Scan, schema: pa.Schema, given: GivenSets | None) -> Iterator[pa.Table]:
@@ -119,33 +119,70 @@ def _errors(prompt: Prompt) -> list[dict[str, str]]:
     return [{"job": "prompts", "stage": "read", "kind": "BadPrompt", "message": message}]
 
 
-def write_shards(
-    run: RunFolder, schema: pa.Schema, tables: Iterable[pa.Table], folder: str = "prompts", name: str = "part"
-) -> None:
-    """One Parquet file per ``_SHARD`` rows, in row groups of ``_ROW_GROUP``, in a folder of the run."""
-    run.make(folder)
-    groups = regroup(tables, _ROW_GROUP)
-    for number in itertools.count():
-        shard = list(itertools.islice(groups, 1))
-        if not shard:
-            return
-        with pq.ParquetWriter(
-            run.path(folder, f"{name}-{number:05d}.parquet"), schema, filesystem=run.fs, compression="zstd"
-        ) as writer:
-            for group in itertools.chain(shard, itertools.islice(groups, _SHARD // _ROW_GROUP - 1)):
-                writer.write_table(group)
+def write_shards(run: RunFolder, schema: pa.Schema, rows: Iterable[pa.Table], sizes: Sequence[int] = ()) -> list[int]:
+    """Write prompts as shards of the run, behind those that it has.
+
+    Args:
+        rows: in tables of any size.
+        sizes: of the shards that are there.
+
+    Returns:
+        The sizes of all shards. They follow the number of rows before (:func:`shard_size`), so that how many rows there
+        will be need not be known.
+    """
+    run.make("prompts")
+    found, first = list(sizes), sum(sizes)
+    for table in in_portions(rows, lambda before: shard_size(first + before)):
+        with run.whole("prompts", shard_name(len(found))) as path:
+            pq.write_table(table.cast(schema), path, filesystem=run.fs, compression="zstd")
+        found.append(len(table))
+    return found
 
 
-def regroup(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of ``size`` rows; the last may be smaller."""
+def shard_size(before: int) -> int:
+    """Rows of the shard behind so many rows.
+
+    A shard is what a crash costs at most, and one file a layer. 16 rows at first, so that a small input keeps many
+    actors busy; 50 up to 200,000 rows; then a four-thousandth of what lies before: a million rows are some 10,000
+    shards, a hundred million some 40,000.
+    """
+    return max(min(50, max(16, before // 16)), min(_LARGEST, before // 4000))
+
+
+def in_portions(tables: Iterable[pa.Table], size: int | Callable[[int], int]) -> Iterator[pa.Table]:
+    """The same rows in tables of so many rows; the last may be smaller.
+
+    Args:
+        size: rows, or what gives them from the number of rows before.
+    """
     waiting: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        waiting.append(table)
-        rows += table.num_rows
-        while rows >= size:
-            merged = pa.concat_tables(waiting)
-            yield merged.slice(0, size)
-            waiting, rows = [merged.slice(size)], rows - size
-    if rows:
-        yield pa.concat_tables(waiting)
+    before, source = 0, iter(tables)
+    while True:
+        rows = size if isinstance(size, int) else size(before)
+        while sum(map(len, waiting)) < rows and (table := next(source, None)) is not None:
+            waiting.append(table)
+        if not any(map(len, waiting)):
+            return
+        whole = pa.concat_tables(waiting)
+        yield whole.slice(0, rows).combine_chunks()
+        waiting, before = [whole.slice(rows)], before + min(rows, len(whole))
+
+
+def some_rows(data: Table, ids: Indices) -> Iterator[pa.Table]:
+    """Some rows of a table, ``row_id`` being their place among ``ids`` (ascending)."""
+    for batch in data.batches():
+        mine = batch.column("row_id").to_numpy()
+        mask = np.isin(mine, ids)
+        if mask.any():
+            table = pa.Table.from_batches([batch]).filter(pa.array(mask))
+            at = table.schema.get_field_index("row_id")
+            places = pa.array(np.searchsorted(ids, mine[mask]), pa.int64())
+            yield table.set_column(at, table.schema.field(at), places)
+
+
+def write_some(run: RunFolder, target: RunFolder, ids: Indices) -> None:
+    """Some prompts of a run as those of another: numbered anew, as if its config had named these."""
+    data, record = run.dataset("prompts"), run.marker("prompts") or {}
+    sizes = write_shards(target, data.schema, some_rows(data, ids))
+    report = {**record.get("report", {}), "rows": len(ids)}
+    target.complete("prompts", {**record, "rows": len(ids), "sizes": sizes, "report": report})

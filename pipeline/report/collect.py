@@ -36,8 +36,7 @@ def collect(run: RunFolder, config: Config) -> Report:
     table = "games" if config.judges() or run.marker("games") is not None else "selections"
     counts, tally, picker = Counts(), CostTally(config), Picker(config)
     data = run.dataset(table)
-    columns = [c for c in _STREAMED if c in data.schema.names]
-    for batch in data.scanner(columns=columns, batch_size=_BATCH, batch_readahead=2, fragment_readahead=2).to_batches():
+    for batch in data.batches(_STREAMED):
         counts.add(batch)
         tally.add(batch)
         picker.add(batch, counts.main_metrics)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.columns import column, nested
-from pipeline.core.folder import TABLES, RunFolder
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES
 from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE, JUDGE_FAILED
 from pipeline.report.model import Failure, Load, Report, Spent
 from pipeline.stats.choices import Choices
@@ -144,9 +145,8 @@ def pass_costs(run: RunFolder, manifest: dict[str, Any]) -> list[Spent]:
     """Costs of the passes; a pass that the manifest missed (its job was killed at its end) is in its table's marker."""
     found: dict[str, dict[str, Any]] = dict(manifest.get("passes") or {})
     for table in TABLES:
-        summary = (run.marker(table) or {}).get("summary")
-        if isinstance(summary, dict) and "name" in summary:
-            found.setdefault(summary["name"], summary)
+        for name, summary in (run.marker(table) or {}).get("passes", {}).items():
+            found.setdefault(name, summary)
     return [
         spent(
             name,

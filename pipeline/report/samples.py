@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from pipeline.config.load import Config
 from pipeline.core.columns import column, nested
@@ -110,9 +110,7 @@ def read_samples(run: RunFolder, table: str, picked: list[tuple[int, str]]) -> l
     if not picked:
         return []
     data = run.dataset(table)
-    columns = [c for c in _COLUMNS if c in data.schema.names]
-    wanted = pads.field("row_id").isin([row_id for row_id, _ in picked])
-    found = data.to_table(columns=columns, filter=wanted, batch_size=_BATCH)
+    found = data.to_table(_COLUMNS, np.array([row_id for row_id, _ in picked], np.int64))
     rows: dict[int, dict[str, Any]] = {row["row_id"]: row for row in found.to_pylist()}
     return [_view(row_from_dict(rows[row_id]), why) for row_id, why in picked]
 

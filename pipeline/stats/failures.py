@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from pipeline.core.columns import column, nested
 from pipeline.core.errors import UnfinishedTableError
-from pipeline.core.folder import TABLES, RunFolder
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES
 from pipeline.judging.names import JUDGE_FAILED, UNREADABLE
 
 _LEAVES = {

@@ -13,7 +13,8 @@ import pyarrow as pa
 from pipeline.core.columns import Bools, Floats, Ints, column, nested
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
-from pipeline.judging.names import CANDIDATE, is_candidate
+from pipeline.core.units import CANDIDATE
+from pipeline.judging.names import is_candidate
 from pipeline.stats.facts import SetFacts, same_source
 from pipeline.stats.games import UNDETERMINED
 from pipeline.tasks.measure import ANSWER, LANGUAGE, METRIC, WIN, is_own_text

@@ -48,7 +48,7 @@ def join_rows(source: SourceConfig, pieces: Sequence[Piece], run: RunFolder) -> 
     marker = run.marker("prompts") or {}
     if source.given.group is not None:
         return _grouped(run, sum(piece.size for piece in pieces))
-    if marker.get("version", 1) == 1:
+    if not marker.get("grown"):
         return Join(None, marker["rows"])
     return Join(_by_id(source, pieces, run), marker["rows"])  # rows that were added later have later ids
 
@@ -56,7 +56,7 @@ def join_rows(source: SourceConfig, pieces: Sequence[Piece], run: RunFolder) -> 
 def _grouped(run: RunFolder, size: int) -> Join:
     ids, places = np.full(size, -1, np.int64), np.full(size, -1, np.int64)
     rows = 0
-    for batch in run.dataset("prompts").to_batches(columns=["row_id", "source"]):
+    for batch in run.dataset("prompts").batches(["row_id", "source"]):
         lists = pc.struct_field(batch.column("source"), ROWS)
         parents, positions = pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists).to_numpy()
         ids[positions] = batch.column("row_id").to_numpy()[parents]

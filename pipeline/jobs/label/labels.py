@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.columns import nested
 from pipeline.core.folder import RunFolder
@@ -68,11 +67,9 @@ class Labels:
         """The labels of some rows; cheap where their ids lie close together."""
         if not len(row_ids):
             return {}
-        field = pc.field("row_id")
-        near = (field >= int(row_ids.min())) & (field <= int(row_ids.max()))
-        names = [name for name in _COLUMNS if name in self._data.schema.names]
+        near = (int(row_ids.min()), int(row_ids.max()))
         found: dict[int, Label] = {}
-        for batch in self._data.to_batches(columns=names, filter=near, batch_size=1000):
+        for batch in self._data.batches(_COLUMNS, rows=near):
             batch = batch.filter(pa.array(np.isin(batch.column("row_id").to_numpy(), row_ids)))
             found.update(zip(batch.column("row_id").to_pylist(), self._labels(batch), strict=True))
         return found

@@ -19,7 +19,7 @@ from pipeline.jobs.label.joining import Join
 from pipeline.jobs.label.labels import Label, Labels
 from pipeline.jobs.label.original import Part
 from pipeline.prompts.rows import Indices
-from pipeline.prompts.write import regroup
+from pipeline.prompts.write import in_portions
 
 _ROW_GROUP = 5_000
 
@@ -100,7 +100,7 @@ def write_labels(
             folder.whole(*name) as path,
             pq.ParquetWriter(path, schema, filesystem=folder.fs, compression="zstd") as file,
         ):
-            for table in regroup(labelled(), _ROW_GROUP):
+            for table in in_portions(labelled(), _ROW_GROUP):
                 file.write_table(table)
         start += part.size if counted else _rows(part)
     if not seen.all():

@@ -71,7 +71,7 @@ def last_table(run: RunFolder) -> tuple[str, dict[str, Any]]:
     for table in ("games", "selections"):
         marker = run.marker(table)
         if marker is not None:
-            return table, {"table": table, "hash": marker.get("fingerprint_hash"), "version": marker.get("version", 1)}
+            return table, {"table": table, "hash": marker.get("fingerprint_hash")}
     raise UnfinishedTableError(f"{run.path('selections')} is not finished: run select (again), it resumes")
 
 

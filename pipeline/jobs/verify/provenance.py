@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Any
 
 from pipeline.config.load import Config
 from pipeline.core.errors import InputError, ResumeError
-from pipeline.core.folder import TABLES, RunFolder
-from pipeline.core.schema import read_provenance
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES
+from pipeline.execution.schedule import Plan
 from pipeline.jobs import generate, select
 from pipeline.jobs.record import provenance
+from pipeline.jobs.steps import made_so_far
 from pipeline.jobs.verify.consistency import Problem
-
-if TYPE_CHECKING:
-    from pipeline.execution.spec import PassSpec
-
-_PASSES: dict[str, Callable[[Config], list[PassSpec]]] = {
-    "candidates": generate.passes,
-    "selections": select.passes,
-}
 
 
 def check_provenance(run: RunFolder, config: Config) -> Iterator[Problem]:
@@ -28,24 +22,8 @@ def check_provenance(run: RunFolder, config: Config) -> Iterator[Problem]:
         marker = run.marker(table)
         if marker is None:
             continue
-        if marker.get("mixed"):
-            yield Problem("config", "holds results of more than one config (resume=force)", table=table)
-        try:
-            version = str(read_provenance(run.dataset(table).schema, run.path(table)).get("lemonpress"))
-        except InputError as error:
-            yield Problem("files", str(error), table=table)
-            continue
-        if version != str(marker.get("lemonpress", version)):
-            yield Problem("config", f"files by Lemonpress {version}, marker by {marker['lemonpress']}", table=table)
-        if table in _PASSES and (table != "candidates" or config.all_plans()):
-            try:
-                todo = [spec.name for spec in _PASSES[table](config) if not spec.skip]
-            except ResumeError as error:
-                yield Problem("config", str(error), table=table)
-                continue
-            if todo:
-                message = f"config.yaml asks for more than the table holds: {', '.join(todo)}"
-                yield Problem("config", message, table=table)
+        if table in ("candidates", "selections") and (table != "candidates" or config.all_plans()):
+            yield from _asked_for(run, config, table, marker)
     manifest = run.manifest()
     now = provenance(config)
     for name, before in manifest.get("engines", {}).items():
@@ -56,3 +34,17 @@ def check_provenance(run: RunFolder, config: Config) -> Iterator[Problem]:
     for name, hashes in manifest.get("templates", {}).items():
         if name in now["templates"] and now["templates"][name] != hashes:
             yield Problem("template", f"{name}: made with the template {hashes}, here is {now['templates'][name]}")
+
+
+def _asked_for(run: RunFolder, config: Config, table: str, record: dict[str, Any]) -> Iterator[Problem]:
+    """The table holds what the config asks for."""
+    try:
+        steps = generate.steps(config)
+        if table == "selections":
+            steps = select.steps(config, made_so_far(run, "candidates" if config.all_plans() else "prompts"))
+        plan = Plan(run, steps, config.engines, record.get("sizes", ()))
+    except (ResumeError, InputError) as error:
+        yield Problem("config", str(error), table=table)
+        return
+    if todo := [one.spec.layer.name for one in plan.layers if one.spec.shards]:
+        yield Problem("config", f"config.yaml asks for more than the table holds: {', '.join(todo)}", table=table)

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config.load import Config
-from pipeline.core.folder import TABLES, RunFolder
+from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
+from pipeline.core.layers import TABLES
 from pipeline.core.row import Candidate, Row, row_from_dict
-from pipeline.jobs.subset import numbered, taken
 from pipeline.prompts.rows import Indices
 from pipeline.prompts.sources import RunSource
-from pipeline.prompts.write import write_shards
+from pipeline.prompts.write import write_some
 from pipeline.sampling.adaptive.settings import Adaptive
 from pipeline.sampling.plans import PlanConfig
 
@@ -95,17 +95,9 @@ def sample_again(
     """Put some prompts through ``generate`` in a run folder of their own, with the run's config: seeds come from the
     prompts' ids, so they are the same. A sampling that was interrupted goes on.
     """
-    marker = run.marker("prompts") or {}
     source = work.inside("input")
     if source.marker("prompts") is None:
-        data = run.dataset("prompts")
-
-        def rows() -> Iterator[pa.Table]:
-            for table in taken(data, ids, keep=True):
-                yield numbered(table, np.searchsorted(ids, table.column("row_id").to_numpy()))
-
-        write_shards(source, data.schema, rows(), "prompts")
-        source.complete("prompts", {**marker, "rows": len(ids), "folder": ""})
+        write_some(run, source, ids)
     prompts = RunSource(path=source.name, table="prompts", sets=config.prompts.given_sets())
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # a row that fails again is a mismatch
     sampling = None if config.sampling is None else uniform(config.sampling)
@@ -186,8 +178,7 @@ def _key(c: Candidate) -> Key:
 
 
 def _rows(run: RunFolder, table: str, ids: Indices | None = None) -> Iterator[Row]:
-    data = run.dataset(table)
-    for batch in data.to_batches(columns=_COLUMNS, batch_size=256):
+    for batch in run.dataset(table).batches(_COLUMNS):
         if ids is not None:
             batch = batch.filter(pa.array(np.isin(batch.column("row_id").to_numpy(), ids)))
         yield from (row_from_dict(item) for item in batch.to_pylist())

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.columns import nested
+from pipeline.core.columns import Ints, nested
 from pipeline.core.folder import RunFolder
-from pipeline.sampling.adaptive.rounds import FOLDER, meta_of
+from pipeline.sampling.adaptive.rounds import decisions, meta_of, without
 from pipeline.sampling.adaptive.settings import Adaptive
 
 
@@ -130,10 +130,7 @@ def _count_decisions(
     budget, ids = 0.0, np.array(list(failed), np.int64)
     for later in rounds[1:]:
         later.expected = 0.0
-    for name in sorted(run.parquet_files(FOLDER)):
-        found = run.read_table(FOLDER, name.rpartition("/")[2])
-        if found is None or meta_of(found)["plan"] != plan or meta_of(found)["round"] > len(rounds):
-            continue
+    for found in _that_count(run, plan, len(rounds)):
         meta = meta_of(found)
         this = rounds[meta["round"] - 1]
         this.expected = (this.expected or 0.0) + meta["expected"]
@@ -154,6 +151,18 @@ def _count_decisions(
         rounds[number - 1].candidates -= candidates
         rounds[number - 1].prompts -= 1
     return budget
+
+
+def _that_count(run: RunFolder, plan: str, rounds: int) -> Iterator[pa.Table]:
+    """The decisions of a plan; those of rows that were decided about again later are left out of the earlier ones."""
+    again: dict[int, Ints] = {}
+    for table in reversed(decisions(run)):
+        meta = meta_of(table)
+        if meta["plan"] != plan or meta["round"] > rounds:
+            continue
+        seen = again.get(meta["round"], np.empty(0, np.int64))
+        again[meta["round"]] = np.union1d(seen, table.column("row_id").to_numpy())
+        yield without(table, seen)
 
 
 def _count_candidates(

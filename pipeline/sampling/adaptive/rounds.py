@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipeline.core.columns import Ints, nested
 from pipeline.core.folder import RunFolder
-from pipeline.core.hashing import digest
+from pipeline.core.layers import read_layers
+from pipeline.core.reading import Table
 from pipeline.sampling.adaptive.decide import Decision, State, decide
 from pipeline.sampling.adaptive.settings import VOTING, Adaptive
 from pipeline.selection.known import SCORER
@@ -34,7 +35,6 @@ class Round:
         n: most candidates of a prompt.
         kind: the deciding selector's.
         number: the round that is decided about, from 2.
-        start: rows before this one have their candidates already.
         highest: the largest number that the selector can give a candidate.
     """
 
@@ -44,36 +44,52 @@ class Round:
     n: int
     kind: str
     number: int
-    start: int = 0
     highest: float = math.inf
 
-    def file(self, number: int | None = None) -> str:
-        """Where the decision is stored: its table in the run's ``adaptive/``."""
-        rows = f"-from{self.start}" if self.start else ""
-        return f"{self.plan}-{number or self.number}{rows}.parquet"
 
-
-def decided(run: RunFolder, source: str, this: Round) -> Ints:
+def decided(run: RunFolder, before: Table, this: Round, layer: str, ids: Ints) -> Ints:
     """The decision about one round: the stored one where there is one, so that a resumed run goes on with the same.
 
     Args:
-        source: the finished table of the round before; only numbers are read of it, some 30 bytes a candidate.
+        before: the rows after the round before; only numbers are read of it, some 30 bytes a candidate.
+        layer: name of the layer that the round fills.
+        ids: ``row_id`` of the rows that lack it, ascending.
 
     Returns:
         Further candidates by ``row_id``.
     """
-    marker = run.marker(source) or {}
-    stored = run.read_table(FOLDER, this.file())
-    if stored is None or meta_of(stored)["input"] != marker.get("fingerprint_hash"):
-        ids, state = read_state(run, source, this)
-        before = run.read_table(FOLDER, this.file(this.number - 1)) if this.number > 2 else None
-        budgets = meta_of(before)["budgets"] if before is not None else None
+    every = [table for table in decisions(run) if meta_of(table)["plan"] == this.plan]
+    stored = [table for table in every if meta_of(table)["layer"] == layer]
+    known = np.concatenate([np.empty(0, np.int64), *(table.column("row_id").to_numpy() for table in stored)])
+    lacking = ids[~np.isin(ids, known)]
+    if len(lacking):
+        found, state = read_state(before, this, lacking)
+        budgets = _budgets([table for table in every if meta_of(table)["round"] == this.number - 1], lacking)
         made = decide(this.settings, this.n, this.kind in VOTING, state, this.number - 1, budgets, this.highest)
-        stored = _table(ids, state, made, this, marker)
-        _store(run, this.file(), stored)
-    more = np.zeros(marker["rows"], np.int64)
-    more[stored.column("row_id").to_numpy()] = stored.column("more").to_numpy()
+        stored.append(_table(found, state, made, this, layer))
+        again = sum(meta_of(table)["round"] == this.number for table in every)
+        _store(run, f"{this.plan}-{this.number}{f'-{again}' if again else ''}.parquet", stored[-1])
+    more = np.zeros(before.count_rows(), np.int64)
+    for table in stored:
+        more[table.column("row_id").to_numpy()] = table.column("more").to_numpy()
     return more
+
+
+def decisions(run: RunFolder) -> list[pa.Table]:
+    """All decisions of a run, the later ones of the same plan and round last."""
+    names = [path.rpartition("/")[2] for path in run.parquet_files(FOLDER)]
+    found = [table for name in names if (table := run.read_table(FOLDER, name)) is not None]
+    numbers = {layer.name: layer.number for layer in read_layers(run)}
+    return sorted(found, key=lambda table: numbers.get(meta_of(table)["layer"], 1 << 30))
+
+
+def _budgets(earlier: list[pa.Table], ids: Ints) -> dict[str, float] | None:
+    """What the round before left these rows to spend, by language; ``None`` before the first decision."""
+    for table in reversed(earlier):
+        if np.isin(ids, table.column("row_id").to_numpy()).all():
+            found: dict[str, float] = meta_of(table)["budgets"]
+            return found
+    return None
 
 
 def meta_of(table: pa.Table) -> dict[str, Any]:
@@ -82,9 +98,9 @@ def meta_of(table: pa.Table) -> dict[str, Any]:
     return found
 
 
-def _table(ids: Ints, state: State, made: Decision, this: Round, marker: dict[str, Any]) -> pa.Table:
+def _table(ids: Ints, state: State, made: Decision, this: Round, layer: str) -> pa.Table:
     meta = {
-        "input": marker.get("fingerprint_hash"),
+        "layer": layer,
         "plan": this.plan,
         "round": this.number,
         "settings": asdict(this.settings),
@@ -99,9 +115,9 @@ def _table(ids: Ints, state: State, made: Decision, this: Round, marker: dict[st
     return pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
 
 
-def read_state(run: RunFolder, source: str, this: Round) -> tuple[Ints, State]:
-    """(row ids, the numbers of their candidates) of a finished table, by ``row_id``; texts are not read."""
-    parts = [_numbers(batch, this) for batch in run.leaves(source, _wanted)]
+def read_state(rows: Table, this: Round, wanted: Ints) -> tuple[Ints, State]:
+    """(row ids, the numbers of their candidates) of some rows, by ``row_id``; texts are not read."""
+    parts = [_numbers(batch, this, wanted) for batch in rows.batches(None, _wanted)]
     language = [name for part in parts for name in part[1].language or ()]
     width = max((part[1].tokens.shape[1] for part in parts), default=0)
     ids = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
@@ -117,15 +133,17 @@ def read_state(run: RunFolder, source: str, this: Round) -> tuple[Ints, State]:
     return ids[order], State(*numbers, [language[i] for i in order])
 
 
-def _numbers(batch: pa.RecordBatch, this: Round) -> tuple[Ints, State]:
+def _numbers(batch: pa.RecordBatch, this: Round, wanted: Ints) -> tuple[Ints, State]:
     """(row ids, numbers) of one batch's rows that the decision is about, in their order."""
     scorer = SCORER + str(this.settings.by)
     ids, pools, values, languages = [], [], [], []
     spoken = batch.column("language").to_pylist()
     every = nested(batch, "candidates", *_CANDIDATE)
     numbers = nested(batch, "scores", "scorer", "plan", "values")
-    for row_id, language, pool, scores in zip(batch.column("row_id").to_pylist(), spoken, every, numbers, strict=True):
-        if row_id >= this.start:
+    mine = np.isin(batch.column("row_id").to_numpy(), wanted).tolist()
+    rows = zip(mine, batch.column("row_id").to_pylist(), spoken, every, numbers, strict=True)
+    for is_mine, row_id, language, pool, scores in rows:
+        if is_mine:
             ids.append(row_id)
             languages.append(language or "")
             pools.append([(origin, tokens) for plan, origin, tokens in pool if plan == this.set_name])
@@ -146,31 +164,7 @@ def _wanted(top: str, leaf: str) -> bool:
     return top in ("row_id", "language", "scores") or (top == "candidates" and leaf in _CANDIDATE)
 
 
-def adopt(run: RunFolder, retried: RunFolder, ids: Ints) -> None:
-    """Take over what a retry has decided about some of the run's rows; what had been decided about them before goes.
-
-    Args:
-        retried: the retry's own run, whose row i is the run's ``ids[i]``.
-        ids: ascending.
-    """
-    for path in retried.parquet_files(FOLDER):
-        new = retried.read_table(FOLDER, path.rpartition("/")[2])
-        if new is None:
-            continue
-        mine = new.column("row_id").to_numpy()
-        new = new.filter(pa.array(mine < len(ids)))  # rows that only begin with a later job are not decided about
-        new = new.set_column(0, "row_id", pa.array(ids[new.column("row_id").to_numpy()]))
-        meta = meta_of(new)
-        name = f"{meta['plan']}-{meta['round']}-retry-{digest(ids.tolist(), size=6)}.parquet"
-        for old_path in run.parquet_files(FOLDER):
-            old_name = old_path.rpartition("/")[2]
-            old = run.read_table(FOLDER, old_name)
-            if old is not None and (meta_of(old)["plan"], meta_of(old)["round"]) == (meta["plan"], meta["round"]):
-                _store(run, old_name, _without(old, ids))
-        _store(run, name, new)
-
-
-def _without(table: pa.Table, ids: Ints) -> pa.Table:
+def without(table: pa.Table, ids: Ints) -> pa.Table:
     """A decision without some of its rows, and without their parts of what it may spend and expects to."""
     left = table.filter(pa.array(~np.isin(table.column("row_id").to_numpy(), ids)))
     meta = meta_of(table)
@@ -186,4 +180,4 @@ def _store(run: RunFolder, name: str, table: pa.Table) -> None:
         pq.write_table(table, path, filesystem=run.fs)
 
 
-__all__ = ["FOLDER", "Round", "adopt", "decided", "meta_of", "read_state"]
+__all__ = ["Round", "decided", "decisions", "meta_of", "read_state", "without"]

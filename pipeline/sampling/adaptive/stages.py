@@ -104,9 +104,13 @@ class ExtendStage(Stage):
             return await replace(self.base, config=wanted, have=have)(row, engine)
         finally:
             size = len(row.plan(self.base.set_name))
-            for score in row.scores:
-                if score.plan == self.base.set_name and score.scorer.startswith(SCORER):
-                    score.values = [*score.values, *[None] * (size - len(score.values))]
+            row.scores = [self._longer(score, size) for score in row.scores]
+
+    def _longer(self, score: Score, size: int) -> Score:
+        """A score with nulls for the candidates that are new."""
+        if score.plan != self.base.set_name or not score.scorer.startswith(SCORER) or len(score.values) >= size:
+            return score
+        return replace(score, values=[*score.values, *[None] * (size - len(score.values))])
 
 
 def refusal(plan: str) -> ResumeError:
