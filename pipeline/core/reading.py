@@ -133,7 +133,7 @@ class Table:
             redone: retries that have none yet, with the ``row_id`` of their rows: what they redo is left out.
         """
         # A pass asks for nested columns that its own layers, of which there may be no file yet, will hold.
-        names = [name for name in names or self.schema.names if name in NESTED or name in self.schema.names]
+        names = [n for n in dict.fromkeys(names or self.schema.names) if n in NESTED or n in self.schema.names]
         if wanted is not None:
             names = [name for name in names if _is_wanted(name, wanted)]
         types = {name: _type(name, wanted) for name in names if name in NESTED}

@@ -168,7 +168,9 @@ def _game_steps(config: Config, made: Made, after: frozenset[str]) -> Iterator[S
         units: dict[str, Any] = {f"{ORIGINAL} vs {AUDIT}{version}": inputs for version in VERSIONS}
         waiting = AuditStage(**rules, opponent=opponent, seed=config.seed, donors={})
         own = {**fixed, "seed": config.seed}
-        more: dict[str, Any] = {"after": after, "decide": audit, "phase": 1}
+        name, _, method = opponent.partition("/")
+        needs = frozenset({f"select:{method}", "select:policy"} if method else {f"answers:{name}"})
+        more: dict[str, Any] = {"after": needs & after, "decide": audit, "phase": 1}
         yield Step("judge", "games", judge.engine, waiting, own, units, 2 * len(VERSIONS), **more)
     sets = tuple(config.sets()) if judge.candidates else ()
     stage = JudgeStage(**rules, systems=names, opponent=opponent, candidate_sets=sets)

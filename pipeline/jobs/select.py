@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from pipeline.config.load import Config, to_dict
 from pipeline.core.errors import ConfigError
@@ -73,7 +74,8 @@ def steps(config: Config, made: Made) -> list[Step]:
         made.add(step.made())
     if policy is not None:
         units = {"": made.ids(*(f"{p}/{name}" for name in config.selectors for p in config.sets_of(name)))}
-        found.append(Step("select", "selections", None, PolicyStage(policy), common, units, after=chosen_stages))
+        more: dict[str, Any] = {"after": chosen_stages, "phase": 1}
+        found.append(Step("select", "selections", None, PolicyStage(policy), common, units, **more))
         made.add(found[-1].made())
     after = drawn | chosen_stages | {step.stage.name for step in found}
     return [*found, *measure_steps(config, "select", "selections", made, after, common)]

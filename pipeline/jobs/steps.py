@@ -120,9 +120,10 @@ def measure_steps(
         settings: that the numbers depend on.
     """
     texts = made.texts()
-    yield Step(job, table, None, MeasureStage(config.tasks), dict(settings or {}), {job: texts}, after=after)
+    last: dict[str, Any] = {"after": after, "phase": 1}
+    yield Step(job, table, None, MeasureStage(config.tasks), dict(settings or {}), {job: texts}, **last)
     for name, metric in config.metrics.items():
         stage = QualityStage(name, tuple(metric.tasks), job)
         requests = sum(plan.n for plan in config.all_plans().values()) or 4
         own = {"tasks": metric.tasks, "engine": config.engines[metric.engine].identity()}
-        yield Step(job, table, metric.engine, stage, own, {job: texts}, requests, after)
+        yield Step(job, table, metric.engine, stage, own, {job: texts}, requests, **last)
