@@ -261,7 +261,7 @@ class RunFolder:
 
     def complete(self, table: str, record: dict[str, Any]) -> None:
         """Write the record of a finished table; that of ``prompts`` with what its files are."""
-        files = {"files": digests.record(self.parquet_files(table), self.fs)} if table == TABLES[0] else {}
+        files = {"files": digests.record(self.files(table), self.fs)} if table == TABLES[0] else {}
         self.write_json({**record, **files}, table, MARKER)
 
     def layers(self, table: str) -> list[Laid]:
@@ -274,6 +274,13 @@ class RunFolder:
             return [Laid.from_json(each) for each in (self.marker(table) or {}).get("layers", ())]
         except (KeyError, TypeError) as error:
             raise InputError(f"{self.path(table, MARKER)}: what it says of layers is damaged") from error
+
+    def files(self, table: str) -> list[str]:
+        """The Parquet files of a finished table's own, without those of the tables before it."""
+        if table == TABLES[0]:
+            return self.parquet_files(table)
+        mine = [laid.name for laid in self.layers(table) if laid.table == table]
+        return [path for name in mine for path in self.parquet_files(table, name)]
 
     def changes(self, table: str, thorough: bool = False) -> list[str]:
         """What of a finished table's own files is not as it was when they were recorded.

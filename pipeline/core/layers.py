@@ -184,10 +184,13 @@ def overlay(prompts: pa.Table, sources: Sequence[tuple[Laid, pa.Table]], types: 
         prompts: of the shard, with ``row_id`` at least; ascending.
         sources: layers from the first to the last with their files' columns; rows in the same order, or fewer.
         types: name -> type of the nested columns; one that nobody holds is empty lists.
+
+    Raises:
+        InputError: a layer has other rows than the shard, or one of them twice.
     """
     ids: Ints = prompts.column("row_id").to_numpy()
     parts = [_Part(Laid("prompts", "", -1), prompts, np.arange(len(ids)))]
-    parts += [_Part(laid, table, _places(ids, table)) for laid, table in sources]
+    parts += [_Part(laid, table, _places(ids, table, f"{laid.table}/{laid.name}")) for laid, table in sources]
     for part in parts:
         part.hide(parts, len(ids))
     columns = {name: prompts.column(name) for name in prompts.column_names if name not in types}
@@ -196,11 +199,14 @@ def overlay(prompts: pa.Table, sources: Sequence[tuple[Laid, pa.Table]], types: 
     return pa.table(columns)
 
 
-def _places(ids: Ints, table: pa.Table) -> Ints:
+def _places(ids: Ints, table: pa.Table, where: str) -> Ints:
     mine: Ints = table.column("row_id").to_numpy()
     if len(mine) == len(ids) and np.array_equal(mine, ids):
         return np.arange(len(ids))
-    return np.searchsorted(ids, mine)
+    places = np.searchsorted(ids, mine)
+    if len(np.unique(mine)) != len(mine) or not np.isin(mine, ids).all():
+        raise InputError(f"{where}: its rows are not those of the shard, each once")
+    return places
 
 
 class _Part:

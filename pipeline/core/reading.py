@@ -16,7 +16,7 @@ from pipeline.core import tables
 from pipeline.core.columns import Ints
 from pipeline.core.layers import KEYS, Laid, overlay
 from pipeline.core.row import NESTED
-from pipeline.core.schema import COLUMNS, with_columns
+from pipeline.core.schema import COLUMNS, read_provenance, with_columns
 
 if TYPE_CHECKING:
     from pipeline.core.folder import RunFolder
@@ -163,6 +163,7 @@ class Table:
         path = self._path(table, layer, number)
         with tables.open_file(path, self._run.fs) as file:
             tables.own_schema(file.schema_arrow, path, exactly=True)
+            read_provenance(file.schema_arrow, path)
             leaves = [leaf for leaf in _leaves(file) if _is_read(leaf, plain, types)]
             found = file.read(columns=leaves, use_threads=False)
         for name in types.keys() & set(found.column_names):
@@ -236,7 +237,7 @@ def _batch(parts: Sequence[pa.Table]) -> pa.RecordBatch:
 
 
 def _is_wanted(name: str, wanted: Wanted) -> bool:
-    if name not in NESTED:
+    if name not in NESTED and name != "messages":
         return wanted(name, "")
     return any(wanted(name, field.name) for field in COLUMNS[name].value_type)
 

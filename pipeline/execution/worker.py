@@ -227,7 +227,9 @@ class Worker:
         table = pa.table(columns)
         schema = with_provenance(table.schema, {"lemonpress": __version__, "layer": spec.place})
         with self._run.whole(spec.layer.table, spec.layer.name, shard_name(number)) as path:
-            pq.write_table(table.cast(schema), path, filesystem=self._run.fs, compression="zstd")
+            pq.write_table(
+                table.replace_schema_metadata(schema.metadata), path, filesystem=self._run.fs, compression="zstd"
+            )
 
     def _storable(self, spec: LayerSpec, items: Items) -> Items:
         """What a row got, or, when it does not fit the columns, only an error and what was spent."""

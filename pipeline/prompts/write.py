@@ -134,7 +134,9 @@ def write_shards(run: RunFolder, schema: pa.Schema, rows: Iterable[pa.Table], si
     found, first = list(sizes), sum(sizes)
     for table in in_portions(rows, lambda before: shard_size(first + before)):
         with run.whole("prompts", shard_name(len(found))) as path:
-            pq.write_table(table.cast(schema), path, filesystem=run.fs, compression="zstd")
+            pq.write_table(
+                pa.Table.from_arrays(table.columns, schema=schema), path, filesystem=run.fs, compression="zstd"
+            )
         found.append(len(table))
     return found
 

@@ -53,12 +53,12 @@ def rewrite(files: list[Path]) -> None:
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "removed": (remove, "part-1.parquet is missing, with 4 rows"),
-    "cut off": (cut_off, "part-1.parquet has"),
-    "exchanged": (exchange, "part-1.parquet"),
+    "removed": (remove, "00001.parquet is missing, with 4 rows"),
+    "cut off": (cut_off, "00001.parquet has"),
+    "exchanged": (exchange, "00001.parquet"),
     "swapped": (swap, "was changed, or exchanged"),
     "added": (add, "zzz.parquet is no file of the table"),
-    "rewritten": (rewrite, "part-1.parquet"),
+    "rewritten": (rewrite, "00001.parquet"),
 }
 
 
@@ -69,10 +69,9 @@ def table_of_files(folder: Path, files: int = 3, rows: int = 4) -> RunFolder:
     whole = run_with_prompts(folder / "whole", files * rows).dataset("prompts").to_table()
     schema = with_provenance(prompts_schema(pa.struct([("row", pa.int64())])), {})
     for i in range(files):
-        path = run.path("prompts", f"part-{i}.parquet")
+        path = run.path("prompts", f"0000{i}.parquet")
         pq.write_table(whole.slice(i * rows, rows).cast(schema), path, compression="none", use_dictionary=False)
-    marker = {"rows": files * rows, "fingerprint_hash": "x", "fingerprint": {}}
-    run.complete("prompts", marker)
+    run.complete("prompts", {"rows": files * rows, "sizes": [rows] * files, "fingerprint_hash": "x", "fingerprint": {}})
     return run
 
 
@@ -81,7 +80,7 @@ def test_a_table_that_was_damaged_is_refused_when_it_is_opened(damage: str, tmp_
     run = table_of_files(tmp_path)
     assert run.dataset("prompts").count_rows() == 12
     change, says = DAMAGES[damage]
-    change([Path(p) for p in run.data_files("prompts")])
+    change([Path(p) for p in run.files("prompts")])
     for read in (lambda: run.dataset("prompts"), lambda: list(run.leaves("prompts", lambda top, leaf: True))):
         with pytest.raises(InputError, match="run the job that writes it again") as caught:
             read()
@@ -128,7 +127,7 @@ def test_no_job_goes_on_with_a_damaged_table(
     run = RunFolder(str(tmp_path / "run"))
     prompt_id = run.table("prompts", ["prompt_id"])["prompt_id"][0].as_py()
     for table in ("prompts", "candidates", "selections", "games"):
-        for path in map(Path, run.data_files(table)):
+        for path in map(Path, run.files(table)):
             path.write_bytes(path.read_bytes()[:200]) if damage == "cut" else path.unlink()
     words = {"show": [run.name, prompt_id], "errors": [run.name], "retry": [run.name]}
     own = {"select": ["selectors.longest={}"], "judge": ["selectors.longest={}"], "export": ["export.format=sft"]}

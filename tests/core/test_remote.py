@@ -60,7 +60,7 @@ def lines(*texts: str) -> str:
 
 def test_small_files_markers_and_folders(bucket: Bucket) -> None:
     run = RunFolder(bucket.uri("runs/a"))
-    assert not run.exists("work") and run.read_json("work", "x.json") is None and run.data_files("prompts") == []
+    assert not run.exists("work") and run.read_json("work", "x.json") is None and run.files("prompts") == []
     run.write_json({"a": 1}, "work", "x.json")
     run.write_json({"a": 2}, "work", "x.json")
     assert run.read_json("work", "x.json") == {"a": 2}

@@ -58,10 +58,10 @@ def quiet(**options: Any) -> ExecutionConfig:
 def test_rows_in_are_rows_out_and_untouched_columns_keep_their_types(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 30)
     source = pa.struct([("row", pa.int64()), ("when", pa.timestamp("ms")), ("tags", pa.list_(pa.large_string()))])
-    table = pq.read_table(run.data_files("prompts")[0])
+    table = pq.read_table(run.files("prompts")[0])
     values = [{"row": i, "when": None, "tags": ["a"]} for i in range(30)]
     index = table.column_names.index("source")
-    pq.write_table(table.set_column(index, "source", pa.array(values, source)), run.data_files("prompts")[0])
+    pq.write_table(table.set_column(index, "source", pa.array(values, source)), run.files("prompts")[0])
 
     summary = run_pass(spec(DummyEngineConfig(model="d")), run, quiet())
 

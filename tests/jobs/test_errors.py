@@ -7,26 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.core.folder import RunFolder
 from pipeline.stats import failures
 from pipeline.stats.failures import find_failures
 from tests.conftest import rows_of
+from tests.tables import write_table as write
 
 TEXT = "A SECRETLY LONG ANSWER"
-
-
-def write(run: RunFolder, table: str, rows: list[dict[str, Any]]) -> None:
-    names = [name for name in COLUMNS if any(name in row for row in rows)]
-    schema = with_provenance(pa.schema([(name, COLUMNS[name]) for name in names]), {})
-    run.make(table)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), run.path(table, "part.parquet"))
-    run.write_json({"rows": len(rows)}, table, MARKER)
 
 
 def error(kind: str, message: str, job: str = "generate", stage: str = "generate:hedged") -> dict[str, str]:

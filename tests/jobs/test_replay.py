@@ -162,7 +162,7 @@ def test_what_replay_refuses(
     with pytest.raises(InputError, match="no answer can be scored"):
         replay.run(str(replayed.table), ["replay.metrics=[none]"])
     with pytest.raises(InputError, match="no replay table"):
-        replay.run(str(RunFolder(str(finished)).data_files("selections")[0]))
+        replay.run(str(RunFolder(str(finished)).files("selections")[0]))
     with pytest.raises(ConfigError, match="no such run folder"):
         replay.run(str(tmp_path / "none"))
     assert main(["replay", str(finished), "replay.n=[0]"]) == 2

@@ -7,21 +7,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
 from pipeline.config.load import load_config
 from pipeline.core.errors import LemonpressError, ResumeError
-from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
-from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.core.schema import COLUMNS
 from pipeline.execution.control import LEDGER
 from pipeline.jobs import generate, judge, retry, select
 from pipeline.jobs.retry import _is_half_done
 from pipeline.jobs.subset import FOLDER, Retry, Step, failed_rows
 from tests.conftest import rows_of
+from tests.tables import write_table as write
 
 ROWS = 24
 STEPS = [
@@ -152,14 +151,6 @@ def test_a_retry_gives_the_tables_of_an_undisturbed_run_and_asks_for_the_failed_
 
 
 # ------------------------------------------------------------------------------------------- without Ray
-
-
-def write(run: RunFolder, table: str, rows: list[dict[str, Any]], **marker: Any) -> None:
-    names = [name for name in COLUMNS if any(name in row for row in rows)]
-    schema = with_provenance(pa.schema([(name, COLUMNS[name]) for name in names]), {})
-    run.make(table)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), run.path(table, "part.parquet"))
-    run.write_json({"rows": len(rows), **marker}, table, MARKER)
 
 
 def row(i: int, **columns: Any) -> dict[str, Any]:

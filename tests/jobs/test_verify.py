@@ -16,6 +16,7 @@ from pipeline.cli import main
 from pipeline.core.folder import RunFolder
 from pipeline.jobs.verify.sampling import common_prefix
 from tests.conftest import RealRun
+from tests.tables import reseal
 
 Rows = list[dict[str, Any]]
 
@@ -25,16 +26,21 @@ def run(finished_run: RunFolder, no_ray: None) -> RunFolder:
     return finished_run
 
 
-def tamper(run: RunFolder, table: str, change: Callable[[Rows], None]) -> None:
-    """Change rows of a table's first file that has any, and have the marker say that the file is as it was written."""
-    for path in run.data_files(table):
+def tamper(run: RunFolder, table: str, change: Callable[[Rows], None], column: str | None = None) -> None:
+    """Change rows of a table's files, and have the records say that they are as they were written.
+
+    Args:
+        column: only the first file with items in this column is changed.
+    """
+    for path in run.files(table):
         found = pq.read_table(path)
         rows = found.to_pylist()
-        if rows:
+        if column is None or (column in rows[0] and rows[0][column]):
             change(rows)
             pq.write_table(pa.Table.from_pylist(rows, schema=found.schema), path)
-            run.complete(table, run.marker(table) or {})
-            return
+            if column is not None:
+                break
+    reseal(run, table)
 
 
 def verify(run: RunFolder, *words: str) -> tuple[int, dict[str, Any]]:
@@ -59,7 +65,8 @@ def change_text(prompt_id: str, index: int, everywhere: bool) -> Callable[[Rows]
     def change(rows: Rows) -> None:
         for row in rows:
             if row["prompt_id"] == prompt_id:
-                row["candidates"][index]["text"] += "!"
+                for candidate in [c for c in row.get("candidates", ()) if c["plan"] == "hedged"][index : index + 1]:
+                    candidate["text"] += "!"
                 for selection in row.get("selections", ()) if everywhere else ():
                     if (selection["plan"], selection["index"]) == ("hedged", index):
                         selection["text"] += "!"
@@ -71,7 +78,7 @@ def test_a_text_that_was_changed_everywhere_is_found_by_sampling_again(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompt_id = run.table("candidates", ["row_id", "prompt_id"])["prompt_id"][3].as_py()
-    for table in ("candidates", "selections", "games"):
+    for table in ("candidates", "selections"):
         tamper(run, table, change_text(prompt_id, 4, everywhere=True))
     code, found = verify(run, "verify.rows=null")
     assert (code, found["problems"]) == (3, [])
@@ -86,19 +93,19 @@ def test_tables_that_do_not_fit_together_are_found_without_sampling(
 ) -> None:
     ids = run.table("candidates", ["row_id", "prompt_id"])["prompt_id"].to_pylist()
 
-    def select_wrongly(rows: Rows) -> None:
-        by_id = {row["prompt_id"]: row for row in rows}
-        by_id[ids[1]]["selections"][0]["index"] = 99
-        by_id[ids[2]]["messages"][-1]["content"] = "another question"
-        by_id[ids[3]]["scores"][0]["values"].pop()
+    def choose_another(rows: Rows) -> None:
+        rows[1]["selections"][0]["index"] = 99
+
+    def lose_a_number(rows: Rows) -> None:
+        rows[3]["scores"][0]["values"].pop()
 
     tamper(run, "candidates", change_text(ids[0], 0, everywhere=False))
-    tamper(run, "selections", select_wrongly)
+    tamper(run, "selections", choose_another, "selections")
+    tamper(run, "selections", lose_a_number, "scores")
     code, found = verify(run, "verify.rows=1")
     assert code == 3
     problems = {(p["check"], p["prompt_id"]): p["message"] for p in found["problems"]}
-    expected = {("candidates", ids[0]), ("index", ids[1]), ("prompt", ids[2]), ("scores", ids[3])}
-    assert set(problems) == expected | {("selections", ids[1])}  # the games' table has what was chosen before
+    assert set(problems) == {("text", ids[0]), ("index", ids[1]), ("scores", ids[3])}
     assert "99 of 6" in problems["index", ids[1]]
     assert f"prompt {ids[0]}" in capsys.readouterr().out
 
@@ -133,7 +140,7 @@ def lose_games(rows: Rows) -> None:
 
 
 def better_score(rows: Rows) -> None:
-    selection = next(s for s in rows[0]["selections"] if s["method"] == "best_of_n")
+    selection = next(s for s in rows[0]["selections"] if s["score"] is not None)
     selection["score"] += 1
 
 
@@ -141,37 +148,34 @@ def choose_twice(rows: Rows) -> None:
     rows[0]["selections"].append({**rows[0]["selections"][0], "index": 1})
 
 
-def choose_otherwise(rows: Rows) -> None:
-    rows[0]["selections"][0]["detail"] = "another"
-
-
 def double(rows: Rows) -> None:
     rows.append(rows[0])
 
 
 EDITS = {
-    "games set to win": ("games", win_all, {"results"}),
-    "a verdict set to win": ("games", win_in_words, {"games"}),
-    "games deleted": ("games", lose_games, {"results"}),
-    "a score changed": ("games", better_score, {"scores", "selections"}),
-    "a system that chose twice": ("games", choose_twice, {"selections"}),
-    "selections that differ between tables": ("games", choose_otherwise, {"selections"}),
-    "a row that is there twice": ("games", double, {"rows", "results"}),
+    "games set to win": ("games", "games", win_all, {"results"}),
+    "a verdict set to win": ("games", "games", win_in_words, {"games"}),
+    "games deleted": ("games", "games", lose_games, {"results"}),
+    "a score changed": ("selections", "selections", better_score, {"scores"}),
+    "a system that chose twice": ("selections", "selections", choose_twice, {"selections"}),
+    "a row that is there twice": ("games", "games", double, {"files", "results"}),
 }
 
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_what_was_edited_is_found(edit: str, run: RunFolder) -> None:
-    """By the files' digests; and by what contradicts it, where the marker was made to fit."""
+    """By the files' digests; and by what contradicts it, where the records were made to fit."""
     assert main(["winrate", f"out={run.name}"]) == 0
-    table, change, checks = EDITS[edit]
-    marker = run.read_json(table, "_complete.json")
-    tamper(run, table, change)
-    resealed = run.marker(table)
-    run.write_json(marker, table, "_complete.json")
+    table, column, change, checks = EDITS[edit]
+    sealed = {path: Path(path).read_text() for path in map(str, Path(run.name, table).glob("*/_files.json"))}
+    tamper(run, table, change, column)
+    resealed = {path: Path(path).read_text() for path in sealed}
+    for path, text in sealed.items():
+        Path(path).write_text(text)
     code, found = verify(run, "verify.rows=1")
     assert code == 3 and ("files", table) in {(p["check"], p["table"]) for p in found["problems"]}
-    run.write_json(resealed, table, "_complete.json")
+    for path, text in resealed.items():
+        Path(path).write_text(text)
     code, found = verify(run, "verify.rows=1")
     assert code == 3 and {p["check"] for p in found["problems"]} >= checks, found["problems"]
 
@@ -200,7 +204,7 @@ def test_edited_results_are_found(name: str, run: RunFolder) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_one_of_the_problems(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    Path(run.data_files("selections")[0]).write_bytes(b"PAR1 is how it begins")
+    Path(run.files("selections")[0]).write_bytes(b"PAR1 is how it begins")
     code, found = verify(run, "verify.rows=1")
     assert code == 3 and ("files", "selections") in {(p["check"], p["table"]) for p in found["problems"]}
     assert "Traceback" not in capsys.readouterr().err

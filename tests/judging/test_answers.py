@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.load import load_config
 from pipeline.core.errors import ConfigError, InputError
-from pipeline.core.folder import MARKER, RunFolder
+from pipeline.core.folder import RunFolder
 from pipeline.core.row import Answer, Row
-from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.jobs.judge import check
 from pipeline.judging.answers import AnswersStage, ColumnAnswers, EngineAnswers, FileAnswers, RunAnswers
 from pipeline.judging.lookup import Lookup, write_lookup
 from tests.conftest import jsonl
 from tests.selection.test_selectors import Judge
+from tests.tables import write_table
 
 
 def test_a_lookup_finds_every_text_and_nothing_else(run: RunFolder) -> None:
@@ -47,15 +46,12 @@ def test_a_file_with_paths_into_its_rows(tmp_path: Path, own_datasets_cache: Non
 
 def test_a_system_of_another_run(tmp_path: Path) -> None:
     other = RunFolder(str(tmp_path / "other"))
-    other.make("selections")
     rows = [
         {"prompt_id": f"p{i}", "selections": [{"plan": "hedged", "method": "mbr", "index": 0, "text": f"t{i}"}]}
         for i in range(3)
     ]
     rows.append({"prompt_id": "p3", "selections": []})
-    schema = with_provenance(pa.schema(list(COLUMNS.items())), {})
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), other.path("selections", "part.parquet"))
-    other.write_json({"rows": 4}, "selections", MARKER)
+    write_table(other, "selections", rows)
     pairs = list(RunAnswers(other.name, "hedged/mbr").pairs("answers.old"))
     assert pairs == [("p0", "t0"), ("p1", "t1"), ("p2", "t2")]
     with pytest.raises(

@@ -18,6 +18,7 @@ from pipeline.core.row import Candidate, row_from_dict
 from pipeline.core.schema import METADATA_KEY, prompts_schema, read_provenance, with_columns, with_provenance
 from pipeline.prompts.sources import Columns, FileSource, Given, RunSource, read_prompts
 from tests.conftest import DATA, jsonl
+from tests.tables import write_table
 
 ARENA = DATA / "arena-hard-v0.1"
 MODELS = ("gpt-3.5-turbo-0125", "gpt-4-0314", "gpt-4-0613")
@@ -295,11 +296,7 @@ def old(tmp_path: Path) -> RunFolder:
         }
         for i in range(12)
     ]
-    for number, part in enumerate((rows[8:], rows[:3], rows[3:8])):
-        table = pa.Table.from_pylist(part, schema=schema)
-        pq.write_table(table, run.path("candidates", f"part-{number}.parquet"), row_group_size=2)
-    run.write_json({"rows": 12, "fingerprint_hash": "h", "fingerprint": {}}, "candidates", MARKER)
-    return run
+    return write_table(run, "candidates", rows, schema.field("source").type)
 
 
 def copied(run: RunFolder, source: RunSource) -> list[dict[str, Any]]:
@@ -358,7 +355,7 @@ def test_run_source_refuses_what_cannot_be_read(old: RunFolder, run: RunFolder) 
 
 def test_changed_upstream_is_refused_on_resume(old: RunFolder, run: RunFolder) -> None:
     read_prompts(RunSource(path=old.root), run)
-    old.write_json({"rows": 12, "fingerprint_hash": "other", "fingerprint": {}}, "candidates", MARKER)
+    old.complete("candidates", {**(old.marker("candidates") or {}), "fingerprint_hash": "other"})
     with pytest.raises(ResumeError, match=r"changed: candidates/_complete\.json"):
         read_prompts(RunSource(path=old.root), run)
 

@@ -105,7 +105,7 @@ def test_large_input_becomes_shards_of_whole_row_groups_in_order(
     monkeypatch.setattr(reading.write, "_SHARD", 40)
     rows = read(run, jsonl(tmp_path / "a.jsonl", *({"prompt": f"p{i}", "n": i} for i in range(101))))
     assert [row["row_id"] for row in rows] == [row["source"]["n"] for row in rows] == list(range(101))
-    files = [pq.ParquetFile(path) for path in run.data_files("prompts")]
+    files = [pq.ParquetFile(path) for path in run.files("prompts")]
     assert [f.metadata.num_rows for f in files] == [40, 40, 21]
     assert files[0].metadata.num_row_groups == 4
     assert files[0].metadata.row_group(0).column(0).compression == "ZSTD"
@@ -147,7 +147,7 @@ def test_half_written_table_is_done_again(run: RunFolder, tmp_path: Path) -> Non
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "Hi"})
     run.write_text("half", "prompts", "part-00007.parquet")
     assert len(read(run, path)) == 1
-    assert [Path(f).name for f in run.data_files("prompts")] == ["part-00000.parquet"]
+    assert [Path(f).name for f in run.files("prompts")] == ["part-00000.parquet"]
 
 
 @pytest.mark.parametrize("same_time", [False, True])

@@ -8,12 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.config.load import Config, build_config
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.core.folder import RunFolder
+from pipeline.core.schema import COLUMNS
+from tests.tables import write_table
 
 ATTACK = "</details></div></main><script>alert('x')</script><img src=x onerror=alert(1)> <b>no end \u202eevil\x00 | `x`"
 QUESTIONS = {
@@ -149,17 +147,10 @@ def special_rows(first: int) -> list[dict[str, Any]]:
     return [arabic, evil]
 
 
-def write_run(folder: Path, rows: list[dict[str, Any]], parts: int = 2) -> RunFolder:
-    run = RunFolder(str(folder))
-    schema = with_provenance(pa.schema(list(COLUMNS.items())), {"lemonpress": "test"})
-    run.make("games")
-    size = -(-len(rows) // parts)
-    for i in range(parts):
-        table = pa.Table.from_pylist(rows[i * size : (i + 1) * size], schema=schema)
-        pq.write_table(table, run.path("games", f"part-{i}.parquet"))
+def write_run(folder: Path, rows: list[dict[str, Any]]) -> RunFolder:
     summary = {"name": "judge-judge", "rows": len(rows), "failed": 1, "requests": 8 * len(rows), "prompt_tokens": 1000}
     summary |= {"cached_tokens": 250, "completion_tokens": 77, "seconds": 12.5}
-    run.write_json({"rows": len(rows), "summary": summary}, "games", MARKER)
+    run = write_table(RunFolder(str(folder)), "games", rows, passes={"judge-judge": summary})
     load = {"full": 0.876, "capacity": 8, "width": 1.0, "mean": [8.0, 7.5, 2.0], "low": [8, 7, 0], "high": [8, 8, 4]}
     passes = {"generate-generator": summary | {"name": "generate-generator", "seconds": 61.25, "load": load}}
     versions = {"lemonpress": "9.8.7", "python": "3.11.0", "packages": {"pyarrow": "20"}}

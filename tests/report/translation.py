@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config.load import Config, build_config
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.core.folder import RunFolder
+from pipeline.core.schema import COLUMNS
+from tests.tables import write_table
 
 SOURCES = {
     "de": "Janets Enten legen jeden Tag {n} Eier. Drei davon isst sie zum Frühstück.",
@@ -122,11 +121,6 @@ def rows_for(questions: int, gain: float = 0.08) -> list[dict[str, Any]]:
 
 
 def write_run(folder: Path, rows: list[dict[str, Any]], table: str = "games") -> RunFolder:
-    run = RunFolder(str(folder))
-    run.make(table)
-    columns = [(name, kind) for name, kind in COLUMNS.items() if table == "games" or name not in ("games", "answers")]
-    kept = [{name: row[name] for name, _ in columns} for row in rows]
-    schema = with_provenance(pa.schema(columns), {"lemonpress": "test"})
-    pq.write_table(pa.Table.from_pylist(kept, schema=schema), run.path(table, "part-0.parquet"))
-    run.write_json({"rows": len(rows)}, table, MARKER)
-    return run
+    left_out = () if table == "games" else ("games", "answers")
+    kept = [{name: value for name, value in row.items() if name not in left_out} for row in rows]
+    return write_table(RunFolder(str(folder)), table, kept)

@@ -18,7 +18,6 @@ from pipeline.core.columns import Floats
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.core.row import Candidate, Row, Score
-from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.engines.meter import Meter
 from pipeline.execution.extend import Made, Unit
@@ -33,6 +32,7 @@ from pipeline.sampling.adaptive.stages import ScoreStage
 from pipeline.sampling.adaptive.votes import counts_of, vote_gains
 from pipeline.selection.known import SCORER, known_values
 from pipeline.selection.stage import SelectStage
+from tests.tables import write_table
 
 NAN = float("nan")
 
@@ -175,13 +175,8 @@ def test_an_account_adds_up_whatever_became_of_a_round(tmp_path: Path) -> None:
         }
         for i, (sizes, spent) in enumerate(((made, 4), (refused, 0), (late, 6)))
     ]
-    run.make("candidates")
-    types = {"row_id": pa.int64(), "language": pa.string()}
-    types |= {name: COLUMNS[name] for name in ("candidates", "usage", "errors")}
-    table = pa.Table.from_pylist(rows, schema=with_provenance(pa.schema(types), {}))
-    pq.write_table(table, run.path("candidates", "part.parquet"))
-    run.write_json({"rows": 3}, "candidates", "_complete.json")
-    meta = {"plan": "x", "round": 2, "budgets": {"de": 20.0, "ja": 10.0}, "expected": 20.0}
+    write_table(run, "candidates", rows)
+    meta = {"layer": "x", "plan": "x", "round": 2, "budgets": {"de": 20.0, "ja": 10.0}, "expected": 20.0}
     decision = pa.table({"row_id": [0, 1, 2], "candidates": [1, 1, 1], "tokens": [4, 4, 4], "more": [1, 2, 2]})
     decision = decision.append_column("language", [["de", "ja", "de"]]).append_column("gain", [[0.5, 0.25, 1.0]])
     run.make("adaptive")

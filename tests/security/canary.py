@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.folder import RunFolder
+from tests.tables import reseal
 
 EXTENSION = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
 Array = tuple[pa.Field, pa.Array]
@@ -97,6 +98,6 @@ def poison_run(run: RunFolder, column: str, flag: Path, nesting: str = "plain") 
     for table in ("prompts", "candidates", "selections", "games"):
         marker = run.marker(table)
         if marker is not None:
-            for path in run.data_files(table):
+            for path in run.files(table):
                 poison_file(path, column, flag, nesting)
-            run.complete(table, marker)
+            reseal(run, table)

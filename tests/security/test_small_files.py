@@ -23,15 +23,15 @@ from pipeline.jobs.replay.table import SCHEMA, ReplayTable
 @pytest.mark.parametrize(
     "marker",
     [
-        *({}, [1], "x", 3, {"rows": "1"}, {"rows": -1}, {"rows": None}, {"rows": 1, "folder": 5}),
-        *({"rows": 1, name: 7} for name in ("fingerprint", "fingerprint_hash", "files", "report", "made", "passes")),
-        *({"rows": 1, name: "x"} for name in ("version", "earlier", "summary")),
+        *({}, [1], "x", 3, {"rows": "1"}, {"rows": -1}, {"rows": None}, {"rows": 1, "sizes": [-1]}),
+        *({"rows": 1, name: 7} for name in ("fingerprint", "fingerprint_hash", "files", "report", "sizes", "passes")),
+        *({"rows": 1, name: "x"} for name in ("sizes", "layers", "passes")),
     ],
 )
 def test_a_marker_of_another_shape_is_refused(marker: Any, tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
     run.write_text(json.dumps(marker), "candidates", MARKER)
-    with pytest.raises(InputError, match="no completion marker"):
+    with pytest.raises(InputError, match="no record of a finished table"):
         run.marker("candidates")
 
 

@@ -49,12 +49,7 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def run(tmp_path: Path, rows: list[dict[str, Any]]) -> RunFolder:
-    run = write_run(tmp_path / "run", rows)
-    run.make("selections")
-    for path in run.data_files("games"):
-        run.fs.copy_file(path, path.replace("/games/", "/selections/"))
-    run.write_json({"rows": len(rows), "made": {"settings": {}, "stages": {}}}, "selections", MARKER)
-    return run
+    return write_run(tmp_path / "run", rows)
 
 
 def test_counts(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError, UnfinishedTableError
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import GAME, with_provenance
+from pipeline.core.folder import RunFolder
 from pipeline.stats.games import INVALID, games_from_table, leave_out, load_table_games
 from pipeline.stats.run_games import load_run_games
 from pipeline.stats.winrate import winrates
 from tests.stats.tables import both_orders, flat, rows_of
+from tests.tables import write_table
 
 GOOD = both_orders({"en": [1.0, 0.5], "de": [0.0]})
 
@@ -106,20 +106,9 @@ def test_a_verdict_wins_over_the_score_and_null_is_invalid() -> None:
     assert games_from_table(table).outcome.tolist() == [0, INVALID]
 
 
-def run_with_games(tmp_path: Path, games: list[list[dict[str, object]] | None]) -> RunFolder:
-    run = RunFolder(str(tmp_path / "run"))
-    ids = [f"p{i}" for i in range(len(games))]
-    table = pa.table(
-        {
-            "prompt_id": ids,
-            "cluster_id": ["q0", *ids[1:]],
-            "language": pa.array(["en"] * len(games)),
-            "games": pa.array(games, pa.list_(GAME)),
-        }
-    )
-    run.make("games")
-    pq.write_table(table.cast(with_provenance(table.schema, {})), run.path("games", "0.parquet"))
-    return run
+def run_with_games(tmp_path: Path, games: list[list[dict[str, object]] | None], finished: bool = True) -> RunFolder:
+    rows = [{"cluster_id": f"p{i}" if i else "q0", "language": "en", "games": g} for i, g in enumerate(games)]
+    return write_table(RunFolder(str(tmp_path / "run")), "games", rows, finished=finished)
 
 
 def game(order: str, score: float | None, verdict: str = "win") -> dict[str, object]:
@@ -128,11 +117,10 @@ def game(order: str, score: float | None, verdict: str = "win") -> dict[str, obj
 
 
 def test_a_run_streams_and_counts_rows_without_games_as_invalid(tmp_path: Path) -> None:
-    run = run_with_games(tmp_path, [[game("ab", 1.0), game("ba", 0.5, "tie")], [], None, [game("ab", 1.0)]])
+    rows = [[game("ab", 1.0), game("ba", 0.5, "tie")], [], None, [game("ab", 1.0)]]
     with pytest.raises(UnfinishedTableError):
-        load_run_games(run)
-    run.write_json({"rows": 0}, "games", MARKER)
-    games = load_run_games(run)
+        load_run_games(run_with_games(tmp_path, rows, finished=False))
+    games = load_run_games(run_with_games(tmp_path, rows))
     assert games.score.tolist() == [1.0, 0.5, 1.0] and games.mass.tolist() == [0.9] * 3
     row = rows_of(winrates(games), "language")["en"]
     assert (row["n_prompts"], row["n_games"], row["n_invalid"], row["win_rate"]) == (1, 3, 3, 0.75)
@@ -141,7 +129,6 @@ def test_a_run_streams_and_counts_rows_without_games_as_invalid(tmp_path: Path) 
 
 def test_a_run_without_any_game_is_an_error(tmp_path: Path) -> None:
     run = run_with_games(tmp_path, [[], None])
-    run.write_json({"rows": 0}, "games", MARKER)
     with pytest.raises(InputError, match="holds no game"):
         load_run_games(run)
 

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.load import build_config
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.core.folder import RunFolder
 from pipeline.stats.facts import SetFacts, set_facts
 from pipeline.stats.quality import curves_table, hope_risk_table, load_quality, scores_table, split_clusters
 from pipeline.stats.run_games import load_run_games
 from pipeline.stats.score_gaps import simultaneous_gaps
+from tests.tables import write_table
 
 
 def candidate(plan: str, origin: str, text: str | None = "t", temperature: float | None = 0.7) -> dict[str, Any]:
@@ -34,16 +33,8 @@ def choice(plan: str, method: str, index: int | None, text: str | None = "t") ->
 
 
 def write(tmp_path: Path, rows: list[dict[str, Any]], table: str = "games") -> RunFolder:
-    run = RunFolder(str(tmp_path / "run"))
-    run.make(table)
-    full = [
-        {"row_id": i, "prompt_id": f"p{i}", "task": "translation", "language": "es", **row}
-        for i, row in enumerate(rows)
-    ]
-    schema = with_provenance(pa.schema(list(COLUMNS.items())), {})
-    pq.write_table(pa.Table.from_pylist(full, schema=schema), run.path(table, "part-0.parquet"))
-    run.write_json({"rows": len(rows)}, table, MARKER)
-    return run
+    full = [{"task": "translation", "language": "es", **row} for row in rows]
+    return write_table(RunFolder(str(tmp_path / "run")), table, full)
 
 
 def hedged(values: list[float | None], **more: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -14,13 +13,13 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.config.sections import WinrateConfig
 from pipeline.core.errors import InputError, UnfinishedTableError
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.core.folder import RunFolder
 from pipeline.jobs import winrate
 from pipeline.stats.results import outside_results, run_results
 from pipeline.stats.run_games import AUDIT, CANDIDATES, NoGames, load_run_games
 from pipeline.stats.winrate import winrates
 from tests.stats.tables import both_orders, flat, rows_of
+from tests.tables import write_table
 
 LANGUAGES = ("es", "fr", "ja")
 
@@ -72,12 +71,7 @@ def row(i: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def write(tmp_path: Path, rows: list[dict[str, Any]], table: str = "games") -> RunFolder:
-    run = RunFolder(str(tmp_path / "run"))
-    run.make(table)
-    schema = with_provenance(pa.schema(list(COLUMNS.items())), {})
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), run.path(table, "part.parquet"))
-    run.write_json({"rows": len(rows)}, table, MARKER)
-    return run
+    return write_table(RunFolder(str(tmp_path / "run")), table, rows)
 
 
 @pytest.fixture

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
-from pipeline.core.hashing import digest
 from pipeline.core.layers import TABLES
 from pipeline.core.policy import NAME as POLICY
 from pipeline.core.row import Row, row_from_dict
-from pipeline.prompts.rows import Indices
 
 _COLUMNS = ["row_id", "prompt_id", "messages", "candidates", "scores", "selections", "games"]
 
@@ -55,71 +50,28 @@ def check_files(run: RunFolder) -> Iterator[Problem]:
 
 
 def check_tables(run: RunFolder) -> Iterator[Problem]:
-    """Go over every finished table once, in batches; memory holds some 32 bytes a row and table.
+    """Go over the last finished table once, in batches: it holds what all layers before it do.
 
-    A table holds all rows of the one before it, each once, with the same prompts, candidates and selections; a
-    selection's text is that of the candidate it names, and its score that candidate's; a scorer has one number for
-    each candidate; a game's verdict goes with its score.
+    Every row is there once; a selection's text is that of the candidate it names, and its score that candidate's; a
+    scorer has one number for each candidate; a game's verdict goes with its score.
     """
-    earlier: _Prints | None = None
-    for table in TABLES:
-        marker = run.marker(table)
-        if marker is None:
-            continue
-        seen = _Prints(table)
-        try:
-            for item in run.iter_rows(table, _COLUMNS, batch_size=256):
-                row = row_from_dict({k: v for k, v in item.items() if v is not None})
-                seen.add(row)
-                if earlier is not None:
-                    yield from seen.changed(row, earlier)
-                yield from _check_row(row, table)
-        except InputError as error:
-            yield Problem("files", str(error), table=table)
-            continue
-        if len(seen.ids) != marker["rows"]:
-            yield Problem("rows", f"the marker says {marker['rows']} rows, the files hold {len(seen.ids)}", table=table)
-        if doubled := len(seen.ids) - len(np.unique(np.frombuffer(seen.ids, np.int64))):
-            yield Problem("rows", f"{doubled} rows are there more than once", table=table)
-        earlier = seen
-
-
-class _Prints:
-    """A table's rows as 32 bytes each: their ids, and hashes of their prompts, candidates and selections."""
-
-    def __init__(self, table: str) -> None:
-        self.table = table
-        self.ids, self.prompts, self.pools, self.chosen = array("q"), array("Q"), array("Q"), array("Q")
-        self._places: dict[str, Any] = {}
-
-    def add(self, row: Row) -> None:
-        self.ids.append(row.row_id)
-        self.prompts.append(int(digest(row.prompt_id, row.messages, size=8), 16))
-        self.pools.append(int(digest([vars(c) for c in row.candidates], size=8), 16))
-        self.chosen.append(int(digest([vars(s) for s in row.selections], size=8), 16))
-
-    def changed(self, row: Row, earlier: _Prints) -> Iterator[Problem]:
-        """What of the row that was added last is not as in the table before."""
-        at = earlier.place(row.row_id)
-        if at is None:
-            yield Problem("rows", f"{earlier.table}/ has no such row", row.prompt_id, self.table)
-            return
-        if earlier.prompts[at] != self.prompts[-1]:
-            yield Problem("prompt", f"the prompt differs from that in {earlier.table}/", row.prompt_id, self.table)
-        sampled = self.table == "candidates"  # where candidates are added
-        if earlier.pools[at] != self.pools[-1] and not sampled:
-            yield Problem("candidates", f"candidates differ from those in {earlier.table}/", row.prompt_id, self.table)
-        if earlier.chosen[at] != self.chosen[-1] and self.table == "games":
-            yield Problem("selections", f"selections differ from those in {earlier.table}/", row.prompt_id, self.table)
-
-    def place(self, row_id: int) -> int | None:
-        """Where a row is, once all are added."""
-        if not self._places:
-            ids: Indices = np.frombuffer(self.ids, np.int64)
-            order = np.argsort(ids)
-            self._places = {"order": order, "ids": ids[order]}
-        at = int(np.searchsorted(self._places["ids"], row_id))
-        return int(self._places["order"][at]) if at < len(self.ids) and self._places["ids"][at] == row_id else None
+    table = next((name for name in reversed(TABLES) if run.marker(name) is not None), None)
+    if table is None:
+        return
+    expected = 0
+    try:
+        for item in run.iter_rows(table, _COLUMNS, batch_size=256):
+            row = row_from_dict({k: v for k, v in item.items() if v is not None})
+            if row.row_id != expected:
+                yield Problem("rows", f"row {row.row_id} stands where row {expected} belongs", row.prompt_id, table)
+            expected += 1
+            yield from _check_row(row, table)
+    except InputError as error:
+        yield Problem("files", str(error), table=table)
+        return
+    rows = (run.marker(table) or {})["rows"]
+    if expected != rows:
+        yield Problem("rows", f"the record says {rows} rows, the files hold {expected}", table=table)
 
 
 def _check_row(row: Row, table: str) -> Iterator[Problem]:

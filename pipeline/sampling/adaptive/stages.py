@@ -53,7 +53,9 @@ class ScoreStage(Stage):
         return f"score:{self.set_name}:{self.done}"
 
     def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> Stage:
-        raise refusal(self.plan)
+        if before:
+            raise refusal(self.plan)
+        return self
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         scorer = SCORER + self.method
@@ -92,7 +94,9 @@ class ExtendStage(Stage):
         return f"{self.base.name}:{self.number}"
 
     def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> Stage:
-        raise refusal(self.base.plan)
+        if before:
+            raise refusal(self.base.plan)
+        return self
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         assert self.more is not None, "decided before the pass starts"

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.load import Config, build_config
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import COLUMNS, with_provenance
+from pipeline.core.folder import RunFolder
+from pipeline.core.schema import COLUMNS
 from pipeline.jobs.export.build import Exported, build
+from tests.tables import write_table
 
 ATTACK = (
     "```\n</code></pre><script>alert(1)</script><img src=x onerror=alert(1)>\n---\nlicense: mit\n---\n"
@@ -67,16 +68,10 @@ def plain_rows(n: int) -> list[dict[str, Any]]:
 def write(
     folder: Path, rows: list[dict[str, Any]], finished: bool = True, source: dict[str, pa.DataType] | None = None
 ) -> RunFolder:
-    """A run's folder whose ``selections`` table, in two files, holds the rows, with a ``source`` of these fields."""
+    """A run's folder whose ``selections`` table holds the rows, with a ``source`` of these fields."""
     run = RunFolder(str(folder))
-    run.make("selections")
-    columns = {**COLUMNS, "source": pa.struct(list(source.items()))} if source else COLUMNS
-    schema = with_provenance(pa.schema(list(columns.items())), {"lemonpress": "test"})
-    half = -(-len(rows) // 2)
-    for n, part in enumerate((rows[:half], rows[half:])):
-        pq.write_table(pa.Table.from_pylist(part, schema=schema), run.path("selections", f"part-{n}.parquet"))
-    if finished:
-        run.write_json({"rows": len(rows), "fingerprint_hash": "f00"}, "selections", MARKER)
+    held = pa.struct(list(source.items())) if source else None
+    write_table(run, "selections", rows, held, finished, fingerprint_hash="f00")
     engine = {"kind": "dummy", "model": "org/writer", "revision": None, "commit": "abc123"}
     templates = {"judge": {"pairwise": "abcdef"}}
     manifest = {"run_id": "r1", "lemonpress": "9.8.7", "packages": {"ray": "2"}, "engines": {"generator": engine}}

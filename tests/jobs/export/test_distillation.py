@@ -82,7 +82,7 @@ def test_the_script_runs_and_resumes(mgsm: Path, tmp_path: Path) -> None:
     for _ in range(2):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        times.append([os.stat(path).st_mtime_ns for path in run.data_files("selections")])
+        times.append([os.stat(path).st_mtime_ns for path in run.files("selections")])
         assert "sft train:" in done.stdout and "  score_rejected: Value('float64')" in done.stdout
     assert "32 prompts in 8 clusters" in done.stdout and "(had been read before)" in done.stdout
     assert times[0] == times[1]  # nothing is sampled again
