@@ -88,7 +88,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def run_with_prompts(
-    folder: Path, rows: int, text: str = "question {i}", languages: tuple[str, ...] = ("en", "de")
+    folder: Path,
+    rows: int,
+    text: str = "question {i}",
+    languages: tuple[str, ...] = ("en", "de"),
+    shard_rows: int | None = None,
 ) -> RunFolder:
     """A run folder whose ``prompts/`` table holds ``rows`` prompts; consecutive languages share a cluster."""
     run = RunFolder(str(folder))
@@ -108,7 +112,7 @@ def run_with_prompts(
         }
         for i in range(rows)
     ]
-    sizes = write_shards(run, schema, [pa.Table.from_pylist(items, schema=schema)])
+    sizes = write_shards(run, schema, [pa.Table.from_pylist(items, schema=schema)], shard_rows)
     run.complete("prompts", {"rows": rows, "sizes": sizes, "fingerprint_hash": "test", "fingerprint": {}})
     return run
 

@@ -80,21 +80,25 @@ class Made:
         return unit.id if unit else ""
 
     def ids(self, *names: str) -> dict[str, str]:
-        """Names of candidate sets, or of systems ``set/method``, with what stands for their contents."""
-        return {name: self.system_id(name) if "/" in name else self.set_id(name) for name in names}
+        """Names of candidate sets, systems ``set/method`` or outside systems, with what stands for their contents."""
+        return {name: self._id(name) for name in names}
+
+    def _id(self, name: str) -> str:
+        outside = self.get(f"answers:{name}", "")
+        return outside.id if outside else self.system_id(name) if "/" in name else self.set_id(name)
 
     def texts(self) -> dict[str, str]:
         """The ids of everything that metrics measure: candidate sets, systems and outside systems' answers."""
-        sets, systems, outside = set(), set(), set()
+        names = set()
         for stage, units in self.units.items():
             kind, _, rest = stage.partition(":")
             if kind == "generate":
-                sets |= set(units)
+                names |= set(units)
             elif kind == "select":
-                systems |= {f"{name}/{rest}" for name in units if name}
+                names |= {f"{name}/{rest}" for name in units if name}
             elif kind == "answers":
-                outside |= {(rest, unit.id) for unit in units.values()}
-        found = {**self.ids(*sorted(sets), *sorted(systems)), **dict(sorted(outside))}
+                names.add(rest)
+        found = self.ids(*sorted(names))
         return found | ({"policy": self.system_id("policy/policy")} if "select:policy" in self.units else {})
 
 
@@ -105,7 +109,7 @@ def outdated(unit: Unit, made: Made) -> set[str]:
     if not known:
         return set()
     now = made.texts()
-    return {name for name, of in known.items() if (now[name] if name in now else made.ids(name)[name]) != of}
+    return {name for name, of in known.items() if (now.get(name) or made.ids(name)[name]) != of}
 
 
 def results(stage: str, unit: str) -> str:

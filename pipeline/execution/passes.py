@@ -89,7 +89,8 @@ def _forget_first_verdicts(specs: Sequence[PassSpec], fresh: Sequence[LayerSpec]
 
 
 def _note(spec: PassSpec, beside: Sequence[PassSpec], run: RunFolder, seconds: float, outcome: Outcome | None) -> None:
-    """Keep what an attempt has taken beside its layers; the time is told by the first one."""
+    """Keep what an attempt has taken beside its layers; the time is told by the first one with an engine."""
+    teller = next((i for i, layer in enumerate(spec.specs) if layer.engine_name), 0)
     for i, layer in enumerate(spec.specs):
         place = (layer.layer.table, layer.layer.name, STATE)
         if not run.exists(*place[:2]):
@@ -97,11 +98,11 @@ def _note(spec: PassSpec, beside: Sequence[PassSpec], run: RunFolder, seconds: f
         state: dict[str, Any] = run.read_json(*place) or {"attempts": 0, "seconds": 0.0, "latencies": None}
         state["attempts"] += 1
         state["resumed"] = sum(spec.sizes) - sum(spec.sizes[n] for n in layer.shards) if layer.rows is None else 0
-        state["shared"] = spec.name if i else ""
+        state["shared"] = "" if i == teller else spec.name
         state["beside"] = "+".join(each.name for each in beside) if len(beside) > 1 else ""
-        if i == 0:
+        if i == teller:
             state["seconds"] = round(state["seconds"] + seconds, 3)
-        if i == 0 and outcome is not None:
+        if i == teller and outcome is not None:
             counts, faults = outcome.counts, outcome.faults
             latency = Histogram.from_json(state["latencies"])
             latency.merge(counts.latency)

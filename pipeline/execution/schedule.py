@@ -209,14 +209,14 @@ class Plan:
         config = self._engines[engine] if engine else None
         return LayerSpec(layer, stages, rest, engine or "", config, requests, shards=lacks)
 
-    def again(self, rows: Mapping[str, Ints]) -> None:
+    def again(self, rows: Mapping[str, Ints], base: int) -> None:
         """Make this the plan of a retry: of every job some rows, and nothing else.
 
         Args:
             rows: job -> ``row_id`` of its rows, ascending; a later job's hold those of the jobs before.
+            base: the first number of the retry's layers: those that it has begun are gone on with.
         """
-        open_ = [layer for layer in self._known if layer.base is not None and not self._is_recorded(layer)]
-        base = min((layer.number for layer in open_), default=max(layer.number for layer in self._known) + 1)
+        open_ = [layer for layer in self._known if layer.base == base]
         number = max([base, *(layer.number + 1 for layer in open_)])
         names = {layer.name for layer in self._known}
         starts = np.cumsum([0, *self.sizes])
@@ -238,9 +238,6 @@ class Plan:
             spec = replace(self._spec(known, planned.steps, stages, {}, shards), rows=ids)
             found.append(Planned(spec, planned.steps))
         self.layers = [replace(one, needs=_needs(one, found)) for one in found]
-
-    def _is_recorded(self, layer: Layer) -> bool:
-        return layer.name in {laid.name for laid in self._run.layers(layer.table)}
 
     def laid(self, before: int | None = None, finished: bool = False) -> list[Laid]:
         """The layers that count, the plan's own with them, as they are read together.

@@ -110,7 +110,7 @@ class PassSummary:
         name: the layer's.
         rows, failed: rows of the layer, and those with an error of it.
         requests, prompt_tokens, cached_tokens, completion_tokens: spent by this layer on all rows, over all attempts.
-        seconds: wall time, summed over attempts; of a pass with several layers it is the first one's.
+        seconds: wall time, summed over attempts; of a pass with several layers it is the first one's with an engine.
         resumed: rows that an earlier attempt had finished.
         mean_in_flight: mean rows in flight per busy actor, in the last attempt.
         busy_seconds: time with rows in flight, summed over actors, in the last attempt.
@@ -123,7 +123,7 @@ class PassSummary:
             (:meth:`pipeline.execution.load.Timeline.to_json`).
         restarts: worker processes that died and were replaced, over all attempts.
         poisoned: rows set aside because they kill their engine.
-        shared: the pass that made it together with others, where its time is told by the first of them.
+        shared: the pass that made it together with others, where its time is told by another of them.
         beside: the passes whose pools worked side by side; the time is that of all of them.
         engine: the engine's name in the config; empty without one.
         job, stages: names of the job, and of the stages whose usage and errors it counts.

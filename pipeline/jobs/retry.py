@@ -17,15 +17,17 @@ from pipeline.config.load import Config, load_config, to_dict
 from pipeline.core.columns import Ints, nested
 from pipeline.core.errors import ConfigError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import RunFolder
+from pipeline.core.layers import read_layers
 from pipeline.core.safety import say
 from pipeline.execution.schedule import Step
 from pipeline.jobs import report, winrate
 from pipeline.jobs import run as run_job
 from pipeline.jobs.job import job as job_named
 from pipeline.jobs.job import session, update_manifest
-from pipeline.jobs.steps import RETRY, run_steps
+from pipeline.jobs.steps import RETRY, Retried, run_steps
 from pipeline.judging.names import CUT, JUDGE_FAILED, UNREADABLE
 
+_BASE = b"base"
 _TABLES = {"generate": "candidates", "select": "selections", "judge": "games"}
 _OF_JOB = {
     "generate": {"candidates": {"plan", "origin", "error"}},
@@ -58,8 +60,8 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
 
 
 def _retry(run: RunFolder, config: Config, jobs: list[str], words: Sequence[str]) -> None:
-    retried = _rows(run, jobs)
-    seen = retried[jobs[-1]]
+    again = _retried(run, jobs)
+    retried, seen = again.rows, again.rows[jobs[-1]]
     if not len(seen):
         say("no row failed in a way that another try could mend")
         return
@@ -70,7 +72,7 @@ def _retry(run: RunFolder, config: Config, jobs: list[str], words: Sequence[str]
     say(f"{len(seen):,} rows to do again: {', '.join(begin)}")
     execution = dataclasses.replace(config.execution, max_failed_rows=1.0)  # rows that fail again are counted below
     with job_named("retry", dataclasses.replace(config, execution=execution)) as current:
-        run_steps(current, _steps(config, run, jobs), "prompts", retried)
+        run_steps(current, _steps(config, run, jobs), "prompts", again)
     run.remove_file(*RETRY)
     left = len(np.unique(np.concatenate([failed_rows(run, job) for job in jobs])))
     done = {"rows": len(seen), "failed_again": left, "settings": list(words)}
@@ -81,9 +83,9 @@ def _retry(run: RunFolder, config: Config, jobs: list[str], words: Sequence[str]
     say(f"retried {len(seen):,} rows: {len(seen) - left:,} are mended, {left:,} failed again")
 
 
-def _rows(run: RunFolder, jobs: Sequence[str]) -> dict[str, Ints]:
-    """Job -> ``row_id`` of the rows that it does again, ascending: a row goes through its jobs again from the first in
-    which it failed. Those of a retry that was interrupted are the ones that it began with.
+def _retried(run: RunFolder, jobs: Sequence[str]) -> Retried:
+    """The rows that jobs do again: each goes through its jobs again from the first in which it failed. Those of a retry
+    that was interrupted are the ones that it began with.
     """
     known = run.read_table(*RETRY)
     if known is None:
@@ -92,13 +94,15 @@ def _rows(run: RunFolder, jobs: Sequence[str]) -> dict[str, Ints]:
             new = np.setdiff1d(failed_rows(run, job), seen)
             seen = np.union1d(seen, new)
             found.append(pa.table({"row_id": new, "job": np.full(len(new), i)}))
-        known = pa.concat_tables(found)
+        base = max(layer.number for layer in read_layers(run)) + 1
+        known = pa.concat_tables(found).replace_schema_metadata({_BASE: str(base).encode()})
         if len(known):
             run.make("work")
             with run.whole(*RETRY) as path:
                 pq.write_table(known, path, filesystem=run.fs)
     ids, starts = known.column("row_id").to_numpy(), known.column("job").to_numpy()
-    return {job: np.sort(ids[starts <= i]) for i, job in enumerate(jobs)}
+    base = int((known.schema.metadata or {})[_BASE])
+    return Retried({job: np.sort(ids[starts <= i]) for i, job in enumerate(jobs)}, base)
 
 
 def failed_rows(run: RunFolder, job: str) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.config.load import Config
@@ -25,13 +25,26 @@ RETRY = ("work", "retry.parquet")
 """The rows of a retry that has begun: it goes on with these, and nothing else before it has ended."""
 
 
-def run_steps(current: Job, steps: Sequence[Step], reads: str, retried: Mapping[str, Ints] | None = None) -> None:
+@dataclass(frozen=True)
+class Retried:
+    """What a retry does again.
+
+    Attributes:
+        rows: job -> ``row_id`` of its rows, ascending; a later job's hold those of the jobs before.
+        base: the first number of its layers.
+    """
+
+    rows: Mapping[str, Ints]
+    base: int
+
+
+def run_steps(current: Job, steps: Sequence[Step], reads: str, retried: Retried | None = None) -> None:
     """Make what the run lacks of some steps, pass by pass, and finish their tables.
 
     Args:
         steps: in an order in which they could run.
         reads: the table whose rows they are for.
-        retried: job -> ``row_id`` of the rows that are done again; nothing else is done.
+        retried: what is done again; nothing else is.
 
     Raises:
         ResumeError: the config would mix with what the folder holds, which stays the folder's.
@@ -53,7 +66,7 @@ def run_steps(current: Job, steps: Sequence[Step], reads: str, retried: Mapping[
     if retried is not None:
         if half := [one.spec.place for one in plan.layers if one.spec.shards]:
             raise ResumeError(f"{run.name}: {', '.join(half)} is half done; finish it first, it resumes")
-        plan.again(retried)
+        plan.again(retried.rows, retried.base)
     groups = list(plan.passes())
     for name in dict.fromkeys(one.spec.engine_name for group in groups for one in group if one.spec.engine_name):
         config.engines[name].ready(f"engines.{name}")

@@ -65,6 +65,10 @@ class Upstream:
         time = self._run.fs.get_file_info(f"{self._path}/{MARKER}").mtime_ns
         return [f"{self._source.table}/{MARKER}", str(marker.get("fingerprint_hash")), int(time or 0)]
 
+    def _made_of(self) -> dict[str, Any]:
+        record = self._run.marker(self._source.table) or {}
+        return {"table": self._path, "fingerprint_hash": record.get("fingerprint_hash")}
+
     def candidate_sets(self) -> list[str]:
         """Names of the table's candidate sets, evidence apart; reads two small columns."""
         names: dict[str, None] = {}
@@ -84,8 +88,8 @@ class Upstream:
         """
         kept, report = _keep(self._source, self._data)
         report.files = [self._path]
-        schema = with_provenance(self._data.schema, {**provenance, "upstream": {"table": self._path}})
-        return report, write_shards(run, schema, some_rows(self._data, kept))
+        schema = with_provenance(self._data.schema, {**provenance, "upstream": self._made_of()})
+        return report, write_shards(run, schema, some_rows(self._data, kept), self._source.shard_rows)
 
 
 def _keep(source: RunSource, data: Table) -> tuple[Indices, ReadReport]:

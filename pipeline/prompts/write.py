@@ -52,7 +52,7 @@ def write_table(
     found = scan(source, rows)
     source_type = layout.with_original() if found.bad else layout.source
     schema = with_provenance(prompts_schema(source_type, *(["candidates"] if given else [])), provenance)
-    sizes = write_shards(run, schema, _prompt_tables(rows, found, schema, given))
+    sizes = write_shards(run, schema, _prompt_tables(rows, found, schema, given), source.shard_rows)
     report = ReadReport(
         rows=len(found.positions),
         clusters=found.clusters,
@@ -119,20 +119,27 @@ def _errors(prompt: Prompt) -> list[dict[str, str]]:
     return [{"job": "prompts", "stage": "read", "kind": "BadPrompt", "message": message}]
 
 
-def write_shards(run: RunFolder, schema: pa.Schema, rows: Iterable[pa.Table], sizes: Sequence[int] = ()) -> list[int]:
+def write_shards(
+    run: RunFolder,
+    schema: pa.Schema,
+    rows: Iterable[pa.Table],
+    shard_rows: int | None = None,
+    sizes: Sequence[int] = (),
+) -> list[int]:
     """Write prompts as shards of the run, behind those that it has.
 
     Args:
         rows: in tables of any size.
+        shard_rows: of a shard; ``None`` follows the number of rows before (:func:`shard_size`), so that how many there
+            will be need not be known.
         sizes: of the shards that are there.
 
     Returns:
-        The sizes of all shards. They follow the number of rows before (:func:`shard_size`), so that how many rows there
-        will be need not be known.
+        The sizes of all shards.
     """
     run.make("prompts")
     found, first = list(sizes), sum(sizes)
-    for table in in_portions(rows, lambda before: shard_size(first + before)):
+    for table in in_portions(rows, shard_rows or (lambda before: shard_size(first + before))):
         with run.whole("prompts", shard_name(len(found))) as path:
             pq.write_table(
                 pa.Table.from_arrays(table.columns, schema=schema), path, filesystem=run.fs, compression="zstd"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,8 +22,16 @@ from typing import Any
 import psutil
 
 from pipeline.cli import main
+from pipeline.config.sections import ExecutionConfig
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed, hash_rng
+from pipeline.engines.base import EngineConfig
+from pipeline.engines.stage import Stage
+from pipeline.execution.control import Control
+from pipeline.execution.passes import run_passes
+from pipeline.execution.schedule import Plan, Step
+from pipeline.execution.spec import PassSummary
+from pipeline.execution.summary import finish_table
 from tests.conftest import ROOT, rows_of
 
 ROWS = 40
@@ -63,7 +71,7 @@ class Site:
 
     def config(self, *more: str) -> list[str]:
         words = ["dummy", "prompts.kind=file", f"prompts.path={self.prompts}", f"out={self.folder}"]
-        words += ["execution.progress=false", "execution.rows_per_checkpoint=4", "sampling.n=3"]
+        words += ["execution.progress=false", "prompts.shard_rows=4", "sampling.n=3"]
         words += ["judge.audit=0"]  # a row that is audited passes two stages of the judge, and may kill in both
         # Of the preset's selectors those on at most one engine, so that each job is one pass.
         words += [f"selectors.{name}=null" for name in ("random", "likelihood", "mbr", "best_of_n", "judge")]
@@ -86,8 +94,7 @@ class Site:
     def summary(self) -> dict[str, Any]:
         marker = self.run.marker(TABLES[self.job])
         assert marker is not None
-        summary: dict[str, Any] = marker["summary"]
-        return summary
+        return next(summary for summary in marker["passes"].values() if summary["engine"])
 
 
 def copy_inputs(whole: Path, site: Site) -> None:
@@ -133,8 +140,8 @@ def later(action: Callable[[], None]) -> threading.Thread:
 
 
 def slowly(site: Site, log: Path) -> list[str]:
-    """Words that make a job last a few seconds, and log its requests."""
-    return [f"{site.engine}.latency=0.3", f"{site.engine}.log={log}", f"{site.engine}.pool.calls_per_actor=2"]
+    """Words that make a job last a few seconds, few rows at a time, and log its requests."""
+    return [f"{site.engine}.latency=0.3", f"{site.engine}.log={log}", f"{site.engine}.slots=8"]
 
 
 def kill_driver(site: Site, log: Path) -> str:
@@ -269,3 +276,31 @@ class ChaoticServer:
 
     def words(self, engine: str) -> list[str]:
         return [f"engines.{engine}={{kind: openai, model: m, base_url: '{self.url}', timeout: 1, api_key_env: null}}"]
+
+
+def make_plan(run: RunFolder, stages: Sequence[Stage], engine: EngineConfig | None, **settings: Any) -> Plan:
+    """The plan of a layer of candidates that stages make."""
+    name = "engine" if engine is not None else None
+    steps = [Step("generate", "candidates", name, each, settings, requests=5) for each in stages]
+    sizes = (run.marker("prompts") or {})["sizes"]
+    return Plan(run, steps, {"engine": engine} if engine is not None else {}, sizes)
+
+
+def run_stages(
+    run: RunFolder,
+    stages: Sequence[Stage],
+    engine: EngineConfig | None = None,
+    control: Control | None = None,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> PassSummary:
+    """Have a pool make a layer of candidates, and finish the table.
+
+    Args:
+        options: of ``execution``.
+    """
+    plan = make_plan(run, stages, engine, **(settings or {}))
+    for group in plan.passes():
+        run_passes([plan.spec_of(group)], run, ExecutionConfig(progress=False, **options), control or Control())
+        plan.finish(group)
+    return finish_table(run, "candidates", plan.sizes, {one.spec.layer.name: "engine" for one in plan.layers})[-1]

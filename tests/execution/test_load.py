@@ -6,24 +6,24 @@ import asyncio
 import random
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.schema import prompts_schema
 from pipeline.engines.base import SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import InFlight, Meter
 from pipeline.execution import gate
 from pipeline.execution.gate import Intake
 from pipeline.execution.load import Sample, Timeline
-from pipeline.execution.worker import Worker
 from pipeline.sampling.plans import SingleTemperature
 from pipeline.sampling.stage import GenerateStage
+from tests.conftest import run_with_prompts
+from tests.execution.test_worker import made, shards, worker_of
 
 START = 1_700_000_000.0
 
@@ -105,7 +105,7 @@ def test_slots_bound_what_the_dummy_works_on_and_its_tail_keeps_the_mean() -> No
             DummyEngineConfig(**wrong).check("engines.x")  # type: ignore[arg-type]
 
 
-def test_blocks_begin_one_by_one_until_the_engine_has_enough() -> None:
+def test_slices_begin_one_by_one_until_the_engine_has_enough() -> None:
     class Count:
         asked, at_engine = 0, 0
 
@@ -149,7 +149,7 @@ def test_blocks_begin_one_by_one_until_the_engine_has_enough() -> None:
     assert asyncio.run(play()) == [["a"], ["a"], ["a"], ["a", "b"], ["a", "b"], ["a", "b", "c"]]
 
 
-def test_blocks_also_begin_while_no_request_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_also_begin_while_no_request_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last candidate of a request may run long after the others; a worker looks for that."""
 
     class Count:
@@ -178,52 +178,22 @@ def test_blocks_also_begin_while_no_request_ends(monkeypatch: pytest.MonkeyPatch
         started.set()
 
     monkeypatch.setattr(Intake, "follow", follow)
-    Worker(DummyEngineConfig(), [], "job")
+    worker_of(run_with_prompts(tmp_path, 4), GenerateStage("single", SingleTemperature(n=1), 1), DummyEngineConfig())
     assert started.wait(10)
 
 
-def blocks(rows: int, k: int) -> list[pa.Table]:
-    schema = prompts_schema(pa.struct([("row", pa.int64())]))
-    items = [
-        {
-            "row_id": i,
-            "prompt_id": f"p{i}",
-            "messages": [{"role": "user", "content": f"q{i}"}],
-            "usage": [],
-            "errors": [],
-        }
-        for i in range(rows)
-    ]
-    return [pa.Table.from_pylist(items[i : i + k], schema=schema) for i in range(0, rows, k)]
-
-
-def test_a_worker_keeps_its_engine_full_with_few_rows_begun() -> None:
-    slots, k, n = 8, 4, 4
+def test_a_worker_keeps_its_engine_full_with_few_rows_begun(tmp_path: Path) -> None:
+    slots, k = 8, 4
+    run = run_with_prompts(tmp_path, 96, shard_rows=k)
     engine = DummyEngineConfig(latency=0.04, tail=0.8, slots=slots)
-    stage = GenerateStage("single", SingleTemperature(n=n, max_tokens=4), 1)
-    worker = Worker(engine, [stage], "job")
-    tables = blocks(96, k)
-    left = iter(tables)
-    lock = threading.Lock()
-    done = []
+    worker = worker_of(run, GenerateStage("single", SingleTemperature(n=4, max_tokens=4), 1), engine)
     samples: list[tuple[int, int]] = []
-
-    def call() -> None:
-        while True:
-            with lock:
-                table = next(left, None)
-            if table is None:
-                return
-            result = worker(table)
-            with lock:
-                done.append(result.num_rows)
-
-    threads = [threading.Thread(target=call) for _ in range(16)]
-    for thread in threads:
-        thread.start()
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.extend(worker(shards(*range(24))).column("rows").to_pylist()))
+    thread.start()
     assert worker._in_flight is not None
-    while any(thread.is_alive() for thread in threads):
-        if len(done) < len(tables) / 2:  # the last blocks cannot keep it full
+    while thread.is_alive():
+        if len(made(run)) < 48:  # the last shards cannot keep it full
             samples.append((worker._in_flight.now(), worker._reporter._in_flight))
         time.sleep(0.005)
     assert sum(done) == 96
@@ -232,18 +202,11 @@ def test_a_worker_keeps_its_engine_full_with_few_rows_begun() -> None:
     assert max(rows for _, rows in samples) < 16 * k / 2  # all of them would have begun at once
 
 
-def test_rows_that_ask_nothing_hold_up_nobody() -> None:
-    engine = DummyEngineConfig(latency=0.05, slots=1)
+def test_rows_that_ask_nothing_hold_up_nobody(tmp_path: Path) -> None:
+    run = run_with_prompts(tmp_path, 12, shard_rows=2)
     stage = GenerateStage("single", SingleTemperature(n=2, max_tokens=4, only_languages=["xx"]), 1)
-    worker = Worker(engine, [stage], "job")
-    tables = blocks(12, 2)
-    results: list[int] = []
-    threads = [threading.Thread(target=lambda t=t: results.append(worker(t).num_rows)) for t in tables]  # type: ignore[misc]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=20)
-    assert results == [2] * 6
+    worker = worker_of(run, stage, DummyEngineConfig(latency=0.05, slots=1))
+    assert worker(shards(*range(6))).column("rows").to_pylist() == [2] * 6
 
 
 def test_a_panel_bridges_bins_without_samples_and_escapes() -> None:

@@ -178,8 +178,8 @@ def server() -> Iterator[ChaoticServer]:
 
 
 def endpoint_words(server: ChaoticServer) -> list[str]:
-    """Of all rows in one block: one after the other, blocks without Ray would wait for each silence."""
-    return [*server.words("generator"), *server.words("judge"), f"execution.rows_per_checkpoint={ROWS}"]
+    """Of all rows in one shard: one after the other, shards without Ray would wait for each silence."""
+    return [*server.words("generator"), *server.words("judge"), f"prompts.shard_rows={ROWS}"]
 
 
 @pytest.mark.usefixtures("anywhere")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.config.sections import NodeGroup
 from pipeline.core.errors import ConfigError
-from pipeline.core.folder import RunFolder
+from pipeline.core.layers import Layer
 from pipeline.engines import vllm
 from pipeline.engines.base import EngineConfig, PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.engines.transformers import TransformersEngineConfig
 from pipeline.engines.vllm import VLLMEngineConfig
-from pipeline.execution.passes import PassSpec
 from pipeline.execution.placement import plan, spell
-from pipeline.execution.planning import place_passes, place_run
-from pipeline.jobs.job import Job
+from pipeline.execution.planning import place_passes
+from pipeline.execution.schedule import Planned, Step
+from pipeline.execution.spec import LayerSpec
+from pipeline.tasks.measure import MeasureStage
 from tests.conftest import ROOT
 
 
@@ -169,11 +169,10 @@ import ray, sys
 from dataclasses import dataclass
 from pipeline.engines.base import PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.execution.placing import Placing, nodes_up
-from pipeline.execution.passes import run_pass
-from pipeline.placement import plan
+from pipeline.execution.pool import Placing, nodes_up
+from pipeline.execution.placement import plan
 from tests.conftest import run_with_prompts
-from tests.execution.test_passes import spec, quiet
+from tests.execution.test_passes import sample
 from ray.cluster_utils import Cluster
 
 @dataclass
@@ -193,9 +192,8 @@ ray.init(address=cluster.address, log_to_driver=False)
 engine = Large(model="large", pool=PoolConfig(size=size), latency=0.2)
 (place,) = plan({"large": engine}, nodes_up())
 print("plan:", place)
-import pipeline.execution.placing as placing
 seen = []
-release = placing.Placing.release
+release = Placing.release
 def look(self):
     table = ray.util.placement_group_table()
     for group in self._groups:
@@ -203,8 +201,8 @@ def look(self):
         nodes = list(info["bundles_to_node_id"].values())
         seen.append((info["state"], len(nodes), sorted(nodes.count(n) for n in set(nodes))))
     release(self)
-placing.Placing.release = look
-summary = run_pass(spec(engine), run_with_prompts(sys.argv[1], 40), quiet(rows_per_checkpoint=4))
+Placing.release = look
+summary = sample(run_with_prompts(sys.argv[1], 40, shard_rows=4), engine)
 for state, bundles, per_node in seen:
     print("group:", state, bundles, per_node)
 import time
@@ -236,29 +234,43 @@ def test_engines_over_several_nodes_get_a_placement_group_each_which_ends_with_t
 def test_passes_get_their_engines_as_the_cluster_can_hold_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pool is capped, an engine is spread, a finished pass is left alone; what does not fit is refused."""
-    monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: nodes((2, 4, 8)))
+    """A pool is capped, an engine is spread; what does not fit is refused before any pass."""
+    monkeypatch.setattr("pipeline.execution.pool.nodes_up", lambda: nodes((2, 4, 8)))
     words = ["dummy", f"out={tmp_path}", "engines.generator={kind: vllm, model: m, pipeline_parallel_size: 2}"]
     words += ["engines.generator.tensor_parallel_size=4", "engines.judge.pool={min_size: 1, max_size: 99, num_cpus: 2}"]
     config = load_config([*words, "engines.reward={kind: vllm, runner: reward, model: r, pool: {size: 99}}"])
-    job = Job("run", config, RunFolder(str(tmp_path)))
-    specs = [PassSpec(n, "run", "prompts", f"t-{n}", [], config.engines[n]) for n in ("generator", "judge", "reward")]
-    job.run.make("t-reward")
-    job.run.write_json({"rows": 0}, "t-reward", "_complete.json")
-    generator, judge, reward = (s.engine for s in place_passes(job.config, job.run, job.name, specs))
+
+    def groups(*names: str) -> list[list[Planned]]:
+        return [
+            [Planned(LayerSpec(Layer("t", n, i, "run"), [], {}, n, config.engines[n]), [])] for i, n in enumerate(names)
+        ]
+
+    two = groups("generator", "judge")
+    assert place_passes(config, two, "run") == [[two[0]], [two[1]]]
+    generator, judge = (group[0].spec.engine for group in two)
     assert generator is not None and judge is not None
     assert generator.is_spread()
-    assert judge.pool.max_size == 7  # 16 CPUs, two of them for reading and writing
-    assert reward is config.engines["reward"]
+    assert judge.pool.max_size == 7  # 16 CPUs, two of them for what Ray does itself
     assert capsys.readouterr().out.startswith("placement (run): 1 x m TP=4 PP=2 on 8 GPUs, each over several nodes, ")
-    monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: pytest.fail("there is no cluster"))
-    assert place_passes(job.config, job.run, job.name, [specs[2], replace(specs[0], skip=True)]) == [
-        specs[2],
-        replace(specs[0], skip=True),
-    ]
-    monkeypatch.setattr("pipeline.execution.placing.nodes_up", lambda: nodes((2, 4, 8)))
-    job.run.remove("t-reward")
     with pytest.raises(ConfigError, match=r"engines\.reward\.pool: 99 x 1 GPU"):
-        place_passes(job.config, job.run, job.name, specs)
-    with pytest.raises(ConfigError, match=r"engines\.reward\.pool: 99 x 1 GPU"):
-        place_run(config)  # before any pass of the run, though only a later job needs it
+        place_passes(config, groups("generator", "judge", "reward"), "run")
+    monkeypatch.setattr("pipeline.execution.pool.nodes_up", lambda: pytest.fail("there is no cluster"))
+    assert place_passes(config, [], "run") == []
+
+
+def test_passes_side_by_side_are_those_that_fit_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(["dummy", f"out={tmp_path}", "execution.side_by_side=true"])
+    names = ("generator", "reward", "judge")
+
+    def beside(waits: str = "") -> list[int]:
+        found = []
+        for i, n in enumerate(names):
+            step = Step("run", "t", n, MeasureStage(), {}, decide=(lambda *_: MeasureStage()) if n == waits else None)
+            found.append([Planned(LayerSpec(Layer("t", n, i, "run"), [], {}, n, config.engines[n]), [step])])
+        return [len(side) for side in place_passes(config, found, "run")]
+
+    monkeypatch.setattr("pipeline.execution.pool.nodes_up", lambda: nodes((1, 0, 8)))
+    assert beside() == [3]
+    assert beside(waits="reward") == [1, 1, 1] or beside(waits="reward") == [1, 2]
+    monkeypatch.setattr("pipeline.execution.pool.nodes_up", lambda: nodes((1, 0, 3)))
+    assert beside() != [3]

@@ -30,8 +30,8 @@ def gone(engines: list[psutil.Process]) -> bool:
 
 
 def site(folder: Path, prompts: Path, model: str) -> Site:
-    engine = f"{{kind: vllm, model: '{model}', max_model_len: 512, max_num_seqs: 4, pool: {{calls_per_actor: 2}}}}"
-    words = [f"engines.generator={engine}", "execution.rows_per_checkpoint=2", "sampling.max_tokens=24"]
+    engine = f"{{kind: vllm, model: '{model}', max_model_len: 512, max_num_seqs: 4}}"
+    words = [f"engines.generator={engine}", "prompts.shard_rows=2", "sampling.max_tokens=24"]
     return Site("generate", folder, prompts, words)
 
 
@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, chat_model: str) -> Site:
 
 
 def stored(run: Site) -> bool:
-    return bool(run.run.data_files("work/generate-generator/checkpoint"))
+    return bool(run.run.parquet_files("candidates", "generate-generator"))
 
 
 def test_engine_core_killed(tmp_path: Path, whole: Site, chat_model: str) -> None:

@@ -1,33 +1,24 @@
-"""Extending a finished run, refusing to mix, and compaction: without Ray, with the dummy engine."""
+"""Extending a finished run, refusing to mix, planning once, ending: without Ray, with the dummy engine."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.load import Config, load_config
-from pipeline.config.sections import ExecutionConfig
-from pipeline.core.errors import LemonpressError, ResumeError, UnfinishedTableError
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.engines.dummy import DummyEngineConfig
-from pipeline.execution import passes
-from pipeline.execution.compact import compact, worth_compacting
-from pipeline.execution.passes import PassSpec, run_pass
+from pipeline.core.errors import InputError, ResumeError, UnfinishedTableError
+from pipeline.core.folder import RunFolder
 from pipeline.jobs import generate, judge, select
-from pipeline.sampling.plans import Hedged
-from pipeline.sampling.stage import GenerateStage
-from tests.conftest import jsonl, rows_of, run_with_prompts
+from pipeline.jobs import run as run_job
+from pipeline.prompts.sources import read_prompts
+from tests.conftest import jsonl, rows_of
 from tests.inprocess import without_ray
 
 pytestmark = pytest.mark.usefixtures("no_ray")
-
-QUIET = ExecutionConfig(progress=False, rows_per_checkpoint=2)
 
 
 class Requests:
@@ -143,17 +134,6 @@ def test_an_extended_run_equals_a_fresh_one_and_redoes_nothing(tmp_path: Path) -
     assert not run.exists("work") or not run.subfolders("work")
 
 
-def stage(n: int = 3, seed: int = 1) -> GenerateStage:
-    return GenerateStage("hedged", Hedged(n=n, max_tokens=16), seed)
-
-
-def spec(log: Path, seed: int = 1, force: bool = False) -> PassSpec:
-    engine = DummyEngineConfig(model="d", log=str(log))
-    return PassSpec(
-        "generate", "generate", "prompts", "candidates", [stage(seed=seed)], engine, 5, {"seed": seed}, force=force
-    )
-
-
 class Killed(BaseException):
     """Ends the process, as far as the code under test can tell."""
 
@@ -162,136 +142,104 @@ def kill(*_: Any, **__: Any) -> None:
     raise Killed
 
 
-def half_compacted(files: list[str], target: str, filesystem: Any) -> int:
-    compact(files[:2], target, filesystem)
-    raise Killed
+def test_killed_at_any_moment_of_its_end_the_table_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after its last row: before and amid the records; it is never half a table, and nothing is asked again."""
+    requests = Requests(tmp_path, "generator")
+    words = ["dummy", "execution.progress=false", "prompts.limit_clusters=2", *requests.words()]
+    config = load_config([*words, f"out={tmp_path / 'run'}"])
+    run = RunFolder(config.out)
+    write = RunFolder.write_json
+    for last in ("_state.json", "_files.json", "_complete.json"):
 
+        def instead(folder: RunFolder, value: Any, *parts: str, last: str = last) -> str:
+            if parts[0] == "candidates" and parts[-1] == last:
+                raise Killed
+            return write(folder, value, *parts)
 
-KILLS: list[tuple[Any, str, Callable[..., Any]]] = [
-    (passes, "summarise", kill),
-    (passes, "compact", half_compacted),
-    (RunFolder, "write_json", kill),
-    (RunFolder, "tidy", kill),
-]
-"""Where a pass is killed after its last row: before and during compaction, before and after the switch."""
-
-
-def test_killed_at_any_moment_of_compaction_the_table_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass is killed at one moment after the other; it is never a half table, and no request is made again."""
-    log, run = tmp_path / "calls.log", run_with_prompts(tmp_path / "run", 12)
-
-    def finish_but_for(owner: Any, name: str, instead: Callable[..., Any]) -> None:
-        if name == "write_json":  # the state is written before; only the marker's write is the switch
-            write = RunFolder.write_json
-            instead = lambda r, value, *parts: kill() if parts[-1] == MARKER else write(r, value, *parts)  # noqa: E731
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(owner, name, instead)
-            run_pass(spec(log), run, QUIET)
-
-    for owner, name, instead in KILLS[:3]:
-        finish_but_for(owner, name, instead)
+            patch.setattr(RunFolder, "write_json", instead)
+            generate.run(config)
         with pytest.raises(UnfinishedTableError):
             run.dataset("candidates")
-        assert sum(pads.dataset(f).count_rows() for f in run.block_files("candidates")) == 12
-    calls = log.read_text()
-    assert len(calls.splitlines()) == 12 * 2 * 2
-    finish_but_for(*KILLS[3])
-    whole = rows_of(run, "candidates", "prompt_id", "candidates", "usage", "errors")
-    assert [r["prompt_id"] for r in whole] == [f"p{i}" for i in range(12)]
-    assert run.block_files("candidates")  # not tidied yet
-
-    assert run_pass(spec(log), run, QUIET).skipped
-    run.tidy("candidates")
-    assert run.subfolders("candidates") == ["v1"]
-    assert [Path(f).name for f in run.data_files("candidates")] == ["part-00000.parquet"]
-    assert rows_of(run, "candidates", "prompt_id", "candidates", "usage", "errors") == whole
-    assert run.dataset("candidates").to_table()["row_id"].to_pylist() == list(range(12))
-    assert log.read_text() == calls
+    assert requests.new() == {("generator", "generate"): 14 * 2}
+    generate.run(config)
+    assert requests.new() == {}
+    assert [len(r["candidates"]) for r in rows_of(run, "candidates", "candidates")] == [5] * 14
+    assert not run.exists("work", "generate-generator")
 
 
-def test_other_configs_are_refused_or_kept_by_force_and_recorded(tmp_path: Path) -> None:
-    """Work of another config is refused, half-done or finished; ``resume=force`` keeps it, marked."""
-    requests = Requests(tmp_path, "generator")
-    words = ["dummy", "execution.progress=false", "prompts.limit_clusters=1", "sampling.n=2", *requests.words()]
-    words += [f"out={tmp_path / 'run'}"]
+def test_other_configs_are_refused_or_made_anew_beside_what_is_there(tmp_path: Path) -> None:
+    """Another config's work is refused, half-done or finished; ``resume=anew`` makes it again, with what depends."""
+    requests = Requests(tmp_path, "generator", "reward")
+    words = ["dummy", "execution.progress=false", "prompts.limit_clusters=2", "prompts.shard_rows=8", "sampling.n=2"]
+    words += [*requests.words(), f"out={tmp_path / 'run'}", *SELECTORS, "selectors.chops=null"]
     run = RunFolder(str(tmp_path / "run"))
-    with without_ray(kill), pytest.raises(Killed):  # after the first of two blocks
+    with without_ray(kill), pytest.raises(Killed):  # after the first of two shards
         generate.run(load_config(words))
     kept, made = run.read_text("config.yaml"), requests.new()
-    assert made == {("generator", "generate"): 4 * 2}
-    difference = r'-\s+"temperature": 0.7\D+\n\+\s+"temperature": 0.9(.|\n)*out=(.|\n)*resume=force(.|\n)*or remove'
+    assert made == {("generator", "generate"): 8 * 2}
+    difference = r'-\s+"temperature": 0.7\D+\n\+\s+"temperature": 0.9(.|\n)*out=(.|\n)*resume=anew'
     with pytest.raises(ResumeError, match=difference):
         generate.run(load_config([*words, "sampling.temperature=0.9"]))
     assert run.read_text("config.yaml") == kept
-    generate.run(load_config([*words, "sampling.temperature=0.9", "resume=force"]))
-    assert requests.new() == {("generator", "generate"): 3 * 2}
-    marker = run.marker("candidates")
-    assert marker and len(marker["mixed"]) == 1 and '"temperature": 0.9' in marker["mixed"][0]
+    generate.run(load_config(words))
+    select.run(load_config(words))
+    first = rows_of(run, "selections", "candidates", "selections")
+    assert requests.new()["generator", "generate"] == 6 * 2
+
+    with pytest.raises(ResumeError, match=r"generate:hedged(.|\n)*-\s+\"temperature\": 0.7(.|\n)*anew"):
+        generate.run(load_config([*words, "sampling.temperature=0.9"]))
+    generate.run(load_config([*words, "sampling.temperature=0.9", "resume=anew"]))
     assert "resume: check" in (run.read_text("config.yaml") or "")
-
-    with pytest.raises(ResumeError, match=r"generate:hedged(.|\n)*-\s+\"seed\": 1\D+\n\+\s+\"seed\": 5(.|\n)*force"):
-        generate.run(load_config([*words, "sampling.temperature=0.9", "seed=5"]))
-    generate.run(load_config([*words, "sampling.temperature=0.9", "seed=5", "resume=force"]))
-    generate.run(load_config([*words, "sampling.temperature=0.9", "seed=5"]))  # once is enough
-    marker = run.marker("candidates")
-    assert marker and len(marker["mixed"]) == 2 and marker["rows"] == 7
-    assert requests.new() == {}
-
-    select.run(load_config([*words, *SELECTORS, "selectors.chops=null", "sampling.temperature=0.9", "seed=5"]))
-    after = run.marker("selections")
-    assert after and after["mixed"] == marker["mixed"]  # later tables are made of mixed ones
-    assert run.read_json("manifest.json")["mixed"] == dict.fromkeys(("candidates", "selections"), marker["mixed"])
+    assert requests.new() == {("generator", "generate"): 14 * 2}
+    assert rows_of(run, "selections", "candidates", "selections") == first  # the table before is whole, as it was
+    generate.run(load_config([*words, "sampling.temperature=0.9"]))  # once is enough
+    select.run(load_config([*words, "sampling.temperature=0.9"]))
+    made = requests.new()
+    rows = rows_of(run, "selections", "candidates", "scores", "selections")
+    assert {c["temperature"] for r in rows for c in r["candidates"] if c["origin"] == "sample"} == {0.9}
+    assert made["reward", "reward"] == texts_of(rows, "hedged")  # what depends on it is made again
+    assert all(len(r["candidates"]) == 2 for r in rows)
+    assert {s["method"] for r in rows for s in r["selections"]} == {s["method"] for r in first for s in r["selections"]}
+    assert run.subfolders("candidates") == ["generate-generator", "generate-generator-2"]
 
 
-def test_a_table_and_a_half_done_pass_of_earlier_versions_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Blocks in the table's own folder and markers without versions are finished, and extended."""
+def test_a_run_is_planned_once_and_loads_each_engine_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neighbours on one engine share a pass, whatever their jobs; the plan is printed before anything loads."""
+    requests = Requests(tmp_path, "generator", "reward", "judge")
+    words = ["dummy", "execution.progress=false", "prompts.limit_clusters=2", *requests.words()]
+    config = load_config([*words, f"out={tmp_path / 'run'}"])
+    run_job.make(read(config))
+    said = capsys.readouterr().out
+    plan = [line for line in said.splitlines() if line.startswith("pass ")]
+    assert [re.search(r"\((\w+)\): 14 rows", line)[1] for line in plan] == ["generator", "reward", "judge"]  # type: ignore[index]
+    assert "generate-generator" in plan[0] and "select-judge" in plan[2] and "judge-judge" in plan[2]
+    assert said.index(plan[2]) < said.index("placement (run)")
+    assert requests.new()
+    run_job.make(config)
+    assert requests.new() == {} and "pass 1 of" not in capsys.readouterr().out
+    apart = load_config([*words, f"out={tmp_path / 'apart'}"])
+    run_jobs(read(apart))
+    columns = ("prompt_id", "candidates", "scores", "selections", "games", "errors")
+    one, other = (plain(rows_of(RunFolder(each.out), "games", *columns)) for each in (config, apart))
+    assert one == other
+
+
+def read(config: Config) -> Config:
+    read_prompts(config.prompts, RunFolder(config.out))
+    return config
+
+
+def test_lost_shards_are_made_again_and_damaged_ones_refused(tmp_path: Path) -> None:
     requests = Requests(tmp_path, "generator")
-    words = ["dummy", "execution.progress=false", "prompts.limit_clusters=1", *requests.words()]
-    words += [f"out={tmp_path / 'run'}"]
-    run = RunFolder(str(tmp_path / "run"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(passes, "finish", kill)
-        generate.run(load_config([*words, "sampling.n=2"]))
-    for path in run.block_files("candidates"):
-        run.fs.move(path, run.path("candidates", Path(path).name))
-    run.remove("candidates", "blocks-1")
-    state = run.read_json("work", "generate-generator", "state.json")
-    old = {k: state[k] for k in ("fingerprint", "seconds", "attempts")}
-    run.write_json(old, "work", "generate-generator", "state.json")
-    generate.run(load_config([*words, "sampling.n=2"]))
-    assert requests.new() == {("generator", "generate"): 7 * 2}
-    assert len(rows_of(run, "candidates")) == 7 and not run.parquet_files("candidates")
-
-    marker = run.marker("candidates")
-    assert marker is not None
-    for path in run.data_files("candidates"):
-        run.fs.move(path, run.path("candidates", Path(path).name))
-    names = ("pass", "rows", "schema", "fingerprint", "fingerprint_hash", "lemonpress", "attempts", "summary")
-    run.write_json({name: marker[name] for name in names}, "candidates", MARKER)
-    generate.run(load_config([*words, "sampling.n=2"]))
-    assert requests.new() == {}
-    generate.run(load_config([*words, "sampling.n=4"]))
-    assert requests.new() == {("generator", "generate"): 7}
-    assert {len(r["candidates"]) for r in rows_of(run, "candidates", "candidates")} == {4}
-    assert run.subfolders("candidates") == ["v2"] and not run.parquet_files("candidates")
-
-
-def test_compaction_keeps_rows_and_order(tmp_path: Path) -> None:
-    """Files are joined in the order of their rows; a file with other columns stops it."""
-    run = run_with_prompts(tmp_path, 40)
-    whole = run.dataset("prompts").to_table()
-    run.make("small")
-    for start in (30, 0, 10, 20):
-        pq.write_table(whole.slice(start, 10), run.path("small", f"{99 - start}.parquet"))
-    files = run.parquet_files("small")
-    assert worth_compacting(files, run.fs) and not worth_compacting(files[:1], run.fs)
-    assert compact(files, run.make("large"), run.fs) == 40
-    large = run.parquet_files("large")
-    assert len(large) == 1
-    assert pads.dataset(large).to_table().equals(whole)
-    assert b"lemonpress" in pads.dataset(large).schema.metadata
-    pq.write_table(whole.drop(["errors"]), run.path("small", "other.parquet"))
-    with pytest.raises(LemonpressError, match="columns differ"):
-        compact(run.parquet_files("small"), run.make("bad"), run.fs)
+    words = ["dummy", "execution.progress=false", "prompts.limit_clusters=2", "prompts.shard_rows=4"]
+    config = load_config([*words, *requests.words(), f"out={tmp_path / 'run'}"])
+    generate.run(config)
+    before = rows_of(RunFolder(config.out), "candidates", "candidates")
+    requests.new()
+    Path(config.out, "candidates", "generate-generator", "00001.parquet").unlink()
+    with pytest.raises(InputError, match=r"00001\.parquet is missing, with 4 rows"):
+        RunFolder(config.out).dataset("candidates")
+    generate.run(config)
+    assert requests.new() == {("generator", "generate"): 4 * 2}
+    assert rows_of(RunFolder(config.out), "candidates", "candidates") == before

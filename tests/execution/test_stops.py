@@ -16,19 +16,18 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.config.load import load_config
-from pipeline.config.sections import ExecutionConfig
 from pipeline.core.errors import ConfigError, Interrupted, LemonpressError, WorkerLost
 from pipeline.core.folder import RunFolder
 from pipeline.engines.base import Engine, PriceConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.execution.control import Control
 from pipeline.execution.journal import JournalActor
-from pipeline.execution.passes import PassSpec, run_pass
+from pipeline.execution.spec import PassSummary
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
 from tests.conftest import rows_of, run_with_prompts
 from tests.execution import harness
-from tests.execution.harness import ROWS, Site, Tmpfs, begun, wait_for
+from tests.execution.harness import ROWS, Site, Tmpfs, begun, run_stages, wait_for
 
 
 def on_ray(test: Any) -> Any:
@@ -73,7 +72,7 @@ def journal(folder: Path) -> Any:
     return actor(RunFolder(str(folder)), "pass", ["stage"], attempts=2, max_restarts=3)
 
 
-def test_a_drained_journal_lets_the_rest_of_a_begun_block_begin_and_nothing_else(tmp_path: Path) -> None:
+def test_a_drained_journal_lets_the_rest_of_a_begun_shard_begin_and_nothing_else(tmp_path: Path) -> None:
     async def play() -> None:
         book = journal(tmp_path)
         await book.start("worker", "process", "node")
@@ -211,9 +210,8 @@ class DiesLoading(DummyEngineConfig):
         os._exit(9)
 
 
-def spec(engine: DummyEngineConfig) -> PassSpec:
-    stage = GenerateStage("hedged", Hedged(max_tokens=16), 1)
-    return PassSpec("generate", "generate", "prompts", "candidates", [stage], engine, 5, {})
+def sample(run: RunFolder, engine: DummyEngineConfig, **options: Any) -> PassSummary:
+    return run_stages(run, [GenerateStage("hedged", Hedged(max_tokens=16), 1)], engine, **options)
 
 
 @pytest.mark.slow
@@ -221,7 +219,7 @@ def spec(engine: DummyEngineConfig) -> PassSpec:
 def test_an_engine_that_kills_its_worker_while_loading_ends_the_job(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 4)
     with pytest.raises(LemonpressError, match="the worker died 3 times while its engine was loading"):
-        run_pass(spec(DiesLoading(model="d")), run, ExecutionConfig(progress=False))
+        sample(run, DiesLoading(model="d"))
 
 
 @pytest.mark.slow
@@ -229,11 +227,7 @@ def test_an_engine_that_kills_its_worker_while_loading_ends_the_job(tmp_path: Pa
 def test_an_engine_that_dies_on_every_row_ends_the_job(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 40)
     with pytest.raises(LemonpressError, match=r"died 4 times in a row.*told to die"):
-        run_pass(spec(DummyEngineConfig(model="d", dead="question")), run, quiet(max_restarts=4))
-
-
-def quiet(**options: Any) -> ExecutionConfig:
-    return ExecutionConfig(progress=False, **options)
+        sample(run, DummyEngineConfig(model="d", dead="question"), max_restarts=4)
 
 
 @pytest.mark.slow
@@ -241,7 +235,7 @@ def quiet(**options: Any) -> ExecutionConfig:
 def test_five_poison_rows_among_a_thousand(tmp_path: Path) -> None:
     run = run_with_prompts(tmp_path, 1000)
     engine = DummyEngineConfig(model="d", latency=0.02, crash=r"question (13|14|420|666|999)$")
-    summary = run_pass(spec(engine), run, quiet())
+    summary = sample(run, engine)
     rows = rows_of(run, "candidates", "prompt_id", "candidates", "errors")
     poisoned = {r["prompt_id"]: r["errors"] for r in rows if r["errors"]}
     print(f"\n1,000 rows, 5 poison rows: {summary.restarts} restarts, {summary.seconds:.0f} s")

@@ -11,23 +11,21 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.config.load import load_config
-from pipeline.core.errors import LemonpressError, ResumeError
+from pipeline.core.errors import ResumeError
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
+from pipeline.core.layers import LAYER, Layer
 from pipeline.core.schema import COLUMNS
+from pipeline.execution import summary
 from pipeline.execution.control import LEDGER
 from pipeline.jobs import generate, judge, retry, select
-from pipeline.jobs.retry import _is_half_done
-from pipeline.jobs.subset import FOLDER, Retry, Step, failed_rows
+from pipeline.jobs.retry import failed_rows
+from pipeline.jobs.steps import RETRY
 from tests.conftest import rows_of
 from tests.tables import write_table as write
 
 ROWS = 24
-STEPS = [
-    Step("generate", "prompts", "candidates"),
-    Step("select", "candidates", "selections"),
-    Step("judge", "selections", "games"),
-]
+JOBS = {"generate": "candidates", "select": "selections", "judge": "games"}
 NO_GENERATE, NO_REWARD, NO_JUDGE, TOO_LONG = {10, 11}, {2}, {3, 4}, {20}
 """Rows of the run whose requests fail; 10 fails in every engine."""
 
@@ -70,7 +68,7 @@ def make(path: Path) -> RunFolder:
 
 def tables(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
     columns = [name for name in COLUMNS if name not in ("row_id", "usage")] + ["source"]
-    return {step.writes: rows_of(run, step.writes, *columns) for step in STEPS}
+    return {table: rows_of(run, table, *columns) for table in JOBS.values()}
 
 
 def begun(folder: Path, out: str) -> dict[str, Counter[str]]:
@@ -93,20 +91,26 @@ def test_a_retry_gives_the_tables_of_an_undisturbed_run_and_asks_for_the_failed_
     whole = make(settings(tmp_path, "whole", broken=False))
     run = make(settings(tmp_path, "run", broken=True))
     before, requests, paid = tables(run), begun(tmp_path, "run"), run.read_json(*LEDGER)
-    starts = {step.job: set(failed_rows(run, step).tolist()) for step in STEPS}
+    starts = {job: set(failed_rows(run, job).tolist()) for job in JOBS}
     assert starts["generate"] == NO_GENERATE | TOO_LONG
     assert starts["select"] == NO_REWARD
     assert starts["judge"] == NO_JUDGE
     words = [*(f"engines.{name}.fail=null" for name in ("generator", "reward", "judge"))]
     words.append("engines.generator.truncate_prompt=true")
 
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
+    finish = summary.finish_table
 
-    with monkeypatch.context() as patch:  # interrupted after two of three jobs: nothing is changed yet
-        patch.setitem(retry._JOBS, "judge", killed)
+    def killed(folder: RunFolder, table: str, *rest: Any) -> Any:
+        if table == "games":
+            raise KeyboardInterrupt
+        return finish(folder, table, *rest)
+
+    with monkeypatch.context() as patch:  # interrupted before the last table was finished
+        patch.setattr(summary, "finish_table", killed)
         assert main(["retry", run.name, *words]) == 130
-    assert tables(run) == before
+    assert tables(run)["games"] == before["games"]
+    assert main(["select", str(tmp_path / "run.yaml")]) == 2  # nothing else goes on before the retry has ended
+    assert "a retry is half done; finish it first: lemonpress retry" in capsys.readouterr().err
     between = begun(tmp_path, "run")
     assert main(["retry", run.name, *words]) == 0
     assert "retried 6 rows: 6 are mended, 0 failed again" in capsys.readouterr().out
@@ -130,15 +134,15 @@ def test_a_retry_gives_the_tables_of_an_undisturbed_run_and_asks_for_the_failed_
     with capsys.disabled():
         print("\nrequests of the retry:", counts)
 
-    for step in STEPS:  # so the run goes on: no pass says any more that too many rows failed
-        marker = run.marker(step.writes) or {}
-        jobs = [{e["job"] for e in r["errors"]} for r in after[step.writes]]
-        assert [s["failed"] for s in marker["passes"].values()] == [sum(step.job in j for j in jobs)] == [0]
-        assert marker["summary"]["failed"] == 0
+    for job, table in JOBS.items():  # so the run goes on: no pass says any more that too many rows failed
+        jobs = [{e["job"] for e in r["errors"]} for r in after[table]]
+        failures = [s["failed"] for s in (run.marker(table) or {})["passes"].values()]
+        assert set(failures) == {sum(job in j for j in jobs)} == {0}
     ledger = run.read_json(*LEDGER)
-    spent = {name: ledger[name]["tokens"] - entry["tokens"] for name, entry in paid.items()}
-    assert all(tokens > 0 for tokens in spent.values()), spent
-    assert not run.exists(*FOLDER)
+    assert all(ledger[name] == entry for name, entry in paid.items())
+    again = {name: entry["tokens"] for name, entry in ledger.items() if name not in paid}
+    assert again and all(tokens > 0 for tokens in again.values()), again
+    assert not run.exists(*RETRY)
     manifest = run.read_json("manifest.json")
     assert [r["rows"] for r in manifest["retries"].values()] == [6]
     total = begun(tmp_path, "run")
@@ -175,54 +179,13 @@ def test_what_is_a_failure_of_which_job(run: RunFolder) -> None:
         row(9, games=[{"verdict": "invalid", "reason": None}, {"verdict": "win", "reason": "judge failed: said A"}]),
         row(10, errors=[error("judge")], candidates=[{"origin": "sample", "error": "x"}]),
     ]
-    for step in STEPS:
-        write(run, step.writes, rows)
-    found = {step.job: failed_rows(run, step).tolist() for step in STEPS}
+    write(run, "games", rows)
+    found = {job: failed_rows(run, job).tolist() for job in JOBS}
     assert found == {"generate": [1, 3, 10], "select": [5, 6], "judge": [8, 10]}
-    assert {job: ids.tolist() for job, ids in Retry(run, STEPS).starts.items()} == {**found, "judge": [8]}
-
-
-def test_a_lost_row_is_noticed_before_anything_changes(run: RunFolder) -> None:
-    bad = [{"origin": "sample", "error": "x"}]
-    for table in ("prompts", "candidates"):
-        write(run, table, [row(i, candidates=bad) for i in range(3)])
-    begun = Retry(run, STEPS[:1])
-    begun.begin()
-    write(begun.work, "candidates", [row(i) for i in range(2)])
-    with pytest.raises(LemonpressError, match="3 rows went in, 2 came out for candidates"):
-        begun.finish()
-    assert len(failed_rows(run, STEPS[0])) == 3
-    write(begun.work, "candidates", [row(i) for i in range(3)])
-    begun.finish()
-    assert len(failed_rows(run, STEPS[0])) == 0 and run.dataset("candidates").count_rows() == 3
-    assert run.marker("candidates")["folder"] == "v2"
-
-
-def test_a_table_gets_no_rows_that_it_does_not_have_yet(run: RunFolder) -> None:
-    """Prompts were added and generated, but not selected from; one of the new ones failed."""
-    bad = [{"origin": "sample", "error": "x"}]
-    for table, rows in (("prompts", 6), ("candidates", 6), ("selections", 4)):
-        write(run, table, [row(i, candidates=bad if i in (1, 5) else []) for i in range(rows)])
-    begun = Retry(run, STEPS[:2])
-    assert begun.starts["generate"].tolist() == [1, 5]
-    begun.begin()
-    for table in ("candidates", "selections"):
-        write(begun.work, table, [row(i) for i in range(2)])
-    begun.finish()
-    assert sorted(r["row_id"] for r in rows_of(run, "candidates", "prompt_id")) == list(range(6))
-    assert sorted(r["row_id"] for r in rows_of(run, "selections", "prompt_id")) == list(range(4))
-
-
-def test_an_unfinished_extension_is_no_finished_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What it has made durable would go with the version that a retry replaces."""
-    run = RunFolder(str(tmp_path / "run"))
-    run.write_text(settings(tmp_path, "run", broken=False).read_text(), "config.yaml")
-    write(run, "candidates", [row(0)], version=2)
-    for base, code in ((1, 0), (2, 2)):  # towards a version that is there, left by a crash; and towards the next one
-        run.write_json({"fingerprint": {"base": base}}, "work", "generate-generator", "state.json")
-        assert _is_half_done(run, STEPS[0]) == bool(code)
-    assert main(["retry", run.name]) == 2
-    assert "generate is half done" in capsys.readouterr().err
+    layer = Layer("games", "judge-judge", 0, "judge")
+    run.write_json(layer.as_json(), "games", layer.name, LAYER)
+    again = {job: ids.tolist() for job, ids in retry._retried(run, list(JOBS)).rows.items()}
+    assert again == {"generate": [1, 3, 10], "select": [1, 3, 5, 6, 10], "judge": [1, 3, 5, 6, 8, 10]}
 
 
 def test_no_run_and_half_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +197,37 @@ def test_no_run_and_half_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str
     run.write_text(path.read_text(), "config.yaml")
     assert main(["retry", run.name]) == 2
     assert "no job is finished" in capsys.readouterr().err
-    write(run, "candidates", [row(0)])
-    run.write_json({}, "work", "select-reward", "state.json")
+
+
+@pytest.mark.usefixtures("no_ray", "own_datasets_cache")
+def test_rows_that_failed_in_a_run_that_was_extended_are_retried_whole(tmp_path: Path) -> None:
+    """A larger N and another selector came after the failure: the retried rows have them, too."""
+    path = settings(tmp_path, "run", broken=True)
+    words = ["sampling.n=5", "selectors.random={}"]
+    run = make(path)
+    for job in ("generate", "select", "judge"):
+        assert main([job, str(path), *words]) == 0
+    mended = [*(f"engines.{name}.fail=null" for name in ("generator", "reward", "judge"))]
+    assert main(["retry", run.name, *mended, "engines.generator.truncate_prompt=true"]) == 0
+    whole = settings(tmp_path, "whole", broken=False)
+    for job in ("generate", "select", "judge"):
+        assert main([job, str(whole), *words]) == 0
+    now, wanted = tables(run), tables(RunFolder(str(tmp_path / "whole")))
+    nested = ("candidates", "scores", "selections", "games")
+    for table in now:
+        for rows in (now[table], wanted[table]):
+            for each in rows:
+                each.update({name: sorted(each[name], key=repr) for name in nested if each.get(name)})
+        assert now[table] == wanted[table], table
+
+
+@pytest.mark.usefixtures("no_ray", "own_datasets_cache")
+def test_half_a_job_is_finished_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(settings(tmp_path, "run", broken=True))
+    Path(run.files("games")[0]).unlink()
+    run.remove_file("games", "_complete.json")
+    assert main(["retry", run.name]) == 0  # of the finished ones
+    capsys.readouterr()
+    Path(run.files("selections")[0]).unlink()
     assert main(["retry", run.name]) == 2
-    assert "select is half done" in capsys.readouterr().err
+    assert "selections" in capsys.readouterr().err

@@ -174,7 +174,7 @@ def test_a_whole_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert {(c["task"], c["metric"]) for c in choices.to_pylist()} == {("open", "win"), ("translation", "chrf")}
 
     assert main(["sweep", f"out={out}"]) == 0  # the folder's own config; nothing is sampled again
-    assert capfd.readouterr().out.count("done before") == 4
+    assert capfd.readouterr().out.count("done before") == 5
     used = ["dummy", f"{out}/policy.yaml", f"out={tmp_path / 'used'}", *words, "judge.engine=null"]
     used += ["selectors.judge=null", "selectors.chops=null"]
     for job in ("generate", "select", "winrate"):

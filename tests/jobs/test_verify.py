@@ -145,7 +145,8 @@ def better_score(rows: Rows) -> None:
 
 
 def choose_twice(rows: Rows) -> None:
-    rows[0]["selections"].append({**rows[0]["selections"][0], "index": 1})
+    first = rows[0]["selections"][0]
+    rows[0]["selections"].append({**first, "index": (first["index"] + 1) % 5})
 
 
 def double(rows: Rows) -> None:
@@ -157,7 +158,7 @@ EDITS = {
     "a verdict set to win": ("games", "games", win_in_words, {"games"}),
     "games deleted": ("games", "games", lose_games, {"results"}),
     "a score changed": ("selections", "selections", better_score, {"scores"}),
-    "a system that chose twice": ("selections", "selections", choose_twice, {"selections"}),
+    "a system that chose twice": ("selections", "selections", choose_twice, {"text"}),
     "a row that is there twice": ("games", "games", double, {"files", "results"}),
 }
 
