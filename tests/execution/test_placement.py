@@ -171,7 +171,7 @@ from pipeline.engines.base import PoolConfig
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.execution.placing import Placing, nodes_up
 from pipeline.execution.passes import run_pass
-from pipeline.placement import plan
+from pipeline.execution.placement import plan
 from tests.conftest import run_with_prompts
 from tests.execution.test_passes import spec, quiet
 from ray.cluster_utils import Cluster

@@ -41,7 +41,7 @@ def test_it_happens_in_another_process(tmp_path: Path) -> None:
     """Seen from outside: the libraries that read files are not in this one afterwards."""
     lines(tmp_path / "p.jsonl", 20)
     code = (
-        "import sys; from pipeline import prompts; prompts._LARGE = {}\n"
+        "import sys; from pipeline.prompts import sources as prompts; prompts._LARGE = {}\n"
         "from pipeline.core.folder import RunFolder; from pathlib import Path\n"
         "prompts.read_prompts(prompts.FileSource(path='p.jsonl'), RunFolder({!r}), Path({!r}))\n"
         "print('datasets' in sys.modules)"

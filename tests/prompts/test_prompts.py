@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import prompts as reading
 from pipeline.core.errors import ConfigError, InputError, ResumeError
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import digest
 from pipeline.core.row import row_from_dict
 from pipeline.core.schema import PROMPT_COLUMNS, prompts_schema, read_provenance
+from pipeline.prompts import files as opening
+from pipeline.prompts import reading, write
 from pipeline.prompts.sources import (
     Columns,
     ExampleSource,
@@ -100,9 +101,9 @@ def test_table_has_the_schema_provenance_and_marker(run: RunFolder, tmp_path: Pa
 def test_large_input_becomes_shards_of_whole_row_groups_in_order(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading.opening, "_BATCH", 7)
-    monkeypatch.setattr(reading.write, "_ROW_GROUP", 10)
-    monkeypatch.setattr(reading.write, "_SHARD", 40)
+    monkeypatch.setattr(opening, "_BATCH", 7)
+    monkeypatch.setattr(write, "_ROW_GROUP", 10)
+    monkeypatch.setattr(write, "_SHARD", 40)
     rows = read(run, jsonl(tmp_path / "a.jsonl", *({"prompt": f"p{i}", "n": i} for i in range(101))))
     assert [row["row_id"] for row in rows] == [row["source"]["n"] for row in rows] == list(range(101))
     files = [pq.ParquetFile(path) for path in run.data_files("prompts")]
@@ -426,7 +427,7 @@ def test_parquet_messages_and_files_with_different_columns(run: RunFolder, tmp_p
 def test_json_source_values_come_back_unchanged(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading.opening, "_BATCH", 2)  # types are found batch by batch
+    monkeypatch.setattr(opening, "_BATCH", 2)  # types are found batch by batch
     items: list[dict[str, Any]] = [
         {"date": "2024-01-01", "n": None, "same": {"k": [1]}, "keys": {"a": 1}, "mix": 3, "e": {}, "more": {"a": 1}},
         {"date": "2024-01-01", "n": None, "same": {"k": []}, "keys": {"b": 1}, "mix": "3", "e": {}, "more": {"a": 2}},
