@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -110,13 +108,6 @@ def test_large_input_becomes_shards_of_whole_row_groups_in_order(
     assert [f.metadata.num_rows for f in files] == [40, 40, 21]
     assert files[0].metadata.num_row_groups == 4
     assert files[0].metadata.row_group(0).column(0).compression == "ZSTD"
-
-
-def test_importing_prompts_loads_nothing_heavy() -> None:
-    heavy = "('datasets', 'pandas', 'pyarrow.dataset')"
-    code = f"import sys, pipeline.prompts.sources; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 # --------------------------------------------------------------------------------------------------------- resuming
