@@ -28,7 +28,7 @@ typing=$!
 # One process for the tests on Ray, one for those with an engine, the others where there is room (tests/conftest.py).
 echo "[test] pytest $*"
 status=0
-python -m pytest -n 3 --dist loadgroup --durations=10 "$@" || status=$?
+python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=10 "$@" || status=$?
 echo "[test] mypy pipeline"
 wait "$typing" || status=1
 cat "$types"

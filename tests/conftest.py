@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -27,9 +28,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_DEFAULT_REGION": "us-east-1"}
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of ten seconds: test_observe.py waits for them
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; several engines are up at once
 # A busy machine is no fault of an example's: slow generation ends no test, pytest's own time limit does.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 """Real prompts, answers and votes, where they lie beside the checkout."""
@@ -38,17 +41,22 @@ DATA = ROOT.parent / "shared" / "data"
 LEFT_OUT: Counter[str] = Counter()
 
 
+GROUPS = ("ray", "engine", "finished", "whole")
+"""Tests of a group run one after the other in one process, in which Ray, the engines or the run are started once: those
+with the marker, or the fixture, of this name. Long groups first, so that the processes end together."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on Ray run one after the other in one process, those with an engine in another: each is started once."""
-    for item in items:
-        for group in ("ray", "engine"):
-            if item.get_closest_marker(group):
-                item.add_marker(pytest.mark.xdist_group(group))
-                break
-        else:
-            if "finished" in getattr(item, "fixturenames", ()):  # a run that is made once
-                item.add_marker(pytest.mark.xdist_group("finished"))
+    groups = {item: next((group for group in GROUPS if _belongs(item, group)), "") for item in items}
+    for item, group in groups.items():
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (*GROUPS, "").index(groups[item]))
+
+
+def _belongs(item: pytest.Item, group: str) -> bool:
+    return item.get_closest_marker(group) is not None or group in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,6 +93,19 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         files = ", ".join(f"{name.removeprefix('tests/')} {n}" for name, n in sorted(LEFT_OUT.items()))
         terminalreporter.section(f"{LEFT_OUT.total()} tests were left out")
         terminalreporter.line(f"{files}\nThe slow ones: scripts/test.sh -m slow")
+
+
+_loop = asyncio.new_event_loop()
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, always on one event loop: a new one takes longer than a selector."""
+    return _loop.run_until_complete(work)
+
+
+def rest_slow(cases: Iterable[tuple[Any, ...]], always: Collection[tuple[Any, ...]]) -> list[Any]:
+    """Parameters of a test: of its cases those in ``always`` run in every run, the others with the slow tests."""
+    return [pytest.param(*case, marks=[] if case in always else [pytest.mark.slow]) for case in cases]
 
 
 def run_with_prompts(
@@ -225,6 +246,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished_run(finished: Path, tmp_path: Path) -> RunFolder:
     """A copy of the finished run."""
     return RunFolder(str(shutil.copytree(finished, tmp_path / "run")))
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run from prompts to report and replay table, which no test may change."""
+    from tests.runs import make_whole
+
+    return make_whole(tmp_path_factory.mktemp("whole") / "run")
 
 
 @pytest.fixture

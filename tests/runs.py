@@ -1,4 +1,4 @@
-"""A finished run of the dummy engine, made once a session in this process; a test that changes it takes a copy."""
+"""Runs of the dummy engine, made once a session in this process; a test that changes one takes a copy."""
 
 from __future__ import annotations
 
@@ -39,3 +39,16 @@ def make_run(folder: Path) -> Path:
             for job in jobs:
                 assert main([job, *words, f"plans.warm={{kind: mixed, n: {warm}}}", "execution.progress=false"]) == 0
     return folder / "run"
+
+
+def make_whole(folder: Path) -> Path:
+    """Two prompts, from reading them to the report and the replay table; with games of the candidates.
+
+    Returns:
+        ``folder``, the run's.
+    """
+    words = ["dummy", "prompts.limit_clusters=1", "prompts.languages=[en,de]", f"out={folder}"]
+    with without_ray():
+        assert main(["run", *words, "judge.candidates=true", "execution.progress=false"]) == 0
+        assert main(["replay", str(folder)]) == 0
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import runpy
 import subprocess
@@ -15,13 +16,13 @@ from typing import Any
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from pipeline.cli import JOBS, main
 from pipeline.core.folder import RunFolder
 from pipeline.execution import cluster
 from pipeline.jobs import doctor
 from tests.conftest import ROOT
+from tests.security.test_folder_is_no_library import unlink_early, write_false_libraries
 
 
 def lemonpress(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -111,9 +112,10 @@ def test_jobs_start_as_modules(
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_an_installed_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
-    """The wheel alone (its dependencies borrowed from this environment) finds its presets and runs."""
+def test_an_installed_wheel_works_beside_false_libraries(tmp_path: Path) -> None:
+    """The wheel alone (its dependencies borrowed from this environment) finds its presets and runs, on a Ray that it
+    starts itself; neither it nor Ray's workers import what lies in the folder one stands in.
+    """
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -129,25 +131,28 @@ def test_an_installed_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
     (site / "vllm.py").touch()
     # After the wheel's own folder, this environment's packages; not its .pth files, which lead to the checkout.
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    empty = tmp_path / "empty"
-    empty.mkdir()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    ran = write_false_libraries(folder)
+    unlink_early(folder)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_ADDRESS")}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "pipeline.cli", *words]
-        return subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+        command = [str(tmp_path / "venv" / "bin" / "python"), *words]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
-    where = run("--version")
-    assert where.returncode == 0
-    found = run("doctor")
+    assert run("-c", "import pipeline; print(pipeline.__file__)").stdout.strip() == str(site / "pipeline/__init__.py")
+    found = run("-m", "pipeline.cli", "doctor")
     assert found.returncode == 0, found.stdout + found.stderr
     assert "dummy" in found.stdout
     assert "engine vllm" in found.stdout
     few = [f"selectors.{name}=null" for name in ("random", "greedy", "likelihood", "best_of_n", "judge", "chops")]
-    words = ["out=here", "prompts.limit_clusters=1", "execution.progress=false", "ray.address=local", *few]
-    done = run("run", "dummy", *words)
+    words = ["out=here", "prompts.limit_clusters=1", "execution.progress=false", "judge.audit=0", *few]
+    done = run("-m", "pipeline.cli", "run", "dummy", *words)
     assert done.returncode == 0, done.stderr
-    assert (empty / "here" / "report" / "index.html").exists()
-    assert pq.read_table(empty / "here" / "winrates.parquet").num_rows > 0
+    assert (folder / "here" / "report" / "index.html").exists()
+    assert pq.read_table(folder / "here" / "winrates.parquet").num_rows > 0
+    assert not ran.exists()
 
 
 def test_a_finished_job_needs_no_cluster(
@@ -155,6 +160,8 @@ def test_a_finished_job_needs_no_cluster(
 ) -> None:
     def asked(*_: Any, **__: Any) -> None:
         raise AssertionError("a cluster was asked for")
+
+    import ray
 
     for where, name in ((cluster, "cluster"), (ray, "init"), (ray, "nodes"), (ray, "cluster_resources")):
         monkeypatch.setattr(where, name, asked)

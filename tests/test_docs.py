@@ -42,7 +42,7 @@ from tests.conftest import ROOT, jsonl
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "reference")]
 MARKS = ("needs GPUs", "needs the network", "needs a cluster", "takes minutes")
-ELSEWHERE = {"lemonpress doctor": "tests/test_cli.py::test_an_installed_wheel_works_from_an_empty_folder"}
+ELSEWHERE = {"lemonpress doctor": "tests/test_cli.py::test_an_installed_wheel_works_beside_false_libraries"}
 """Commands without a mark that another test runs."""
 OTHER_PROGRAMS = ("pip", "kubectl", "sbatch")
 """What marked blocks may call besides ``lemonpress`` and the repository's scripts."""

@@ -277,7 +277,7 @@ def _import(modules: Sequence[str]) -> None:
 
 def _build_config(data: dict[str, Any]) -> Config:
     resolved = _resolve(data)
-    hints = typing.get_type_hints(Config)
+    hints = _hints(Config)
     values: dict[str, Any] = {}
     source = resolved.get("prompts") or {}
     given = source.get("given") or {}
@@ -467,7 +467,7 @@ def _structured(cls: type) -> Any:
 
 
 def _check_nested_keys(cls: type, data: dict[str, Any], key: str) -> None:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     _check_keys(data, names, key)
     for name, value in data.items():
@@ -506,6 +506,11 @@ def _check_shape(hint: Any, value: Any, key: str) -> None:
         return
     found = "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else repr(value)
     raise ConfigError(f"{key}: must be {what}, not {found}")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _first_line(error: Exception) -> str:

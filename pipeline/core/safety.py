@@ -6,12 +6,13 @@ the text: a run of characters is matched once and whole, and what it is is decid
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -80,7 +81,20 @@ _CONTROLS |= {
     )
 }
 _IN_LINES = _CONTROLS | {9: "\u2409", 10: "\u240a", 13: "\u240d", 0x200B: "⟦U+200B⟧"}
-_IN_JSON = re.compile("[" + "".join(map(re.escape, map(chr, (c for c in _CONTROLS if c >= 127)))) + "]")
+
+
+def _ranges(codes: Iterable[int]) -> str:
+    """Characters as ranges of a regular expression's class, which looks at single ones one after the other."""
+    found: list[list[int]] = []
+    for code in sorted(codes):
+        if found and code == found[-1][1] + 1:
+            found[-1][1] = code
+        else:
+            found.append([code, code])
+    return "".join(f"{re.escape(chr(first))}-{re.escape(chr(last))}" for first, last in found)
+
+
+_IN_JSON = re.compile(f"[{_ranges(c for c in _CONTROLS if c >= 127)}]")
 _MIRRORED = ("R", "AL", "AN")  # classes of characters that are written from right to left
 _ISOLATE, _END = "\u2068", "\u2069"
 
@@ -113,7 +127,7 @@ def redact(text: str, limit: int | None = None) -> str:
 
 
 def _redacted(text: str) -> str:
-    for secret in _environment_secrets():
+    for secret in _secrets(tuple(os.environ.items()), frozenset(_named_secret)):
         text = text.replace(secret, HIDDEN)
     for pattern in _PATTERNS:
         text = pattern.sub(HIDDEN, text)
@@ -132,12 +146,13 @@ def _is_long(part: str) -> bool:
     return len(part) >= 16 and any(c.isdigit() for c in part)
 
 
-def _environment_secrets() -> list[str]:
+@functools.lru_cache(maxsize=1)  # of the environment as it is: it hardly ever changes
+def _secrets(environment: tuple[tuple[str, str], ...], named: frozenset[str]) -> list[str]:
     """Longest first: one may be part of another. In the spellings that URLs and JSON have for them, too."""
     values = {
         value
-        for name, value in os.environ.items()
-        if (name in _named_secret and len(value) >= 4)
+        for name, value in environment
+        if (name in named and len(value) >= 4)
         or (_SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST and not _NOT_SECRET.match(value))
     }
     spelt = {form for value in values for form in (value, quote(value, safe=""), json.dumps(value)[1:-1])}
@@ -169,9 +184,10 @@ def find_secrets(value: Any, key: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         named = next((value[n] for n in ("name", "key", "header") if isinstance(value.get(n), str)), "")
         for name, item in value.items():
-            full = f"{key}.{redact(str(name))}" if key else redact(str(name))
+            shown = redact(str(name))
+            full = f"{key}.{shown}" if key else shown
             names_one = _names_secret(str(name)) or (name == "value" and _names_secret(named))
-            if redact(str(name)) != str(name) or (names_one and _says_something(item)):
+            if shown != str(name) or (names_one and _says_something(item)):
                 yield full
             else:
                 yield from find_secrets(item, full)

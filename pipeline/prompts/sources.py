@@ -178,7 +178,7 @@ class RunSource(SourceConfig):
 
     def given_sets(self) -> list[str]:
         if self.sets is None:
-            from pipeline import prompts as reading
+            from pipeline.prompts import reading
 
             self.sets = reading.Upstream(self, Path()).candidate_sets()
         return self.sets
@@ -268,7 +268,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
             the same any more.
     """
     from pipeline import __version__
-    from pipeline import prompts as reading
+    from pipeline.prompts import reading
 
     base = base or Path()
     files, answers = reading.local_files(source, base), reading.given_files(source, base)
@@ -336,7 +336,7 @@ def _extend(
     Raises:
         ResumeError: a prompt of the table is missing now, or differs.
     """
-    from pipeline import prompts as reading
+    from pipeline.prompts import reading
 
     work = run.inside("work", "read")
     work.remove("prompts")

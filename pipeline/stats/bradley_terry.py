@@ -60,7 +60,7 @@ def bradley_terry(
     Cost: O(draws * S^3) for S systems and about 8 Newton steps; O(clusters * S^3) with few clusters.
     """
     from scipy.sparse import csr_array
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     bootstrap = Bootstrap(draws, confidence, seed)
     scores = prompt_scores(games)
@@ -112,7 +112,7 @@ def bradley_terry(
     if effective.min() < FEW_CLUSTERS:
         se = _jackknife_errors(strength, wins, cells, ridge, zero)
         known = (effective >= 2) & np.isfinite(se)
-        half = t.ppf(1 - tail, np.maximum(effective - 1, 1)) * se
+        half = stdtrit(np.maximum(effective - 1, 1), 1 - tail) * se
         bounds[:, known] = np.stack([strength - half, strength + half])[:, known]
         methods = ["t" if ok else "none" for ok in known]
     else:

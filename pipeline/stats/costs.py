@@ -180,7 +180,7 @@ def extrapolate(
         engines: of the pilot's stages (:func:`engines_of`).
         audited: how many times more rows the whole run audits than the pilot; ``None`` = in proportion to the rows.
     """
-    from scipy import stats  # takes half a second to import
+    from scipy.special import stdtrit  # takes a moment to import
 
     total = sum(population.values())
     totals: dict[tuple[str, str], StageCost] = {}
@@ -193,7 +193,7 @@ def extrapolate(
         spent = [r.tokens for r in rows]
         mean = sum(spent) / len(spent)
         variance = sum((s - mean) ** 2 for s in spent) / (len(spent) - 1)
-        half = float(stats.t.ppf(0.975, len(spent) - 1)) * math.sqrt(variance / len(spent)) * total
+        half = float(stdtrit(len(spent) - 1, 0.975)) * math.sqrt(variance / len(spent)) * total
         costs.low, costs.high = max(0.0, costs.tokens - half), costs.tokens + half
     return costs
 

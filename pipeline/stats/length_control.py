@@ -38,7 +38,7 @@ def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
     Raises:
         InputError: the table has no lengths.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if np.isnan(games.length_difference).all():
         raise InputError("length control needs the columns length and opponent_length")
@@ -67,7 +67,7 @@ def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
             spread = _jackknife_error(influence @ weight, cluster, counts / n @ weight)
             se = low = high = np.nan
             if size >= 2 and spread > 1e-12:
-                half = float(t.ppf(0.5 + confidence / 2, size - 1)) * spread
+                half = float(stdtrit(size - 1, 0.5 + confidence / 2)) * spread
                 se, low, high = spread, max(0.0, value - half), min(1.0, value + half)
             choices = of_games(kind, int(scores.orders[k]), bool(scores.soft[k]))
             recipe = signature("length-controlled", choices, bootstrap, "t", "simplified")

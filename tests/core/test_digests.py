@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +17,7 @@ from pipeline.core import digests
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.schema import prompts_schema, with_provenance
-from tests.conftest import run_with_prompts
-from tests.inprocess import without_ray
+from tests.conftest import rest_slow, run_with_prompts
 
 FS = pafs.LocalFileSystem()
 Damage = Callable[[list[Path]], None]
@@ -52,6 +52,7 @@ def rewrite(files: list[Path]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), files[1])
 
 
+JOBS = ("select", "judge", "winrate", "report", "export", "retry", "show", "errors")
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "removed": (remove, "00001.parquet is missing, with 4 rows"),
     "cut off": (cut_off, "00001.parquet has"),
@@ -108,22 +109,15 @@ def test_a_record_says_what_a_file_is(tmp_path: Path) -> None:
     assert (record["rows"], record["bytes"]) == (3, (tmp_path / "t.parquet").stat().st_size)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("damaged") / "run"
-    words = ["dummy", "prompts.limit_clusters=1", "prompts.languages=[en,de]", f"out={folder}"]
-    with without_ray():
-        assert main(["run", *words, "execution.progress=false"]) == 0
-    return folder
-
-
-@pytest.mark.parametrize("damage", ["remove", "cut"])
-@pytest.mark.parametrize("job", ["select", "judge", "winrate", "report", "export", "retry", "show", "errors"])
+@pytest.mark.parametrize(
+    ("job", "damage"),
+    rest_slow(product(JOBS, ("remove", "cut")), [("select", "cut"), *((job, "remove") for job in JOBS)]),
+)
 @pytest.mark.usefixtures("no_ray")
 def test_no_job_goes_on_with_a_damaged_table(
-    job: str, damage: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: str, damage: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
     run = RunFolder(str(tmp_path / "run"))
     prompt_id = run.table("prompts", ["prompt_id"])["prompt_id"][0].as_py()
     for table in ("prompts", "candidates", "selections", "games"):

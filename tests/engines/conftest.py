@@ -1,4 +1,7 @@
-"""Real engines: one of each kind and session, because a start costs half a minute; and what they are compared with."""
+"""Real engines: one of each kind, because a start costs half a minute; and what they are compared with.
+
+They end with the tests of this room: each holds some gigabytes.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from pipeline.engines.vllm import VLLMEngineConfig
 from tests.engines.runner import Runner, served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chat(chat_model: str) -> Iterator[Runner]:
     """vLLM with the small chat model: candidates, verdicts, likelihoods."""
     with Runner(VLLMEngineConfig(model=chat_model, dtype="float32", max_model_len=1024, max_num_seqs=64)) as runner:
         yield runner
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reward(reward_model: str) -> Iterator[Runner]:
     """vLLM with the small reward model."""
     config = VLLMEngineConfig(model=reward_model, runner="reward", dtype="float32", max_model_len=512, max_num_seqs=8)
@@ -26,7 +29,7 @@ def reward(reward_model: str) -> Iterator[Runner]:
         yield runner
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedder(chat_model: str) -> Iterator[Runner]:
     """vLLM with the small chat model as an embedding model."""
     config = VLLMEngineConfig(model=chat_model, runner="embed", dtype="float32", max_model_len=256, max_num_seqs=8)
@@ -34,14 +37,14 @@ def embedder(chat_model: str) -> Iterator[Runner]:
         yield runner
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vllm_server(chat: Runner) -> Iterator[str]:
     """Base URL of vLLM's own OpenAI-compatible server, with ``chat`` behind it under the name ``small``."""
     with served(chat, "small") as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference(chat_model: str) -> tuple[Any, Any]:
     """(model, tokenizer) of the chat model in transformers."""
     import torch
@@ -51,7 +54,7 @@ def reference(chat_model: str) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(chat_model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference_reward(reward_model: str) -> Callable[..., tuple[float, int]]:
     """``messages, text -> (score, tokens)`` by one plain forward pass of the reward model in transformers."""
     import torch

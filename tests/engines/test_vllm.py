@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +53,10 @@ def test_n_candidates_in_one_request(chat: Runner) -> None:
     assert all(c.finish_reason == "length" and c.num_tokens == 12 for c in result.completions)
     assert result.tokens.completion == 36
     assert result.tokens.prompt == chat(chat.engine.count_tokens(QUESTION))
+    again = chat(chat.engine.generate(QUESTION, params))
+    other = chat(chat.engine.generate(QUESTION, replace(params, seed=200)))
+    assert [c.text for c in again.completions] == [c.text for c in result.completions]
+    assert {c.text for c in other.completions}.isdisjoint(c.text for c in result.completions)
 
 
 def test_shared_prefixes_are_served_from_the_cache(chat: Runner) -> None:
@@ -164,7 +169,7 @@ def test_one_bad_request_leaves_the_engine_alive(chat: Runner) -> None:
 
 
 def test_a_request_longer_than_the_context_is_refused_or_cut(chat: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = [{"role": "user", "content": "What is the capital of France? " + "lemon " * 150_000 + "Answer in one word."}]
+    long = [{"role": "user", "content": "What is the capital of France? " + "lemon " * 20_000 + "Answer in one word."}]
     calls = [
         lambda: chat(chat.engine.generate(long, SamplingParams(max_tokens=8, temperature=0))),
         lambda: chat(chat.engine.label_probs(long, ["A", "B"])),

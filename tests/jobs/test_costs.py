@@ -100,6 +100,7 @@ def test_adaptive_rounds_and_last_passes_are_charged_to_their_engines(tmp_path: 
     words = ["engines.generator.price={prompt: 1, completion: 4, hour: 36}", "engines.judge.price.hour=36"]
     words += ["sampling.n=6", "sampling.adaptive={by: best_of_n, first: 3, mean_n: 4, rounds: 2}"]
     words += ["engines.reward.price={prompt: 2, hour: 36}", "winrate.draws=50", f"out={tmp_path / 'run'}"]
+    words += ["prompts.limit_clusters=4", *(f"selectors.{name}=null" for name in ("random", "mbr", "judge", "chops"))]
     settings = config(*words)
     assert main(["run", "dummy", "execution.progress=false", *words]) == 0
     run = RunFolder(str(tmp_path / "run"))

@@ -29,7 +29,7 @@ from tests.jobs import test_retry as tables
 ARENA = DATA / "arena-hard-v0.1"
 MODELS = ("gpt-4-0314", "gpt-4-0613", "gpt-3.5-turbo-0125")
 FEW = 60
-"""Questions where it is the layout that is tested; all 500 are labelled once."""
+"""Questions of the 500: it is the layout that is tested."""
 LABELS = [f"lemonpress_{name}" for name in ("index", "method", "scores", "answer", "error")]
 LONG_LABELS = [f"lemonpress_{name}" for name in ("score", "selected", "rank", "error")]
 
@@ -37,7 +37,7 @@ needs_arena = pytest.mark.skipif(not ARENA.is_dir(), reason="the arena-hard-v0.1
 here = pytest.mark.usefixtures("no_ray", "own_datasets_cache")
 
 
-def arena(n: int | None = None) -> list[dict[str, Any]]:
+def arena(n: int) -> list[dict[str, Any]]:
     """The first ``n`` of 500 questions, each with its ``answers`` in the order of ``MODELS``."""
 
     def lines(path: Path) -> list[dict[str, Any]]:
@@ -65,13 +65,14 @@ def keeps(result: pa.Table, before: pa.Table, new: list[str]) -> bool:
 
 @here
 @needs_arena
-def test_five_hundred_prompts_with_a_list_of_answers(tmp_path: Path) -> None:
-    before = pa.Table.from_pylist(arena())
+@pytest.mark.parametrize("count", [FEW, pytest.param(500, marks=pytest.mark.slow)])
+def test_prompts_with_a_list_of_answers(tmp_path: Path, count: int) -> None:
+    before = pa.Table.from_pylist(arena(count))
     pq.write_table(before, tmp_path / "q.parquet")
     words = [f"out={tmp_path / 'run'}", f"prompts.path={tmp_path / 'q.parquet'}", "prompts.given.column=answers"]
     assert main(["label", *words, "prompts.columns.id=uid", "execution.progress=false"]) == 0
     result = labelled(tmp_path / "run")
-    assert result.num_rows == 500 and keeps(result, before, LABELS)
+    assert result.num_rows == count and keeps(result, before, LABELS)
     for row in result.to_pylist():
         assert row["lemonpress_answer"] == row["answers"][row["lemonpress_index"]]
         assert row["lemonpress_scores"][row["lemonpress_index"]] == max(row["lemonpress_scores"])

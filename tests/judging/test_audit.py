@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from pipeline.judging.audit import AuditStage, altered, choose_rows, find_donors
 from pipeline.stats.audit import audit_table
 from pipeline.stats.games import Games, games_from_table
 from pipeline.tasks.translation import Translation
+from tests.conftest import finish
 
 ENGLISH = "Take three eggs first, then beat them well with sugar, and bake it all until the end, 7 minutes."
 GERMAN = "Nimm zuerst drei Eier, schlage sie gut mit Zucker auf und backe alles bis zum Schluss, ganze Minuten lang."
@@ -31,7 +31,7 @@ def play(rows: list[Row], **judge: Any) -> Games:
     stage = AuditStage("j", opponent="hedged/sample", donors=donors)
     engine = DummyEngine(DummyEngineConfig(model="j", **judge))
     for row in rows:
-        asyncio.run(stage(row, engine))
+        finish(stage(row, engine))
     flat = [
         {"prompt_id": r.prompt_id, "cluster_id": r.cluster_id, "language": r.language, **vars(g)}
         for r in rows
@@ -106,7 +106,7 @@ def test_only_chosen_rows_are_audited() -> None:
     engine = DummyEngine(DummyEngineConfig(model="j"))
     chosen, other, silent = prompt(1), prompt(2), prompt(1, text=None)
     for row in (chosen, other, silent):
-        asyncio.run(stage(row, engine))
+        finish(stage(row, engine))
     assert {g.opponent for g in chosen.games} == {
         f"audit:{v}" for v in ("identical", "truncated", "numbers", "shuffled")
     }
@@ -153,7 +153,7 @@ def test_an_able_judge_is_not_graded_down_for_a_model_that_answers_in_english_on
         DummyEngineConfig(model="j", accuracy=1.0, best=r"Cake number \d+: Take.*the end, 7 minutes\.")
     )
     for row in rows:
-        asyncio.run(stage(row, engine))
+        finish(stage(row, engine))
     assert not [g for row in rows for g in row.games if g.opponent == "audit:language"]
     assert [g for row in rows for g in row.games]
 

@@ -124,9 +124,13 @@ def spelled(text: str) -> list[dict[str, float]]:
     return [{token: 0.9, "other": 0.1} for token in re.findall(r"\s*\w+|\s*[^\w\s]+|\s+", text)]
 
 
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)])  # every eighth reply, and all of them
 @pytest.mark.parametrize("logprobs", [False, True])
-def test_an_endpoint_that_talks_is_read_with_and_without_log_probabilities(endpoint: Endpoint, logprobs: bool) -> None:
-    texts = [text for text, _ in CLEAR] + UNCLEAR
+def test_an_endpoint_that_talks_is_read_with_and_without_log_probabilities(
+    endpoint: Endpoint, logprobs: bool, step: int
+) -> None:
+    clear, unclear = CLEAR[::step], UNCLEAR[::step]
+    texts = [text for text, _ in clear] + unclear
     endpoint.replies = [(200, reply(text, *(spelled(text) or [{"": 1.0}] if logprobs else []))) for text in texts]
 
     async def scores() -> list[float | None]:
@@ -140,10 +144,10 @@ def test_an_endpoint_that_talks_is_read_with_and_without_log_probabilities(endpo
         return found
 
     found = asyncio.run(scores())
-    read = [score == SCORES[label] for score, (_, label) in zip(found, CLEAR, strict=False)]
+    read = [score == SCORES[label] for score, (_, label) in zip(found, clear, strict=False)]
     assert len(endpoint.requests) == len(texts)
     assert sum(read) >= 0.95 * len(read)
-    assert [text for text, score in zip(UNCLEAR, found[len(CLEAR) :], strict=True) if score is not None] == []
+    assert [text for text, score in zip(unclear, found[len(clear) :], strict=True) if score is not None] == []
 
 
 def test_a_first_token_that_is_no_label_does_not_lose_the_verdict(endpoint: Endpoint) -> None:

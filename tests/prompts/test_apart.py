@@ -12,6 +12,8 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
+from pipeline.prompts import apart as read_apart
+from pipeline.prompts import reading
 from pipeline.prompts import sources as prompts
 from pipeline.prompts.sources import FileSource, read_prompts
 from tests.conftest import ROOT, rows_of
@@ -27,29 +29,17 @@ def lines(path: Path, rows: int) -> FileSource:
     return FileSource(path=path.name)
 
 
-def test_the_table_is_the_same(tmp_path: Path) -> None:
+def test_the_table_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it was not made in this process, unless the file is small."""
     source, names = lines(tmp_path / "p.jsonl", 20), ("prompt_id", "messages", "source")
-    runs = [RunFolder(str(tmp_path / str(how))) for how in (True, False)]
-    reports = [read_prompts(source, run, tmp_path, apart=run is runs[0]) for run in runs]
-    assert asdict(reports[0]) == asdict(reports[1]) and reports[0].n_duplicates == 13
+    runs = [RunFolder(str(tmp_path / name)) for name in ("apart", "here")]
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "open_source", lambda *_: pytest.fail("it was read here"))
+        report = read_prompts(source, runs[0], tmp_path)
+    monkeypatch.setattr(prompts, "_LARGE", 10**9)
+    monkeypatch.setattr(read_apart, "read_apart", lambda *_: pytest.fail("it was read elsewhere"))
+    assert asdict(read_prompts(source, runs[1], tmp_path)) == asdict(report) and report.n_duplicates == 13
     assert rows_of(runs[0], "prompts", *names) == rows_of(runs[1], "prompts", *names)
-    lines(tmp_path / "p.jsonl", 25)  # grown: read again, and the new rows added
-    assert read_prompts(source, runs[0], tmp_path).rows == 25
-
-
-def test_it_happens_in_another_process(tmp_path: Path) -> None:
-    """Seen from outside: the libraries that read files are not in this one afterwards."""
-    lines(tmp_path / "p.jsonl", 20)
-    code = (
-        "import sys; from pipeline import prompts; prompts._LARGE = {}\n"
-        "from pipeline.core.folder import RunFolder; from pathlib import Path\n"
-        "prompts.read_prompts(prompts.FileSource(path='p.jsonl'), RunFolder({!r}), Path({!r}))\n"
-        "print('datasets' in sys.modules)"
-    )
-    for large, loaded in ((0, "False"), (10**9, "True")):
-        text = code.format(large, str(tmp_path / str(large)), str(tmp_path))
-        done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.split()[-1] == loaded
 
 
 def test_an_error_is_the_same(tmp_path: Path) -> None:

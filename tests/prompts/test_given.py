@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import prompts as reading
 from pipeline.config.load import build_config, to_dict
 from pipeline.core.errors import ConfigError, InputError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import MARKER, RunFolder
 from pipeline.core.row import Candidate, row_from_dict
 from pipeline.core.schema import METADATA_KEY, prompts_schema, read_provenance, with_columns, with_provenance
+from pipeline.prompts import files as opening
 from pipeline.prompts.sources import Columns, FileSource, Given, RunSource, read_prompts
 from tests.conftest import DATA, jsonl
 from tests.tables import write_table
@@ -108,7 +108,7 @@ def test_unusable_answers_are_counted_and_do_not_fail_their_row(run: RunFolder, 
 def test_files_are_joined_in_the_order_of_the_map(
     run: RunFolder, tmp_path: Path, prompts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading.files, "_BATCH", 2)
+    monkeypatch.setattr(opening, "_BATCH", 2)
     one = jsonl(tmp_path / "one.jsonl", *({"uid": x, "text": f"1{x}"} for x in "cab"), "")
     pq.write_table(pa.table({"uid": ["b", "c", "a"], "text": ["2b", "2c", "2a"]}), tmp_path / "two.parquet")
     (tmp_path / "three.csv").write_text("uid,text,x\na,3a,0\nb,,0\nc,3c,0\n")

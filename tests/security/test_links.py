@@ -10,20 +10,12 @@ import pytest
 from pipeline.cli import main
 from pipeline.core.errors import ConfigError, InputError
 from pipeline.core.folder import RunFolder
-from pipeline.prompts import local_files
+from pipeline.prompts.files import local_files
 from pipeline.prompts.sources import FileSource
-from tests.inprocess import without_ray
+from tests.conftest import rest_slow
 
 QUIET = "execution.progress=false"
 WORDS = ["dummy", "prompts.limit_clusters=1", "prompts.languages=[en]", QUIET]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("theirs") / "run"
-    with without_ray():
-        assert main(["generate", *WORDS, f"out={folder}"]) == 0
-    return folder
 
 
 @pytest.fixture
@@ -45,7 +37,12 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize("link", ["work/verify", "work", "work/verify/input", "work/verify/run"])
+@pytest.mark.parametrize(
+    "link",
+    rest_slow(
+        [("work",), ("work/verify",), ("work/verify/input",), ("work/verify/run",)], [("work",), ("work/verify/input",)]
+    ),
+)
 def test_verify_neither_deletes_nor_writes_elsewhere(
     link: str, theirs: Path, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

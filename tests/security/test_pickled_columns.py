@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray.data  # noqa: F401  # registers the type that unpickles, as every process of a job with Ray does
 
 from pipeline.cli import main
 from pipeline.core.errors import InputError
-from pipeline.core.folder import RunFolder
+from pipeline.core.folder import TABLES, RunFolder
 from pipeline.core.tables import check_schema, open_file
-from tests.inprocess import without_ray
+from tests.conftest import rest_slow
 from tests.security.canary import EXTENSION, NESTINGS, Payload, poison_file, poison_run, poisoned
 
 QUIET = "execution.progress=false"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, from prompts to report and replay table."""
-    folder = tmp_path_factory.mktemp("canary") / "run"
-    with without_ray():
-        words = ["dummy", "prompts.limit_clusters=1", "prompts.languages=[en,de]", QUIET, f"out={folder}"]
-        assert main(["run", *words, "judge.candidates=true"]) == 0
-        assert main(["replay", str(folder)]) == 0
-    return folder
 
 
 @pytest.fixture
@@ -45,6 +33,12 @@ def flag(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "ran"
     yield path
     assert not path.exists(), "code that came with a file was run"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_process_with_ray() -> None:
+    """Ray Data registers the type that unpickles, in every process of a job with Ray."""
+    import ray.data  # noqa: F401
 
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_ray")
@@ -107,8 +101,13 @@ def test_harmless_types_are_read(tmp_path: Path) -> None:
 PROMPTS = pa.table({"prompt_id": ["a", "b"], "prompt": ["q", "r"], "language": ["en", "de"]})
 
 
-@pytest.mark.parametrize("nesting", NESTINGS)
-@pytest.mark.parametrize("column", ["extra", "language"])
+@pytest.mark.parametrize(
+    ("nesting", "column"),
+    rest_slow(
+        product(NESTINGS, ("extra", "language")),
+        [("plain", "extra"), ("plain", "language"), ("struct in a list", "extra")],
+    ),
+)
 def test_prompts_in_a_file(
     nesting: str, column: str, tmp_path: Path, flag: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,8 +125,13 @@ def test_prompts_in_a_folder(tmp_path: Path, flag: Path, capsys: pytest.CaptureF
     assert "2.parquet" in refused(capsys, "generate", *words)
 
 
-@pytest.mark.parametrize("table", ["prompts", "candidates", "selections", "games"])
-@pytest.mark.parametrize("column", ["language", "source", "extra"])
+@pytest.mark.parametrize(
+    ("table", "column"),
+    rest_slow(
+        product(TABLES, ("language", "source", "extra")),
+        [("candidates", "language"), ("candidates", "source"), *((table, "extra") for table in TABLES)],
+    ),
+)
 def test_another_runs_table_as_prompts(
     table: str, column: str, run: RunFolder, tmp_path: Path, flag: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,10 +216,16 @@ JOBS = {
     "report": [],
     "export": ["export.format=sft"],
 }
+ALL_JOBS = (*JOBS, "verify", "retry", "show", "errors", "replay")
 
 
-@pytest.mark.parametrize("nesting", ["plain", "struct in a list"])
-@pytest.mark.parametrize("job", [*JOBS, "verify", "retry", "show", "errors", "replay"])
+@pytest.mark.parametrize(
+    ("job", "nesting"),
+    rest_slow(
+        product(ALL_JOBS, ("plain", "struct in a list")),
+        [("select", "struct in a list"), *((job, "plain") for job in ALL_JOBS)],
+    ),
+)
 def test_every_job_on_a_run_that_was_tampered_with(
     job: str, nesting: str, run: RunFolder, flag: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,6 +270,8 @@ def test_ray_is_given_no_file_that_was_not_looked_at(run: RunFolder, flag: Path)
 
 def test_a_file_cannot_make_its_paths_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As an image, a path in a row would be opened here, or fetched from the network, and given to a decoder."""
+    import datasets
+
     features = datasets.Features({"prompt": datasets.Value("string"), "picture": datasets.Image()})
     rows = {"prompt": ["q"], "picture": [{"path": "/etc/hostname", "bytes": None}]}
     table = datasets.Dataset.from_dict(rows, features=features).data.table

@@ -22,19 +22,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.schema import read_provenance, with_provenance
 from pipeline.engines.base import ENGINES
 from pipeline.jobs import theirs as theirs_module
-from tests.inprocess import without_ray
 
 QUIET = "execution.progress=false"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("theirs") / "run"
-    words = ["dummy", "prompts.limit_clusters=1", "prompts.languages=[en,de]", QUIET, f"out={folder}"]
-    with without_ray():
-        assert main(["run", *words, "judge.candidates=true"]) == 0
-        assert main(["replay", str(folder)]) == 0
-    return folder
 
 
 @pytest.fixture
@@ -86,10 +75,7 @@ ENDPOINT = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1",
         ({**ENDPOINT, "api_key_env": None}, ["http://127.0.0.1:9/v1", "engines.generator.base_url=http"]),
         ({**ENDPOINT, "api_key_env": "NO_SUCH_VARIABLE"}, ["engines.generator.base_url=http://127.0.0.1:9/v1"]),
         ({**ENDPOINT, "base_url": None}, ["engines.generator.base_url=null", "engines.generator.api_key_env="]),
-        *(
-            ({"kind": "dummy", name: "/tmp/x"}, [f"engines.generator.{name}=/tmp/x"])
-            for name in ("log", "fuse", "crash", "dead", "fail", "best")
-        ),
+        ({"kind": "dummy", "log": "/tmp/x"}, ["engines.generator.log=/tmp/x"]),
         ({"kind": "vllm", "model": "m", "lora": "/home"}, ["engines.generator.lora=/home"]),
         ({"kind": "vllm", "model": "m", "engine_args": {"trust_remote_code": True}}, ["engines.generator.engine_args"]),
         ({"kind": "vllm", "model": "m", "chat_template": "/etc/passwd"}, ["engines.generator.chat_template"]),

@@ -370,7 +370,7 @@ def test_calls_about_one_prompt_share_their_beginning() -> None:
     assert first == [letter for letter in "pqrst" for _ in range(4)]
 
 
-@pytest.mark.parametrize("n", range(1, 18))
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 11, 16, 17])
 def test_the_bracket_is_the_documented_one(n: int) -> None:
     """The best of n wins every match it plays; how many that are follows from its place in the bracket."""
     rounds = n.bit_length() - 1

@@ -10,6 +10,7 @@ from pipeline.config.load import load_config
 from pipeline.core.folder import RunFolder
 from pipeline.jobs import generate, select
 from tests.conftest import rows_of
+from tests.inprocess import without_ray
 
 SOURCE = '''
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ def test_a_selector_of_ones_own_works_from_the_config(tmp_path: Path, monkeypatc
     words = ["dummy", "modules=[my_selectors]", "selectors.shortest.minimum=3", "prompts.limit_clusters=1"]
     words += [f"selectors.{name}=null" for name in ("best_of_n", "judge", "chops")]  # no pass that is not asked about
     config = load_config([*words, f"out={tmp_path / 'run'}", "execution.progress=false"])
-    generate.run(config)
+    with without_ray():
+        generate.run(config)
     select.run(config)
     for row in rows_of(RunFolder(config.out), "selections", "candidates", "selections", "errors"):
         (mine,) = [s for s in row["selections"] if s["method"] == "shortest"]

@@ -20,6 +20,7 @@ from pipeline.engines.base import LabelProbs, Prompt
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.selection.base import SELECTORS, Choice, Pool, Selector
 from pipeline.selection.stage import SelectStage
+from tests.conftest import finish
 
 
 def pool(
@@ -42,7 +43,7 @@ def pool(
 
 def choose(kind: str, target: Pool, **config: Any) -> Choice:
     cls = SELECTORS.get(kind)
-    return asyncio.run(cls(**config).select(target))
+    return finish(cls(**config).select(target))
 
 
 class Judge(DummyEngine):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from pipeline.selection.base import Choice, Pool
 from pipeline.selection.majority_vote import MajorityVote
 from pipeline.selection.oracle import Oracle
 from pipeline.selection.weighted_vote import WeightedVote
+from tests.conftest import finish
 
 NUMBERS = ["1", "2", "3", "1,000", "0.5"]
 SAME = {"1": ["1.0", "1."], "2": ["two is 2", "$2"], "3": ["03"], "1,000": ["1000", "1 000"], "0.5": ["1/2", ".5"]}
@@ -49,7 +49,7 @@ def pool(texts: Sequence[str | None], task: str = "math", seed: int = 1, engine:
 
 
 def choose(selector: MajorityVote | WeightedVote | Oracle, target: Pool) -> Choice:
-    return asyncio.run(selector.select(target))
+    return finish(selector.select(target))
 
 
 def generated(rng: random.Random) -> tuple[list[str], list[str | None]]:

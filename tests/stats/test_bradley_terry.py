@@ -82,7 +82,7 @@ def test_few_clusters_use_the_jackknife_and_t() -> None:
     assert bradley_terry(games_from_table(alone), "o").to_pylist()[0]["ci_low"] is None
 
 
-@pytest.mark.parametrize("clusters", [3, 10])
+@pytest.mark.parametrize("clusters", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_strengths_of_few_clusters_cover(clusters: int) -> None:
     """Three systems that answer every question; the percentile bootstrap covers 75% at 3 clusters and 89% at 10."""
     rng = np.random.default_rng(clusters)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.pool_curves import hope_and_risk, pool_curves, recovered_share
 
 
@@ -47,8 +48,9 @@ def test_a_guessing_judge_gives_no_hope() -> None:
     """The best of 8 guesses looked 65% better than the greedy answer."""
     orders = np.random.default_rng(0).choice([0.0, 0.5, 1.0], (2000, 2, 8))
     greedy = np.full(2000, 0.5)
-    cursed = hope_and_risk(orders.mean(axis=1), greedy, np.arange(2000))
-    honest = hope_and_risk(orders.mean(axis=1), greedy, np.arange(2000), orders=orders)
+    few = Bootstrap(draws=200)
+    cursed = hope_and_risk(orders.mean(axis=1), greedy, np.arange(2000), few)
+    honest = hope_and_risk(orders.mean(axis=1), greedy, np.arange(2000), few, orders=orders)
     assert cursed.hope is not None and cursed.hope > 0.6
     assert honest.hope == pytest.approx(0, abs=0.03) and honest.risk == pytest.approx(0, abs=0.03)
     assert honest.hope_absolute.low is not None and honest.hope_absolute.low < 0

@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.tables import open_file, read_schema
-from pipeline.prompts import local_files, open_source
-from pipeline.prompts.files import Piece, format_of
+from pipeline.prompts.files import Piece, format_of, local_files, open_source
 from pipeline.prompts.rows import Indices
 from pipeline.prompts.sources import SourceConfig
 from pipeline.prompts.types import json_types
