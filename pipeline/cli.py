@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline import __version__
-from pipeline.core.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
+from pipeline.core.errors import STORAGE_ERRORS, ConfigError, LemonpressError, first_line, nearest
 from pipeline.core.safety import indented, redact, say_error
 
 _FOLDERS = ("export", "label", "replay", "verify")
@@ -118,11 +118,10 @@ def _unforeseen(job: str, error: Exception, argv: Sequence[str] | None) -> int:
     """One line instead of a traceback, which may show what is nobody's business; Python code gets the error itself."""
     if argv is not None or os.environ.get("LEMONPRESS_TRACEBACK"):
         raise error
-    what = (str(error).strip().splitlines() or [""])[0][:300]
     say_error(
         redact(
-            f"lemonpress {job}: {type(error).__name__}: {what}; this was not foreseen: LEMONPRESS_TRACEBACK=1 in the "
-            "environment shows where it happened"
+            f"lemonpress {job}: {type(error).__name__}: {first_line(error)}; this was not foreseen: "
+            "LEMONPRESS_TRACEBACK=1 in the environment shows where it happened"
         )
     )
     return 1
@@ -135,8 +134,9 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _damaged(job: str, error: Exception) -> str:
-    what = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    return redact(f"lemonpress {job}: a file is damaged: {what}; lemonpress verify RUN says which of a run's")
+    return redact(
+        f"lemonpress {job}: a file is damaged: {first_line(error)}; lemonpress verify RUN says which of a run's"
+    )
 
 
 def _command(job: str) -> ModuleType:

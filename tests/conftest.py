@@ -22,6 +22,7 @@ from pipeline.core.cache import model_path
 from pipeline.core.folder import RunFolder
 from pipeline.core.schema import prompts_schema, with_provenance
 from pipeline.prompts.write import write_shards
+from tests.endpoint import KEY, Endpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For the S3-compatible server (s3_server), in Ray's workers too; and no test reaches a real account.
@@ -213,6 +214,16 @@ def real_run(ray_cluster: str, chat_model: str, reward_model: str, tmp_path_fact
     words += ["engines.generator.max_model_len=1024", "engines.reward.max_model_len=1024", "execution.progress=false"]
     assert main(words) == 0
     return RealRun(RunFolder(str(out)), words)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """A scripted endpoint on loopback."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    made = Endpoint()
+    yield made
+    made.close()
 
 
 @pytest.fixture

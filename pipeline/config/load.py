@@ -38,7 +38,7 @@ from pipeline.config.sections import (
     WinrateConfig,
 )
 from pipeline.config.verify import VerifyConfig
-from pipeline.core.errors import ConfigError, nearest
+from pipeline.core.errors import ConfigError, first_line, nearest
 from pipeline.core.imports import allow
 from pipeline.core.policy import NAME as POLICY
 from pipeline.core.policy import Policy, Rule
@@ -346,7 +346,7 @@ def _read_word(word: str) -> dict[str, Any]:
     try:
         layer = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
     except Exception as error:
-        raise ConfigError(f"cannot read {word!r} as key=value: {_first_line(error)}") from error
+        raise ConfigError(f"cannot read {word!r} as key=value: {first_line(error)}") from error
     assert isinstance(layer, dict)
     return typing.cast(dict[str, Any], layer)
 
@@ -409,7 +409,7 @@ def _resolve(data: dict[str, Any]) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
+        raise ConfigError(f"{error.full_key or 'config'}: {first_line(error)}") from error
     assert isinstance(resolved, dict)
     _refuse_gaps(resolved, "")
     for key in find_secrets(resolved):
@@ -457,7 +457,7 @@ def _build(cls: type[T], data: Any, key: str) -> T:
         return typing.cast(T, OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
         full = ".".join(part for part in (key, error.full_key or "") if part)
-        raise ConfigError(f"{full}: {_first_line(error)}") from error
+        raise ConfigError(f"{full}: {first_line(error)}") from error
 
 
 @functools.cache
@@ -511,7 +511,3 @@ def _check_shape(hint: Any, value: Any, key: str) -> None:
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -104,6 +104,12 @@ class Interrupted(LemonpressError):
         self.exit_code = 128 + signal
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, at most 300 characters of it; its type where it says nothing."""
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__)[:300]
+
+
 class EngineDead(Exception):
     """The engine cannot serve any further request; its worker process must be replaced."""
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.core import digests, tables
-from pipeline.core.errors import InputError, StorageError, UnfinishedTableError
+from pipeline.core.errors import InputError, StorageError, UnfinishedTableError, first_line
 from pipeline.core.layers import FILES, TABLES, Laid
 from pipeline.core.reading import Table, Wanted
 from pipeline.core.remote import is_uri, open_uri
@@ -206,7 +206,7 @@ class RunFolder:
             text = self.read_text(*parts)
             return None if text is None else json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{self.path(*parts)}: not valid JSON: {tables.first_line(error)}") from error
+            raise InputError(f"{self.path(*parts)}: not valid JSON: {first_line(error)}") from error
 
     def write_json(self, value: Any, *parts: str) -> str:
         """Write a small JSON file atomically; returns its path."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.core.cache import cache_folder
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, first_line
 from pipeline.core.hashing import digest
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://")
@@ -51,7 +51,7 @@ def open_uri(path: str, key: str) -> tuple[pafs.FileSystem, str]:
     try:
         return pafs.FileSystem.from_uri(path)  # type: ignore[no-any-return]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError(f"{key}: cannot open {path}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{key}: cannot open {path}: {first_line(error)}") from error
 
 
 def local_copies(path: str, key: str, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
@@ -70,7 +70,7 @@ def local_copies(path: str, key: str, wanted: Callable[[str], bool] = lambda nam
     try:
         infos = _find(fs, inner, wanted)
     except OSError as error:
-        raise ConfigError(f"{key}: cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{key}: cannot read {path}: {first_line(error)}") from error
     if not infos:
         raise ConfigError(f"{key}: no such file: {path}")
     if isinstance(fs, pafs.LocalFileSystem) and [info.path for info in infos] != [inner]:
@@ -98,7 +98,7 @@ def read_text(path: str) -> str:
         with fs.open_input_stream(inner) as stream:
             return bytes(stream.read()).decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"cannot read the config {path}: {first_line(error)}") from error
 
 
 def origin(path: Path) -> str:
@@ -117,8 +117,9 @@ def refuse_links_out(paths: Iterable[str | Path], folder: str | Path, key: str) 
         real = Path(path).resolve()
         if not real.is_relative_to(home):
             raise ConfigError(
-                f"{key}: {path} is a link that leads out of the folder, to {real}; name that file itself, or remove "
-                "the link"
+                f"{key}: {path} is a link that leads out of the folder, to {real}: a stranger's folder could name any "
+                "file of yours so; if it is meant (a snapshot in the hub's cache holds nothing but such links), name "
+                "the files instead of their folder: prompts.path=FILE, or a file a language under prompts.paths"
             )
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, first_line
 from pipeline.core.schema import COLUMNS
 
 if TYPE_CHECKING:  # it loads pandas, and the config imports this module
@@ -173,12 +173,6 @@ def is_damage(error: BaseException) -> bool:
     Arrow raises its own exceptions, and ``OSError`` without a number for broken pages and footers.
     """
     return isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, at most 300 characters of it."""
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__)[:300]
 
 
 def open_dataset(files: Sequence[str], fs: pafs.FileSystem, where: str) -> pads.Dataset:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 
 from pipeline.config.load import Config, to_dict
 from pipeline.core.errors import ConfigError
-from pipeline.core.folder import RunFolder
 from pipeline.core.policy import Policy
 from pipeline.core.safety import say
 from pipeline.execution.schedule import Step
 from pipeline.jobs import adaptive
 from pipeline.jobs.job import job
 from pipeline.jobs.steps import run_steps
-from pipeline.prompts.sources import read_prompts
+from pipeline.prompts.sources import ReadReport, read_prompts
 from pipeline.sampling.stage import GenerateStage
 from pipeline.tasks import task_named
 
@@ -36,22 +34,21 @@ def run(config: Config) -> None:
     with job("generate", config) as current:
         report = read_prompts(config.prompts, current.run)
         say(*report.lines())
-        for line in task_warnings(config, current.run):
+        for line in task_warnings(config, report):
             logger.warning("%s", line)
         run_steps(current, steps(config), "prompts")
         adaptive.report_account(current)
 
 
-def task_warnings(config: Config, run: RunFolder) -> list[str]:
-    """What the tasks have to say about the languages of a run's prompts."""
-    rows: Counter[tuple[str, str | None]] = Counter()
-    for batch in run.dataset("prompts").batches(["task", "language"]):
-        rows.update(zip(batch.column("task").to_pylist(), batch.column("language").to_pylist(), strict=True))
+def task_warnings(config: Config, report: ReadReport) -> list[str]:
+    """What the tasks have to say about the languages of the prompts."""
     found = []
-    for (name, language), count in sorted(rows.items(), key=str):
-        said = task_named(name or "open", config.tasks).warning(language)
-        if said:
-            found.append(f"{count:,} {name} prompts in {language or 'no known language'}: {said}")
+    for name, rows in report.tasks.items():
+        for language, count in rows.items():
+            known = None if language == "und" else language
+            said = task_named(name, config.tasks).warning(known)
+            if said:
+                found.append(f"{count:,} {name} prompts in {known or 'no known language'}: {said}")
     return found
 
 

@@ -29,7 +29,10 @@ def run(config: Config) -> None:
     check(config)
     folder = RunFolder(config.out)
     with session(config, folder):
-        say(*read_prompts(config.prompts, folder).lines())  # a bad input file shows before Ray starts
+        read = read_prompts(config.prompts, folder)  # a bad input file shows before Ray starts
+        say(*read.lines())
+        for line in generate.task_warnings(config, read) if config.all_plans() else ():
+            logger.warning("%s", line)
         with cluster(config.ray):
             if config.execution.pilot:
                 spending.print_costs(estimate.estimate(config), None)
@@ -38,20 +41,18 @@ def run(config: Config) -> None:
                 winrate.run(config)
             except NothingToCompare as nothing:  # no failure: the answers were all that was asked for
                 say(f"no results are computed: {nothing}")
-            spending.report_costs(config)
+            spending.readcosts(config)
             report.run(config)
 
 
 def make(config: Config) -> None:
     """Make everything that has passes, planned once: neighbours on one engine share a pass, whatever their jobs."""
-    warnings = [*generate.task_warnings(config, RunFolder(config.out))] if config.all_plans() else []
-    warnings += judge.independence(config) if config.judges() else []
-    for line in warnings:
+    for line in judge.independence(config) if config.judges() else ():
         logger.warning("%s", line)
     try:
         with job("run", config) as current:
             run_steps(current, steps(config, current.run), "prompts")
-            adaptive.report_account(current)
+            adaptive.readaccount(current)
     finally:
         select.print_choices(RunFolder(config.out))  # a finished table shows which selectors fell back
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core import tables
-from pipeline.core.errors import ConfigError, InputError, LemonpressError, nearest
+from pipeline.core.errors import ConfigError, InputError, LemonpressError, first_line, nearest
 from pipeline.core.hashing import digest
 from pipeline.core.languages import is_known
 from pipeline.core.remote import is_uri, local_copies, origin, refuse_links_out
@@ -355,6 +355,4 @@ def _innermost(error: BaseException) -> BaseException:
 
 def cause(error: BaseException) -> str:
     """First line of the innermost cause."""
-    error = _innermost(error)
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return first_line(_innermost(error))

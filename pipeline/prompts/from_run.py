@@ -20,7 +20,7 @@ from pipeline.core.remote import is_uri
 from pipeline.core.schema import with_provenance
 from pipeline.prompts.columns import NOTHING
 from pipeline.prompts.rows import Indices
-from pipeline.prompts.scan import hash64, reserved
+from pipeline.prompts.scan import hash64, nested, reserved
 from pipeline.prompts.sources import ReadReport, RunSource, SourceConfig
 from pipeline.prompts.write import some_rows, write_shards
 
@@ -94,30 +94,32 @@ class Upstream:
 
 def _keep(source: RunSource, data: Table) -> tuple[Indices, ReadReport]:
     """The row_ids that the filters keep, ascending: a resumed pass writes its files in any order."""
-    ids, clusters, tongues, bad = array("q"), array("Q"), array("q"), bytearray()
-    codes: dict[str | None, int] = {}
-    for batch in data.batches(["row_id", "cluster_id", "language", "errors"]):
+    ids, clusters, kinds, bad = array("q"), array("Q"), array("q"), bytearray()
+    codes: dict[tuple[str, str | None], int] = {}  # task and language
+    for batch in data.batches(["row_id", "cluster_id", "task", "language", "errors"]):
         ids.extend(batch.column("row_id").to_pylist())
         clusters.extend(hash64(cluster) for cluster in batch.column("cluster_id").to_pylist())
-        tongues.extend(codes.setdefault(x, len(codes)) for x in batch.column("language").to_pylist())
+        pairs = zip(batch.column("task").to_pylist(), batch.column("language").to_pylist(), strict=True)
+        kinds.extend(codes.setdefault(pair, len(codes)) for pair in pairs)
         bad.extend(any(e["job"] == "prompts" for e in errors or ()) for errors in batch.column("errors").to_pylist())
     row_id, cluster = np.frombuffer(ids, np.int64), np.frombuffer(clusters, np.uint64)
-    language = np.frombuffer(tongues, np.int64)
+    kind = np.frombuffer(kinds, np.int64)
     rows = np.argsort(row_id)
     if source.languages is not None:
-        wanted = [code for name, code in codes.items() if is_among(name, source.languages)]
-        rows = rows[np.isin(language[rows], wanted)]
+        wanted = [code for (_, language), code in codes.items() if is_among(language, source.languages)]
+        rows = rows[np.isin(kind[rows], wanted)]
     if source.limit_clusters is not None:
         _, first, which = np.unique(cluster[rows], return_index=True, return_inverse=True)
         rows = rows[np.argsort(np.argsort(first))[which] < source.limit_clusters]
     rows = rows[: source.limit]
     if not len(rows):
-        found = ", ".join(sorted(name or "und" for name in codes))
+        found = ", ".join(sorted({language or "und" for _, language in codes}))
         raise InputError(f"{NOTHING} that the config keeps" + (f"; languages found: {found}" if found else ""))
-    names = list(codes)
-    counts = Counter({names[code] or "und": int(n) for code, n in enumerate(np.bincount(language[rows])) if n})
+    counts: Counter[tuple[str, str]] = Counter()
+    for (task, language), n in zip(codes, np.bincount(kind[rows], minlength=len(codes)).tolist(), strict=True):
+        counts[task or "open", language or "und"] += n
     n_bad = int(np.frombuffer(bad, np.uint8)[rows].sum())
-    for name in set(counts) & set(RESERVED):
+    report = ReadReport(len(rows), len(np.unique(cluster[rows])), nested(+counts), n_bad)
+    for name in set(report.languages) & set(RESERVED):
         raise InputError(reserved(name, f"prompts.path: {source.path}"))
-    report = ReadReport(len(rows), len(np.unique(cluster[rows])), dict(sorted(counts.items())), n_bad)
     return row_id[rows], report

@@ -52,7 +52,7 @@ class Scan:
         again: kept rows without an explicit id whose messages, language and task came before among those.
         clusters: number of different clusters.
         bad: number of rows with an error.
-        languages: language -> rows.
+        tasks: task -> language -> rows.
         duplicates: (row, first row) of the first repeats; ``n_duplicates`` counts all.
     """
 
@@ -60,7 +60,7 @@ class Scan:
     again: Repeats
     clusters: int
     bad: int
-    languages: dict[str, int]
+    tasks: dict[str, dict[str, int]]
     duplicates: list[tuple[int, int]]
     n_duplicates: int
 
@@ -74,7 +74,7 @@ class _Kept:
     ids: array[int] = field(default_factory=lambda: array("Q"))
     clusters: array[int] = field(default_factory=lambda: array("Q"))
     flags: bytearray = field(default_factory=bytearray)
-    languages: Counter[str] = field(default_factory=Counter)
+    tasks: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class _ClusterLimit:
@@ -123,7 +123,7 @@ def scan(source: SourceConfig, rows: Rows) -> Scan:
         again=again,
         clusters=clusters,
         bad=n - len(good),
-        languages=dict(sorted(kept.languages.items())),
+        tasks=nested(kept.tasks),
         duplicates=list(shown),
         n_duplicates=len(repeated.entry),
     )
@@ -163,7 +163,15 @@ def _note(kept: _Kept, prompt: Prompt) -> None:
     kept.clusters.append(hash64(prompt.cluster_key() or f"row {len(kept.positions)}"))
     flags = (_EXPLICIT, prompt.prompt_id is not None), (_BAD, bool(prompt.problems))
     kept.flags.append(sum(flag for flag, is_set in flags if is_set))
-    kept.languages[prompt.language or "und"] += 1
+    kept.tasks[prompt.task, prompt.language or "und"] += 1
+
+
+def nested(rows: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Task -> language -> rows, both sorted."""
+    found: dict[str, dict[str, int]] = {}
+    for (task, language), count in sorted(rows.items()):
+        found.setdefault(task, {})[language] = count
+    return found
 
 
 def hash64(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -190,7 +191,7 @@ class ReadReport:
 
     Attributes:
         rows, clusters: of the ``prompts/`` table.
-        languages: language -> rows; ``und`` counts rows without a language.
+        tasks: task -> language -> rows; ``und`` counts rows without a language.
         bad_rows: rows that are kept, but carry a ``BadPrompt`` error.
         duplicates: the first ten (row_id, row_id of its first occurrence) of readable prompts that repeat an earlier
             one's messages, language and task; they are kept.
@@ -204,7 +205,7 @@ class ReadReport:
 
     rows: int
     clusters: int
-    languages: dict[str, int]
+    tasks: dict[str, dict[str, int]]
     bad_rows: int = 0
     duplicates: list[tuple[int, int]] = field(default_factory=list)
     n_duplicates: int = 0
@@ -214,16 +215,25 @@ class ReadReport:
     bad_answers: int = 0
     skipped: bool = False
 
+    @property
+    def languages(self) -> dict[str, int]:
+        """Language -> rows, sorted."""
+        found: Counter[str] = Counter()
+        for rows in self.tasks.values():
+            found.update(rows)
+        return dict(sorted(found.items()))
+
     def lines(self) -> list[str]:
         """The report as lines of text for :func:`~pipeline.core.safety.say`."""
         source = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         before = " (had been read before)" if self.skipped else ""
         lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
-        lines.append(line("languages: " + ", ".join(["{} {}"] * len(self.languages)), *chain(*self.languages.items())))
-        odd = [k for k in self.languages if not is_known(k)]
+        languages = self.languages
+        lines.append(line("languages: " + ", ".join(["{} {}"] * len(languages)), *chain(*languages.items())))
+        odd = [k for k in languages if not is_known(k)]
         if odd:
             lines.append(
-                f"unknown languages: {', '.join(f'{k[:20]!r} ({self.languages[k]})' for k in odd[:5])}"
+                f"unknown languages: {', '.join(f'{k[:20]!r} ({languages[k]})' for k in odd[:5])}"
                 f"{', ...' if len(odd) > 5 else ''}: no codes that are known here (ISO 639, BCP 47); those prompts are "
                 "kept and used as they are, but models read the code instead of a name, and whether an answer is in "
                 "the right language cannot be told"

@@ -56,7 +56,7 @@ def write_table(
     report = ReadReport(
         rows=len(found.positions),
         clusters=found.clusters,
-        languages=found.languages,
+        tasks=found.tasks,
         bad_rows=found.bad,
         duplicates=found.duplicates,
         n_duplicates=found.n_duplicates,

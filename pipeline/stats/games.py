@@ -19,7 +19,7 @@ import pyarrow.json as pajson
 
 from pipeline.core import tables
 from pipeline.core.columns import Bools, Floats, Ints
-from pipeline.core.errors import InputError, nearest
+from pipeline.core.errors import InputError, first_line, nearest
 from pipeline.core.languages import RESERVED
 from pipeline.core.remote import is_uri, open_uri
 
@@ -131,7 +131,7 @@ def load_table_games(path: str) -> Games:
             table = data.to_table(columns=[c for c in data.schema.names if c in known])
             _require_columns(data.schema.names, path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as a table of games: {tables.first_line(error)}") from error
+        raise InputError(f"{path}: cannot be read as a table of games: {first_line(error)}") from error
     tables.check_schema(table.schema, path)
     return games_from_table(table, path)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.core.columns import Bools, Floats, Ints, nullable
 from pipeline.stats.games import INVALID, Games
+from pipeline.stats.signature import of_games, signature
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def judge_rates(games: Games) -> pa.Table:
     Returns:
         Columns ``system, opponent, judge, template, language, n_games, flip_rate`` (over prompts with two valid
         verdicts: the winner changes with the order; win + tie is no flip), ``tie_rate`` (over valid games),
-        ``invalid_rate`` (over games), ``mean_mass`` (probability on the labels, over the games that have one). A rate
-        over nothing is null.
+        ``invalid_rate`` (over games), ``mean_mass`` (probability on the labels, over the games that have one),
+        ``signature``. A rate over nothing is null.
     """
     scores = prompt_scores(games)
     n_languages = len(games.languages)
@@ -99,24 +100,28 @@ def judge_rates(games: Games) -> pa.Table:
         grid = sums.reshape(shape[0], n_languages)
         return np.hstack([grid, grid.sum(axis=1, keepdims=True)])
 
-    def of_games(weights: Floats | Bools) -> Floats:
+    def by_game(weights: Floats | Bools) -> Floats:
         return count(games.comparison, games.prompt, weights)
 
-    def of_prompts(weights: Bools) -> Floats:
+    def by_prompt(weights: Bools) -> Floats:
         return count(scores.comparison, scores.prompt, weights)
 
     has_mass = ~np.isnan(games.mass)
-    n_games = of_games(np.ones(len(games.score)))
+    n_games = by_game(np.ones(len(games.score)))
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = {
-            "flip_rate": of_prompts(scores.flipped) / of_prompts(scores.both_valid),
-            "tie_rate": of_games(games.outcome == 0) / of_games(games.outcome != INVALID),
-            "invalid_rate": of_games(games.outcome == INVALID) / n_games,
-            "mean_mass": of_games(np.where(has_mass, games.mass, 0.0)) / of_games(has_mass),
+            "flip_rate": by_prompt(scores.flipped) / by_prompt(scores.both_valid),
+            "tie_rate": by_game(games.outcome == 0) / by_game(games.outcome != INVALID),
+            "invalid_rate": by_game(games.outcome == INVALID) / n_games,
+            "mean_mass": by_game(np.where(has_mass, games.mass, 0.0)) / by_game(has_mass),
         }
     rows = np.argwhere(n_games > 0)
     kinds = [games.comparisons[k] for k, _ in rows]
     language_names = [*games.languages, "all"]
+    recipes = [
+        signature("judge-rates", of_games(c, int(scores.orders[k]), bool(scores.soft[k])))
+        for k, c in enumerate(games.comparisons)
+    ]
     return pa.table(
         {
             "system": pa.array([c.system for c in kinds], pa.string()),
@@ -126,5 +131,6 @@ def judge_rates(games: Games) -> pa.Table:
             "language": pa.array([language_names[i] for _, i in rows], pa.string()),
             "n_games": pa.array(n_games[tuple(rows.T)].astype(np.int64)),
             **{name: nullable(grid[tuple(rows.T)]) for name, grid in rates.items()},
+            "signature": pa.array([recipes[k] for k, _ in rows], pa.string()),
         }
     )

@@ -2,6 +2,9 @@
 
     nice -n 10 python scripts/bench/coverage.py            # the table of docs/intervals.md, minutes of one core
     python scripts/bench/coverage.py --experiments 200     # a quick look
+    # one cell with many repetitions and the shipped number of draws
+    python scripts/bench/coverage.py --only families --shapes equal --clusters 100 --scores .5 --systems 5 \
+        --experiments 24000 --draws 20000
 
 Clusters are equal (one prompt each) or very unequal (their sizes fall as 1/i, and half of a cluster's prompts share one
 draw). Scores are wins and losses at a rate, or mostly ties. The functions are the shipped ones; the experiments of a
@@ -30,8 +33,8 @@ CLUSTERS = (3, 6, 10, 20, 49, 50, 100, 500)
 SCORES = {".02": (0.02, 0.0), ".5": (0.5, 0.1), ".98": (0.98, 0.0), "ties": (0.5, 0.8)}
 """Name -> (expected score, share of ties)."""
 
-SYSTEMS = (2, 3, 5, 10)
-"""Two systems have 2 win-rates; of more, all pairs are compared: 3, 10 and 45 differences."""
+SYSTEMS = {2: "2 win-rates", 3: "3 differences", 5: "10 differences", 10: "45 differences"}
+"""Number of systems -> what is told of them together: of more than two, all pairs are compared."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def familywise(clusters: int, shape: str, scores: str, systems: int, experiments
         values = np.stack([totals[a] - totals[b] for a, b in pairs], axis=1) if pairs else totals.T
         sums = ClusterSums(values, counts, np.zeros(clusters, dtype=np.int64))
         held += all(holds(e, truth) for e in simultaneous_intervals(sums, parts, Bootstrap(draws), low, 1.0))
-    return Cell(clusters, shape, scores, f"{len(pairs)} differences" if pairs else "2 win-rates", held / experiments)
+    return Cell(clusters, shape, scores, SYSTEMS[systems], held / experiments)
 
 
 @contextmanager
@@ -131,27 +134,27 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     for shape in args.shapes:
         if args.only != "families":
             yield f"\nCoverage, {shape} clusters (win-rate, difference)\n"
-            yield from header("clusters")
+            yield from header(args.scores)
             for clusters in args.clusters:
-                cells = [coverage(clusters, shape, n, args.experiments, args.draws, args.seed) for n in SCORES]
+                cells = [coverage(clusters, shape, n, args.experiments, args.draws, args.seed) for n in args.scores]
                 yield f"| {clusters} | " + " | ".join(", ".join(f"{c.held:.3f}" for c in cell) for cell in cells) + " |"
         if args.only != "coverage":
-            yield f"\nFamily-wise error, {shape} clusters (2 win-rates; 3, 10 and 45 differences)\n"
-            yield from header("clusters")
+            yield f"\nFamily-wise error, {shape} clusters ({', '.join(SYSTEMS[s] for s in args.systems)})\n"
+            yield from header(args.scores)
             for clusters in args.clusters:
-                yield f"| {clusters} | " + " | ".join(errors(clusters, shape, n, args) for n in SCORES) + " |"
+                yield f"| {clusters} | " + " | ".join(errors(clusters, shape, n, args) for n in args.scores) + " |"
 
 
 def errors(clusters: int, shape: str, scores: str, args: argparse.Namespace) -> str:
-    """A family-wise error for each of ``SYSTEMS``."""
+    """A family-wise error for each number of systems."""
     options = (args.experiments // 4, args.draws // 2, args.seed)
-    return ", ".join(f"{1 - familywise(clusters, shape, scores, s, *options).held:.3f}" for s in SYSTEMS)
+    return ", ".join(f"{1 - familywise(clusters, shape, scores, s, *options).held:.3f}" for s in args.systems)
 
 
-def header(first: str) -> Iterator[str]:
+def header(scores: list[str]) -> Iterator[str]:
     """A Markdown table's first two lines."""
-    yield f"| {first} | " + " | ".join(SCORES) + " |"
-    yield "|---" * (len(SCORES) + 1) + "|"
+    yield "| clusters | " + " | ".join(scores) + " |"
+    yield "|---" * (len(scores) + 1) + "|"
 
 
 def main() -> None:
@@ -162,6 +165,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["coverage", "families"])
     parser.add_argument("--shapes", nargs="*", default=["equal", "unequal"], choices=["equal", "unequal"])
     parser.add_argument("--clusters", type=int, nargs="*", default=list(CLUSTERS))
+    parser.add_argument("--scores", nargs="*", default=list(SCORES), choices=list(SCORES))
+    parser.add_argument("--systems", type=int, nargs="*", default=list(SYSTEMS), choices=list(SYSTEMS))
     with shared_weights():
         for line in lines(parser.parse_args()):
             print(line, flush=True)

@@ -1,13 +1,17 @@
-"""One million games to win-rates with intervals, and arena-hard-auto's interval of the same games beside them.
+"""The win-rate job on one million games: its time and its memory, from the start of its process to the end.
 
     python scripts/bench/winrate_million.py
 
-498 questions in seven languages, both orders, 10,000 draws. Target: under 30 s and under 2 GiB.
+Two tables of a million games, in seven languages, both orders and with lengths: 144 systems on 498 questions (too many
+systems for a comparison of all pairs), and 40 systems on 1,786 questions, whose 780 pairs are compared. The job is
+``lemonpress winrate games=TABLE out=FOLDER``: it reads the table, and computes and writes all that it allows, with
+10,000 draws. Goals: 30 s and 2 GiB. Exit code 1 when a table misses one.
 """
 
 from __future__ import annotations
 
-import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,22 +19,32 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.stats.games import load_table_games
-from pipeline.stats.winrate import winrates
+from side_by_side import Load, machine, table
 
 LANGUAGES = ["en", "de", "es", "fr", "ja", "ru", "zh"]
-CLUSTERS, GAMES = 498, 1_000_000
+GAMES = 1_000_000
+QUESTIONS = (498, 1_786)
+"""Of the two tables; how many systems played follows."""
+SECONDS, GIB = 30, 2  # the goals
+_JOB = """
+import re, sys
+from pathlib import Path
+from pipeline.cli import main
+
+code = main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # KiB; of this program alone
+sys.exit(code)
+"""
 
 
-def make_games() -> pa.Table:
-    """A flat table of ``GAMES`` games whose questions differ in difficulty."""
-    per_system = CLUSTERS * len(LANGUAGES) * 2
-    system, rest = np.divmod(np.arange(GAMES), per_system)
+def make_games(questions: int) -> pa.Table:
+    """A flat table of ``GAMES`` games against one opponent, whose questions differ in difficulty."""
+    system, rest = np.divmod(np.arange(GAMES), questions * len(LANGUAGES) * 2)
     prompt, order = np.divmod(rest, 2)
     cluster, language = np.divmod(prompt, len(LANGUAGES))
     rng = np.random.default_rng(0)
-    latent = rng.normal(size=CLUSTERS)[cluster] + rng.normal(size=GAMES) + 0.01 * (system - 70)
+    latent = rng.normal(size=questions)[cluster] + rng.normal(size=GAMES) + 0.01 * (system - system.max() / 2)
+    lengths = rng.integers(50, 2_000, size=(2, GAMES))
     return pa.table(
         {
             "prompt_id": pa.array(np.char.add("p", prompt.astype(str))),
@@ -40,53 +54,39 @@ def make_games() -> pa.Table:
             "opponent": pa.array(["base"] * GAMES),
             "order": pa.array(np.array(["ab", "ba"])[order]),
             "score": pa.array(np.where(latent > 0.3, 1.0, np.where(latent > -0.3, 0.5, 0.0))),
+            "length": pa.array(lengths[0]),
+            "opponent_length": pa.array(lengths[1]),
         }
     )
 
 
-def arena_hard_interval(table: pa.Table, rounds: int = 100) -> dict[str, tuple[float, float]]:
-    """arena-hard-auto's way: resample rows as if independent, 100 rounds, 5-95% quantiles.
-
-    Each system's mean is taken by ``bincount``; masking the rows system by system takes five minutes.
-    """
-    system = np.array(table.column("system").to_pylist())
-    score = table.column("score").to_numpy()
-    rng = np.random.default_rng(1)
-    names, codes = np.unique(system, return_inverse=True)
-    means = []
-    for _ in range(rounds):
-        rows = rng.integers(len(score), size=len(score))
-        means.append(np.bincount(codes[rows], weights=score[rows]) / np.bincount(codes[rows]))
-    low, high = np.quantile(means, [0.05, 0.95], axis=0)
-    return {str(name): (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+def run(games: Path, out: Path) -> tuple[float, float]:
+    """Wall time of the job's process in seconds, and its largest resident memory in GiB."""
+    started = time.perf_counter()
+    words = ["winrate", f"games={games}", f"out={out}"]
+    done = subprocess.run([sys.executable, "-c", _JOB, *words], stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - started, int(done.stdout.split()[-1]) / 2**20
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "games.parquet")
-        pq.write_table(make_games(), path)
-        # the generator's own memory is in the process's peak, so it is shown before and after
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        start = time.perf_counter()
-        games = load_table_games(path)
-        loaded = time.perf_counter()
-        result = winrates(games)
-        done = time.perf_counter()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{len(games.score):,} games, {games.n_clusters} clusters, {len(result):,} rows, 10,000 draws")
-        seconds = f"{done - start:.1f} s (load {loaded - start:.1f} s)"
-        print(f"lemonpress: {seconds}, peak {peak:.2f} GiB ({before:.2f} before)")
-        table = pq.read_table(path)
-        start = time.perf_counter()
-        naive = arena_hard_interval(table)
-        print(f"arena-hard-auto's method, written naively, 100 rounds: {time.perf_counter() - start:.1f} s")
-    for row in [r for r in result.to_pylist() if r["language"] == "all"][:3]:
-        a, b = naive[row["system"]]
-        print(
-            f"  {row['system']}: {row['win_rate']:.3f}, clusters 95% [{row['ci_low']:.3f}, {row['ci_high']:.3f}], "
-            f"rows 5-95% [{a:.3f}, {b:.3f}]: {(row['ci_high'] - row['ci_low']) / (b - a):.1f} times as wide"
-        )
+def main() -> int:
+    print(machine())
+    print(Load(), flush=True)
+    lines = []
+    for questions in QUESTIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            path, out = Path(folder) / "games.parquet", Path(folder) / "out"
+            games = make_games(questions)
+            systems = len(games.column("system").unique())
+            pq.write_table(games, path)
+            del games
+            seconds, gib = run(path, out)
+            names = sorted(file.stem for file in out.glob("*.parquet"))
+            rows = sum(pq.read_metadata(file).num_rows for file in out.glob("*.parquet"))
+        lines.append({"systems": systems, "questions": questions, "s": seconds, "goal s": SECONDS})
+        lines[-1] |= {"GiB": gib, "goal GiB": GIB, "rows": rows, "tables": ",".join(names)}
+    print(table(lines))
+    return int(any(float(line["s"]) > SECONDS or float(line["GiB"]) > GIB for line in lines))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,30 +13,14 @@ import pytest
 from pipeline.core.errors import EngineRequestError
 from pipeline.engines.base import Generation, SamplingParams
 from pipeline.engines.openai import OpenAIEngineConfig
-from tests.engines.test_openai import Endpoint
+from tests.endpoint import Endpoint, run
 
 GOOD = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
 
 
 def generate(url: str, **options: Any) -> Generation:
-    async def call() -> Generation:
-        config = OpenAIEngineConfig(model="m", base_url=url, api_key_env=None, logprobs=False, retries=0, **options)
-        engine = config.create()
-        await engine.start()
-        try:
-            return await engine.generate([{"role": "user", "content": "Hi"}], SamplingParams())
-        finally:
-            await engine.stop()
-
-    return asyncio.run(call())
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = Endpoint()
-    yield made
-    made.server.shutdown()
+    config = OpenAIEngineConfig(model="m", base_url=url, api_key_env=None, logprobs=False, retries=0, **options)
+    return run(config, lambda engine: engine.generate([{"role": "user", "content": "Hi"}], SamplingParams()))
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,9 @@ import json
 import math
 import socket
 import sys
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -20,84 +18,11 @@ from pipeline.core.row import Message, Tokens
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.engines.meter import Meter
 from pipeline.engines.openai import OpenAIEngineConfig, match_label
+from tests.endpoint import KEY, Endpoint, config_of, run
 
-T = TypeVar("T")
-KEY = "sk-very-secret"
 HELLO = [{"role": "user", "content": "Hello"}]
 FAST = {"retry-after-ms": "1"}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
-
-
-class Endpoint:
-    """Answers request k with reply k (the last one for ever after): (status, body) or (status, body, headers)."""
-
-    def __init__(self) -> None:
-        self.replies: list[tuple[Any, ...]] = []
-        self.requests: list[dict[str, Any]] = []
-        self.active = self.most_active = 0
-        self.delay = 0.0
-        self.release = threading.Event()
-        lock = threading.Lock()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with lock:
-                    number = len(endpoint.requests)
-                    endpoint.requests.append({"path": self.path, "auth": self.headers["authorization"], "body": body})
-                    endpoint.active += 1
-                    endpoint.most_active = max(endpoint.most_active, endpoint.active)
-                endpoint.release.wait(endpoint.delay)
-                with lock:
-                    endpoint.active -= 1
-                status, reply, *headers = endpoint.replies[min(number, len(endpoint.replies) - 1)]
-                payload = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
-                try:
-                    self.send_response(status)
-                    for name, value in (headers[0] if headers else {}).items():
-                        self.send_header(name, value)
-                    self.send_header("content-type", "application/json")
-                    self.send_header("content-length", str(len(payload)))
-                    self.end_headers()
-                    self.wfile.write(payload)
-                except OSError:  # the client gave up waiting
-                    pass
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def body(self) -> dict[str, Any]:
-        body: dict[str, Any] = self.requests[-1]["body"]
-        return body
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.release.set()
-    endpoint.server.shutdown()
-    endpoint.server.server_close()
-
-
-def run(config: OpenAIEngineConfig, call: Callable[[Engine], Awaitable[T]]) -> T:
-    async def main() -> T:
-        engine = config.create()
-        await engine.start()
-        try:
-            return await call(engine)
-        finally:
-            await engine.stop()
-
-    return asyncio.run(main())
 
 
 def failure(config: OpenAIEngineConfig, call: Callable[[Engine], Awaitable[Any]]) -> str:
@@ -106,11 +31,6 @@ def failure(config: OpenAIEngineConfig, call: Callable[[Engine], Awaitable[Any]]
     assert KEY not in str(caught.value)
     assert len(str(caught.value)) <= 400
     return str(caught.value)
-
-
-def config_of(endpoint: Endpoint, **options: Any) -> OpenAIEngineConfig:
-    options = {"retries": 1, "timeout": 5.0} | options
-    return OpenAIEngineConfig(model="m", base_url=endpoint.url, **options)
 
 
 def chat(*texts: str, logprobs: list[float] | None = None, **usage: Any) -> dict[str, Any]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from pipeline.engines.base import Engine
 from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.judging.compare import Judge, template_options
 from pipeline.judging.replies import CUT, CUT_THINKING, UNREADABLE, read_reply
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import mass_of, pairwise_score
 from pipeline.tasks.base import Question
-from tests.engines.test_openai import Endpoint
+from tests.endpoint import Endpoint, config_of, run
 from tests.judging.replies import CLEAR, UNCLEAR
 
 TEMPLATE = load_template("pairwise")
@@ -82,28 +81,8 @@ def test_one_of_ten(text: str, label: str | None) -> None:
 
 
 def ask(config: OpenAIEngineConfig) -> Any:
-    async def main() -> Any:
-        engine = config.create()
-        await engine.start()
-        try:
-            return await Judge(engine, QUESTION).verdict(TEMPLATE, TEMPLATE.labels, answer_a="one", answer_b="two")
-        finally:
-            await engine.stop()
-
-    return asyncio.run(main())
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = Endpoint()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-def config_of(endpoint: Endpoint, **options: Any) -> OpenAIEngineConfig:
-    return OpenAIEngineConfig(model="m", base_url=endpoint.url, api_key_env=None, retries=0, **options)
+    texts = {"answer_a": "one", "answer_b": "two"}
+    return run(config, lambda engine: Judge(engine, QUESTION).verdict(TEMPLATE, TEMPLATE.labels, **texts))
 
 
 def reply(text: str, *steps: dict[str, float], finish: str = "stop", **message: Any) -> dict[str, Any]:
@@ -133,17 +112,14 @@ def test_an_endpoint_that_talks_is_read_with_and_without_log_probabilities(
     texts = [text for text, _ in clear] + unclear
     endpoint.replies = [(200, reply(text, *(spelled(text) or [{"": 1.0}] if logprobs else []))) for text in texts]
 
-    async def scores() -> list[float | None]:
-        engine = config_of(endpoint, logprobs=logprobs, structured_output="none").create()
-        await engine.start()
+    async def scores(engine: Engine) -> list[float | None]:
         judge, found = Judge(engine, QUESTION), []
         for _ in texts:  # one after the other: reply k is for request k
             said = await judge.verdict(TEMPLATE, TEMPLATE.labels, answer_a="1", answer_b="2")
             found.append(pairwise_score(said.probs, *TEMPLATE.labels, soft=False))
-        await engine.stop()
         return found
 
-    found = asyncio.run(scores())
+    found = run(config_of(endpoint, logprobs=logprobs, structured_output="none"), scores)
     read = [score == SCORES[label] for score, (_, label) in zip(found, clear, strict=False)]
     assert len(endpoint.requests) == len(texts)
     assert sum(read) >= 0.95 * len(read)

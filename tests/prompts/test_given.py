@@ -311,7 +311,7 @@ def test_run_source_keeps_every_column_and_the_provenance(old: RunFolder, run: R
     assert after.schema.equals(before.schema)
     assert after.to_table().sort_by("row_id").to_pylist() == before.to_table().sort_by("row_id").to_pylist()
     assert (report.rows, report.clusters, report.bad_rows) == (12, 4, 1)
-    assert report.languages == {"de": 4, "en": 4, "und": 4}
+    assert report.tasks == {"open": {"de": 4, "en": 4, "und": 4}} and report.languages == report.tasks["open"]
     assert METADATA_KEY in after.schema.metadata
     stored = read_provenance(after.schema, "prompts")
     assert stored["upstream"] == {"table": old.path("candidates"), "fingerprint_hash": "test"}

@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.load import load_config
 from pipeline.core.errors import ConfigError, InputError, ResumeError
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import digest
 from pipeline.core.row import row_from_dict
 from pipeline.core.schema import PROMPT_COLUMNS, prompts_schema, read_provenance
+from pipeline.jobs.generate import task_warnings
 from pipeline.prompts import files as opening
 from pipeline.prompts import reading
 from pipeline.prompts.sources import (
@@ -317,6 +319,18 @@ def test_a_column_that_is_named_for_one_role_is_no_others_default(run: RunFolder
     assert (report.rows, report.clusters) == (2, 1)
     assert [row["cluster_id"] for row in rows_of(run)] == ["q1", "q1"]
     assert len({row["prompt_id"] for row in rows_of(run)}) == 2
+
+
+def test_what_tasks_say_of_languages_follows_from_the_report(run: RunFolder, tmp_path: Path) -> None:
+    kinds = [("math", "fi"), ("math", "fi"), ("math", "en"), ("math", None), ("open", "fi")]
+    rows = [{"prompt": f"{i}?", "task": task, "language": language} for i, (task, language) in enumerate(kinds)]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report = read_prompts(FileSource(path=str(path)), run)
+    assert report.tasks == {"math": {"en": 1, "fi": 2, "und": 1}, "open": {"fi": 1}}
+    finnish, unknown = task_warnings(load_config(["dummy"]), report)
+    assert finnish.startswith("2 math prompts in fi: the instruction is in English")
+    assert unknown.startswith("1 math prompts in no known language: ")
 
 
 def test_parallel_files_cluster_by_row_and_give_the_language(run: RunFolder, tmp_path: Path) -> None:

@@ -83,6 +83,20 @@ def test_table_of_scores(run: RunFolder, parsed: Page) -> None:
     assert not re.search(r"\b(None|nan|NaN)\b", parsed.plain)
 
 
+def test_the_share_whose_language_cannot_be_told_stands_beside_the_rate(tmp_path: Path) -> None:
+    rows = rows_for(6)
+    for row in rows:
+        for score in row["scores"]:
+            if (score["scorer"], score["plan"]) == ("metric:language", "hedged"):
+                score["values"][0] = None  # greedy's text
+                score["values"][4] = (None, 0.0, 1.0, 1.0)[row["row_id"] % 4]  # mbr's
+    report = collect(write_run(tmp_path, rows), config())
+    page, text = Page(render_html(report)), render_markdown(report)
+    assert page.row("hedged/mbr")[9] == "33.3% (25.0% not told)"  # 9 wrong of 27 that are told, of 36
+    assert page.row("hedged/greedy")[9] == "– (could not be told)"
+    assert " 33.3% (25.0% not told) |" in text
+
+
 def _pooled(run: RunFolder) -> list[dict[str, Any]]:
     rows = scores_table(load_quality(run), bootstrap=Bootstrap(200)).to_pylist()
     return [r for r in rows if r["language"] == "all"]

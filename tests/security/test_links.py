@@ -136,6 +136,21 @@ def test_a_link_in_a_prompts_folder_reads_no_file_elsewhere(named: str, tmp_path
         local_files(FileSource(path=path), Path())
 
 
+def test_a_snapshot_in_the_hubs_cache_is_read_file_by_file(tmp_path: Path) -> None:
+    """All of its files are links into the folder beside it; the message says what to do, and that works."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/5c1f").write_text("prompt\nhello\n")
+    snapshot = tmp_path / "snapshots/0a1b"
+    snapshot.mkdir(parents=True)
+    for name in ("de.csv", "en.csv"):
+        (snapshot / name).symlink_to(tmp_path / "blobs/5c1f")
+    with pytest.raises(ConfigError, match=r"name the files instead.*prompts\.path=FILE.*prompts\.paths"):
+        local_files(FileSource(path=str(snapshot)), Path())
+    assert local_files(FileSource(path=str(snapshot / "de.csv")), Path()) == [(snapshot / "de.csv", None)]
+    paths = {"de": str(snapshot / "de.csv"), "en": str(snapshot / "en.csv")}
+    assert [language for _, language in local_files(FileSource(paths=paths), Path())] == ["de", "en"]
+
+
 def test_a_link_that_the_user_names_is_followed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.csv").write_text("prompt\nhello\n")

@@ -129,6 +129,8 @@ def test_flip_tie_invalid_and_mass() -> None:
     row = judge_rates(games_from_table(flat(rows, mass=[0.5, None] * 5))).to_pylist()[0]
     assert row["flip_rate"] == 1 / 4  # only win + loss; the prompt with an invalid order cannot show one
     assert (row["tie_rate"], row["invalid_rate"], row["mean_mass"]) == (3 / 9, 1 / 10, 0.5)
+    recipe = "judge-rates|judge:unspecified|template:unspecified|orders:2|ties:half|scores:hard|v:"
+    assert row["signature"].startswith(recipe)
     empty = judge_rates(games({"en": [None]})).to_pylist()[0]
     assert (empty["flip_rate"], empty["tie_rate"], empty["invalid_rate"], empty["mean_mass"]) == (None, None, 1.0, None)
 
