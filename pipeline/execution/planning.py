@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.config.sections import NodeGroup
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say

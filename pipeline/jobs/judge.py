@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.dataset as pads
 
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.core.row import row_from_dict
@@ -142,7 +142,6 @@ def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
         "judge": engine.model or engine.kind,
         "template": judge.template,
         "soft": judge.scores == "soft",
-        "max_chars": judge.max_chars,
         "reason_tokens": judge.reason_tokens,
         "run_seed": config.seed,
         "tasks": config.tasks,
@@ -151,7 +150,6 @@ def _game_steps(config: Config, run: RunFolder) -> Iterator[Step]:
     fixed: dict[str, Any] = {
         "template": load_template(judge.template).hash,
         "scores": judge.scores,
-        "max_chars": judge.max_chars,
         "tasks": to_dict(config.tasks),
     }
     fixed |= {"reason_tokens": judge.reason_tokens} if judge.reason_tokens else {}

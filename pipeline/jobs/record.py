@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.cache import model_commit
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import TABLES

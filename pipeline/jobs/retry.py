@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.load import Config, load_config, to_dict
+from pipeline.config.config import Config, to_dict
+from pipeline.config.load import load_config
 from pipeline.core.errors import ConfigError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.folder import TABLES, RunFolder
 from pipeline.core.safety import say
 from pipeline.jobs.job import console, update_manifest

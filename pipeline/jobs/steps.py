@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.folder import MARKER, RunFolder
 from pipeline.engines.stage import Stage
 from pipeline.execution import extend

@@ -165,8 +165,8 @@ class RunSource(SourceConfig):
     Attributes:
         path: the other run's folder (or URI).
         table: ``candidates``, or ``prompts``, ``selections``, ``games``.
-        sets: names of the candidate sets that the table brings; ``null`` finds them in it. The stored config has them
-            written out, so that it can be read when the other run is gone.
+        sets: names of the candidate sets that the table brings; ``null`` = loading the config finds them in it. The
+            stored config has them written out, so that it can be read when the other run is gone.
     """
 
     path: str | None = None
@@ -174,11 +174,14 @@ class RunSource(SourceConfig):
     sets: list[str] | None = None
 
     def given_sets(self) -> list[str]:
-        if self.sets is None:
-            from pipeline import prompts as reading
+        return self.sets or []
 
-            self.sets = reading.Upstream(self, Path()).candidate_sets()
-        return self.sets
+    def find_sets(self) -> None:
+        """Look into the other run's table for the names of its sets, unless they are known."""
+        if self.sets is None:
+            from pipeline.prompts.from_run import Upstream
+
+            self.sets = Upstream(self, Path()).candidate_sets()
 
 
 @dataclass

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import __version__
-from pipeline.config.load import Config, to_dict, to_yaml
+from pipeline.config.config import Config, to_dict, to_yaml
 from pipeline.core.escaping import clean, escape_line, escape_markdown, fence, visible
 from pipeline.core.folder import RunFolder
 from pipeline.report import plots, wording

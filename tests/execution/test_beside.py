@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.config.sections import NodeGroup
 from pipeline.core.errors import UnfinishedTableError
 from pipeline.core.folder import RunFolder

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.cache import model_commit
 from pipeline.core.errors import LemonpressError
 from pipeline.core.folder import RunFolder

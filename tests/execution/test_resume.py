@@ -11,7 +11,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.config.sections import ExecutionConfig
 from pipeline.core.errors import LemonpressError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import MARKER, RunFolder

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import prompts as reading
-from pipeline.config.load import build_config, to_dict
+from pipeline.config.config import to_dict
+from pipeline.config.load import build_config
 from pipeline.core.errors import ConfigError, InputError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import MARKER, RunFolder
 from pipeline.core.row import Candidate, row_from_dict

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.load import Config, build_config
+from pipeline.config.config import Config
+from pipeline.config.load import build_config
 from pipeline.core.folder import MARKER, RunFolder
 from pipeline.core.schema import COLUMNS, with_provenance
 

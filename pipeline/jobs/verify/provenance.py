@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.errors import InputError, ResumeError
 from pipeline.core.folder import TABLES, RunFolder
 from pipeline.core.schema import read_provenance

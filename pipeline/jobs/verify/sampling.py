@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.folder import TABLES, RunFolder
 from pipeline.core.hashing import derive_seed
 from pipeline.core.row import Candidate, Row, row_from_dict
