@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.bounds import bounded
-from pipeline.core.cache import cache_folder, model_path
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.core.remote import cache_folder, model_path
 from pipeline.core.row import Tokens
 from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Quality
 from pipeline.engines.batching import Batcher

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.core.bounds import bounded
-from pipeline.core.cache import model_path
 from pipeline.core.errors import ConfigError, EngineRequestError, nearest
+from pipeline.core.remote import model_path
 from pipeline.core.row import Tokens
 from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Prompt, Reward, require
 from pipeline.engines.batching import Batcher

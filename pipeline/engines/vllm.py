@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.bounds import bounded
-from pipeline.core.cache import model_path
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.core.remote import model_path
 from pipeline.core.row import Message, Tokens
 from pipeline.engines import vllm_start
 from pipeline.engines.base import (

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core import tables
 from pipeline.core.errors import LemonpressError
-from pipeline.core.memory import give_back
+from pipeline.core.tables import give_back
 
 _FILE_BYTES = 128 * 2**20  # compressed: some ten thousand rows with five answers each, some hundred files a million
 _GROUP_BYTES = 4 * 2**20  # in memory: what this process holds at once, and what a reader decodes at once

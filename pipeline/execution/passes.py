@@ -30,8 +30,8 @@ from pipeline.core import tables
 from pipeline.core.errors import STORAGE_ERRORS, LemonpressError, StorageError, UnreadableJudge
 from pipeline.core.folder import VERSION, RunFolder
 from pipeline.core.hashing import digest
-from pipeline.core.memory import give_back
 from pipeline.core.schema import METADATA_KEY, with_columns, with_provenance
+from pipeline.core.tables import give_back
 from pipeline.engines.base import PriceConfig
 from pipeline.execution.compact import compact, worth_compacting
 from pipeline.execution.control import Control, Ledger

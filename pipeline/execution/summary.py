@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.core import tables
 from pipeline.core.errors import LemonpressError
 from pipeline.core.folder import RunFolder
-from pipeline.core.memory import give_back
+from pipeline.core.tables import give_back
 from pipeline.execution.observe import Histogram
 from pipeline.execution.spec import PassSpec, PassSummary, summaries
 

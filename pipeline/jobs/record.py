@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.config import Config
-from pipeline.core.cache import model_commit
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import TABLES
+from pipeline.core.remote import model_commit
 from pipeline.core.safety import redact
 from pipeline.execution.observe import job_log
 from pipeline.judging.templates import load_template

@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from pipeline.core import tables
+from pipeline.core.columns import Ints
 from pipeline.core.errors import ConfigError, InputError, nearest
 from pipeline.core.folder import MARKER, TABLES, RunFolder
 from pipeline.core.languages import RESERVED, is_among
 from pipeline.core.remote import is_uri
 from pipeline.core.schema import read_provenance, with_provenance
 from pipeline.prompts.columns import NOTHING
-from pipeline.prompts.rows import Indices
 from pipeline.prompts.scan import hash64, reserved
 from pipeline.prompts.sources import ReadReport, RunSource, SourceConfig
 from pipeline.prompts.write import write_shards
@@ -96,7 +96,7 @@ class Upstream:
         return report
 
 
-def _keep(source: RunSource, data: pads.Dataset) -> tuple[Indices, ReadReport]:
+def _keep(source: RunSource, data: pads.Dataset) -> tuple[Ints, ReadReport]:
     """The row_ids that the filters keep, ascending: a resumed pass writes its files in any order."""
     ids, clusters, tongues, bad = array("q"), array("Q"), array("q"), bytearray()
     codes: dict[str | None, int] = {}
@@ -127,7 +127,7 @@ def _keep(source: RunSource, data: pads.Dataset) -> tuple[Indices, ReadReport]:
     return row_id[rows], report
 
 
-def _copied(data: pads.Dataset, kept: Indices) -> Iterator[pa.Table]:
+def _copied(data: pads.Dataset, kept: Ints) -> Iterator[pa.Table]:
     """The kept rows in the order of the files; numbered anew when some are left out."""
     renumber = len(kept) < data.count_rows()
     for batch in data.to_batches(batch_size=_BATCH, batch_readahead=1, fragment_readahead=1):

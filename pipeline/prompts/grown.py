@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from pipeline.core.columns import Ints
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import digest
-from pipeline.prompts.rows import Indices
 from pipeline.prompts.scan import Hashes, hash64
 from pipeline.prompts.write import write_shards
 
@@ -24,12 +24,12 @@ _BATCH = 1000
 class _Content:
     """A table's rows as 24 bytes each: ``row_ids`` int64 [n], hashes of ``prompt_ids`` and ``contents`` uint64 [n]."""
 
-    row_ids: Indices
+    row_ids: Ints
     prompt_ids: Hashes
     contents: Hashes
 
 
-def new_row_ids(old: pads.Dataset, read: pads.Dataset) -> Indices | None:
+def new_row_ids(old: pads.Dataset, read: pads.Dataset) -> Ints | None:
     """Row ids under which the rows of ``read`` extend ``old``: the rows that ``old`` has keep theirs, by prompt_id; the
     others take the numbers after them, in reading order.
 
@@ -65,7 +65,7 @@ def _batches(data: pads.Dataset) -> Iterator[pa.RecordBatch]:
     yield from data.to_batches(batch_size=_BATCH, batch_readahead=1, fragment_readahead=1)
 
 
-def write_grown(read: pads.Dataset, ids: Indices, run: RunFolder, folder: str) -> None:
+def write_grown(read: pads.Dataset, ids: Ints, run: RunFolder, folder: str) -> None:
     """Write the rows of ``read`` under their new ids, as files of ``folder`` below ``prompts/``."""
 
     def tables() -> Iterator[pa.Table]:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.core.errors import InputError, ResumeError
 from pipeline.core.hashing import digest
 from pipeline.core.languages import is_known
-from pipeline.core.memory import give_back
 from pipeline.core.registry import Registry
 from pipeline.core.safety import line
 
 if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
     from pipeline.core.folder import RunFolder
-    from pipeline.prompts.files import Piece
+    from pipeline.prompts.piece import Piece
 
 SOURCES: Registry[SourceConfig] = Registry("prompt source", ("pipeline.prompts.sources",))
 
@@ -268,13 +267,17 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
             the same any more.
     """
     from pipeline import __version__
-    from pipeline import prompts as reading
+    from pipeline.core.tables import give_back
+    from pipeline.prompts import files as opening
+    from pipeline.prompts.from_run import Upstream
+    from pipeline.prompts.given import given_files
+    from pipeline.prompts.write import write_table
 
     base = base or Path()
-    files, answers = reading.local_files(source, base), reading.given_files(source, base)
-    upstream = reading.Upstream(source, base) if isinstance(source, RunSource) else None
+    files, answers = opening.local_files(source, base), given_files(source, base)
+    upstream = Upstream(source, base) if isinstance(source, RunSource) else None
     paths = [*(path for path, _ in files), *answers.values()]
-    states = [reading.file_state(source, path) for path in paths]
+    states = [opening.file_state(source, path) for path in paths]
     if upstream:
         states.append(upstream.state())
     settings = {k: v for k, v in asdict(source).items() if k != "sets"}  # found in the table, if they are not given
@@ -292,7 +295,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
         if not is_same:
             if upstream:
                 raise _another_source(marker, fingerprint, run)
-            marker = _extend(source, reading.open_source(source, files), answers, run, provenance, marker)
+            marker = _extend(source, opening.open_source(source, files), answers, run, provenance, marker)
         stored = marker["report"]
         pairs = [(row, first) for row, first in stored.pop("duplicates")]
         return ReadReport(**stored, duplicates=pairs, skipped=not marker.pop("grown", False))
@@ -300,7 +303,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     if upstream:
         report = upstream.copy(run, provenance)
     else:
-        report = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
+        report = write_table(source, opening.open_source(source, files), answers, run, provenance)
     give_back()
     run.complete("prompts", _marker(report, fingerprint))
     return report
@@ -335,15 +338,16 @@ def _extend(
     Raises:
         ResumeError: a prompt of the table is missing now, or differs.
     """
-    from pipeline import prompts as reading
     from pipeline.core import tables
     from pipeline.core.folder import VERSION
+    from pipeline.prompts.grown import new_row_ids, write_grown
+    from pipeline.prompts.write import write_table
 
     work = run.inside("work", "read")
     work.remove("prompts")
-    report = reading.write_table(source, pieces, answers, work, provenance)
+    report = write_table(source, pieces, answers, work, provenance)
     read = tables.open_dataset(work.data_files("prompts"), work.fs, work.path("prompts"))
-    ids = reading.new_row_ids(run.dataset("prompts"), read)
+    ids = new_row_ids(run.dataset("prompts"), read)
     if ids is None:
         run.remove("work", "read")
         raise _another_source(before, provenance["fingerprint"], run)
@@ -356,7 +360,7 @@ def _extend(
         marker |= {"earlier": [*before.get("earlier", ()), before["fingerprint_hash"]]}
         marker |= {"fingerprint_hash": digest(provenance["fingerprint"], version)}
         run.remove("prompts", marker["folder"])
-        reading.write_grown(read, ids, run, marker["folder"])
+        write_grown(read, ids, run, marker["folder"])
     run.switch("prompts", marker)
     run.remove("work", "read")
     return {**marker, "grown": grown}

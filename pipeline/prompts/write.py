@@ -13,14 +13,11 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.schema import prompts_schema, with_provenance
-from pipeline.prompts.columns import NOTHING, find_layout
-from pipeline.prompts.files import Piece
-from pipeline.prompts.given import GivenSets
-from pipeline.prompts.grouped import group_rows
-from pipeline.prompts.rows import Batch, Prompt, Rows
-from pipeline.prompts.scan import Scan, scan
+from pipeline.prompts.columns import NOTHING, clean, find_layout
+from pipeline.prompts.given import GivenSets, group_rows
+from pipeline.prompts.piece import Piece
+from pipeline.prompts.scan import Batch, Prompt, Rows, Scan, scan
 from pipeline.prompts.sources import ReadReport, SourceConfig
-from pipeline.prompts.values import clean
 
 _ROW_GROUP = 5_000
 _SHARD = 50_000

@@ -81,7 +81,7 @@ class Pool:
         return task_for(self.row, self.tasks)
 
     def selectable(self) -> list[int]:
-        """Indices of candidates that may be chosen: they have a text, are not evidence and not barred."""
+        """Ints of candidates that may be chosen: they have a text, are not evidence and not barred."""
         usable = [i for i, c in enumerate(self.candidates) if c.text is not None and c.origin != "evidence"]
         if self.origins:
             usable = [i for i in usable if self.candidates[i].origin in self.origins]

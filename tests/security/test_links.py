@@ -10,7 +10,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.core.errors import ConfigError, InputError
 from pipeline.core.folder import RunFolder
-from pipeline.prompts import local_files
+from pipeline.prompts.files import local_files
 from pipeline.prompts.sources import FileSource
 from tests.inprocess import without_ray
 

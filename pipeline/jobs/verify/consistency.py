@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.columns import Ints
 from pipeline.core.errors import InputError
 from pipeline.core.folder import TABLES, RunFolder
 from pipeline.core.hashing import digest
 from pipeline.core.policy import NAME as POLICY
 from pipeline.core.row import Row, row_from_dict
-from pipeline.prompts.rows import Indices
 
 _COLUMNS = ["row_id", "prompt_id", "messages", "candidates", "scores", "selections", "games"]
 
@@ -116,7 +116,7 @@ class _Prints:
     def place(self, row_id: int) -> int | None:
         """Where a row is, once all are added."""
         if not self._places:
-            ids: Indices = np.frombuffer(self.ids, np.int64)
+            ids: Ints = np.frombuffer(self.ids, np.int64)
             order = np.argsort(ids)
             self._places = {"order": order, "ids": ids[order]}
         at = int(np.searchsorted(self._places["ids"], row_id))
