@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.cache import cache_folder
+from pipeline.core.remote import cache_folder
 
 CHAT = "SmolLM2-135M-Instruct"
 REWARD = "SmolLM2-135M-Reward"

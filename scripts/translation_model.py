@@ -32,7 +32,7 @@ from demo_model import (
     sha256,
 )
 
-from pipeline.core.cache import cache_folder
+from pipeline.core.remote import cache_folder
 
 NAME = "gemma-3-270m"
 PARTS = 4

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pipeline.cli import main
-from pipeline.core.cache import model_path
 from pipeline.core.folder import RunFolder
+from pipeline.core.remote import model_path
 from pipeline.core.schema import prompts_schema, with_provenance
 from pipeline.prompts.write import write_shards
 from tests.endpoint import KEY, Endpoint

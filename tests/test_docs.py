@@ -28,7 +28,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from pipeline import cli
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.registry import Registry
 from pipeline.core.row import Candidate, Row
 from pipeline.engines.comet import CometEngineConfig

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.errors import ConfigError
 from pipeline.core.registry import Registry
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs

@@ -1,4 +1,4 @@
-"""The config: typed dataclasses, merged left to right from presets, files and ``key=value`` words.
+"""From words to the config: presets, files and ``key=value`` words, merged left to right, built and checked.
 
 Named maps (``engines.judge``, ``selectors.chops``, ``plans.hot``) merge by name. Their items, and ``prompts`` and
 ``sampling``, carry a ``kind`` that picks the dataclass, against which they are then checked strictly. A later layer
@@ -15,7 +15,6 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,183 +23,31 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from pipeline.config.checks import check
-from pipeline.config.export import ExportConfig
-from pipeline.config.grid import SweepConfig
-from pipeline.config.replay import ReplayConfig
-from pipeline.config.sections import (
-    ExecutionConfig,
-    JudgeConfig,
-    LabelConfig,
-    LimitsConfig,
-    RayConfig,
-    ReportConfig,
-    SelectionConfig,
-    WinrateConfig,
-)
-from pipeline.config.verify import VerifyConfig
+from pipeline.config.config import Config, Top
 from pipeline.core.errors import ConfigError, first_line, nearest
 from pipeline.core.imports import allow
-from pipeline.core.policy import NAME as POLICY
-from pipeline.core.policy import Policy, Rule
 from pipeline.core.registry import Registry
 from pipeline.core.remote import is_uri, read_text
 from pipeline.core.safety import find_secrets
-from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
+from pipeline.engines.base import ENGINES, EngineConfig
 from pipeline.judging.answers import ANSWERS, AnswerSource
-from pipeline.prompts.sources import SOURCES, SourceConfig
+from pipeline.prompts.sources import SOURCES, RunSource, SourceConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
-from pipeline.tasks.quality import MetricConfig
 
 T = TypeVar("T")
 
-
-@dataclass
-class Config:
-    """A run's whole config, resolved and checked.
-
-    Attributes:
-        out: the run's folder.
-        seed: the run's seed; every random choice derives from it by hash.
-        modules: Python modules of the user's own to import: they may register selectors.
-        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``anew`` makes what
-            differs again, beside what is there, with all that depends on it. It holds for one command.
-        sampling: the sampling plan, named after its kind; ``null`` when the candidates are given.
-        plans: further sampling plans by name.
-        tasks: settings of tasks by name; a prompt's task without settings takes the defaults.
-        metrics: metrics that an engine gives, by name, beside the tasks' own.
-        policy: rules that pick plan and selector by task and language.
-        answers: outside systems to compare with: name -> where their answers come from.
-    """
-
-    out: str = "runs/lemonpress"
-    seed: int = 1
-    modules: list[str] = field(default_factory=list)
-    resume: str = "check"
-    prompts: SourceConfig = field(default_factory=SourceConfig)
-    engines: dict[str, EngineConfig] = field(default_factory=dict)
-    sampling: PlanConfig | None = None
-    plans: dict[str, PlanConfig] = field(default_factory=dict)
-    tasks: dict[str, Task] = field(default_factory=dict)
-    metrics: dict[str, MetricConfig] = field(default_factory=dict)
-    policy: dict[str, Rule] = field(default_factory=dict)
-    selectors: dict[str, Selector] = field(default_factory=dict)
-    selection: SelectionConfig = field(default_factory=SelectionConfig)
-    answers: dict[str, AnswerSource] = field(default_factory=dict)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    winrate: WinrateConfig = field(default_factory=WinrateConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)
-    label: LabelConfig = field(default_factory=LabelConfig)
-    verify: VerifyConfig = field(default_factory=VerifyConfig)
-    replay: ReplayConfig = field(default_factory=ReplayConfig)
-    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
-    ray: RayConfig = field(default_factory=RayConfig)
-
-    def all_plans(self) -> dict[str, PlanConfig]:
-        """Every sampling plan by name; ``sampling`` goes by its kind."""
-        return {**({self.sampling.kind: self.sampling} if self.sampling else {}), **self.plans}
-
-    def sets(self) -> list[str]:
-        """Names of the candidate sets that selectors work on: those of the plans (evidence apart) and given ones."""
-        named = [p.candidate_set or name for name, p in self.all_plans().items() if p.kind != "evidence"]
-        return list(dict.fromkeys([*self.prompts.given_sets(), *named]))
-
-    def only_languages(self) -> dict[str, list[str]]:
-        """Candidate set -> its languages, for the sets that no plan samples in all languages."""
-        found: dict[str, list[str] | None] = {}
-        for name, plan in self.all_plans().items():
-            key, tags = plan.candidate_set or name, plan.only_languages
-            known = found.get(key, [])
-            found[key] = None if tags is None or known is None else [*known, *tags]
-        return {key: tags for key, tags in found.items() if tags is not None}
-
-    def sets_of(self, selector: str) -> list[str]:
-        """The candidate sets that one selector is applied to."""
-        apart = {p.candidate_set or name for name, p in self.all_plans().items() if p.apart}
-        return self.selectors[selector].plans or [name for name in self.sets() if name not in apart]
-
-    def systems(self) -> list[str]:
-        """Full names of this run's systems. Under a policy, those that exist for every row: ``policy/...``."""
-        if self.policy:
-            return [f"{POLICY}/{s}" for s in (POLICY, *Policy(self.policy).baselines(self.selectors))]
-        return [f"{p}/{s}" for s in self.selectors for p in self.sets_of(s)]
-
-    def judges(self) -> bool:
-        """Whether the ``judge`` job has anything to do: games to play, or outside answers to bring in."""
-        return self.judge.engine is not None or bool(self.answers)
-
-    def judge_conflicts(self) -> tuple[list[str], list[str]]:
-        """(selectors, plans) that use the win-rate judge: the same engine, or the same model under another name."""
-        name = self.judge.engine
-        judge = self.engines.get(name or "")
-
-        def same(other_name: str | None) -> bool:
-            other = self.engines.get(other_name or "")
-            return judge is not None and (
-                other_name == name or bool(other and judge.model and judge.model == other.model)
-            )
-
-        selectors = [key for key, chosen in self.selectors.items() if same(chosen.engine)]
-        return selectors, [key for key, plan in self.all_plans().items() if same(plan.engine)]
-
-    def plan_key(self, name: str, field: str) -> str:
-        """The config key of one field of the plan called ``name``, for messages."""
-        return f"sampling.{field}" if name not in self.plans else f"plans.{name}.{field}"
-
-    def engine(self, name: str, key: str, needs: frozenset[str] = frozenset()) -> EngineConfig:
-        """The engine called ``name``, checked for what it must be able to do.
-
-        Raises:
-            ConfigError: there is no such engine, or it lacks a capability; the message names ``key``.
-        """
-        if name not in self.engines:
-            raise ConfigError(f"{key}: no engine is called {name!r} under engines{nearest(name, self.engines)}")
-        able = self.engines[name].capabilities()
-        missing = [need for need in needs if not able & set(need.split("|"))]
-        if missing:
-            can = ", ".join(sorted(able))
-            raise ConfigError(f"{key}: engine {name!r} cannot {spell_needs(missing)} (it can: {can})")
-        return self.engines[name]
-
-    def system(self, name: str, key: str) -> str:
-        """``plan/selector`` for a selector's name, a full name or a name under ``answers``.
-
-        Raises:
-            ConfigError: there is no such system; the message names ``key``.
-        """
-        known = self.systems()
-        if name in known or name in self.answers:
-            return name
-        matches = [k for k in known if k.split("/", 1)[1] == name]
-        if not matches:
-            raise ConfigError(
-                f"{key}: no system is called {name!r}{nearest(name, [*known, *self.selectors, *self.answers])}"
-            )
-        if len(matches) > 1:
-            raise ConfigError(f"{key}: {name!r} exists for several plans; choose one of {', '.join(matches)}")
-        return matches[0]
-
-
-_KINDS: dict[str, tuple[Registry[Any], str | None]] = {
-    "prompts": (SOURCES, "example"),
-    "sampling": (PLANS, "hedged"),
+_REGISTRIES: dict[Any, Registry[Any]] = {
+    SourceConfig: SOURCES,
+    EngineConfig: ENGINES,
+    PlanConfig: PLANS,
+    Task: TASKS,
+    Selector: SELECTORS,
+    AnswerSource: ANSWERS,
 }
-_SECTIONS = (
-    *("selection", "judge", "winrate", "report", "export", "sweep", "label", "verify", "replay"),
-    *("execution", "limits", "ray"),
-)
-_KIND_MAPS: dict[str, Registry[Any]] = {
-    "engines": ENGINES,
-    "plans": PLANS,
-    "selectors": SELECTORS,
-    "tasks": TASKS,
-    "answers": ANSWERS,
-}
-_PLAIN_MAPS: dict[str, type[Any]] = {"policy": Rule, "metrics": MetricConfig}
+"""Base class of what a ``kind`` picks."""
+_DEFAULT_KINDS = {"prompts": "example", "sampling": "hedged"}
 _NAMED_AFTER_KIND = ("selectors", "tasks")  # an item without a kind takes its own name as its kind
 
 
@@ -240,10 +87,10 @@ def merge_words(layers: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        _merge(merged, layer, ())
+        _merge(merged, layer)
     for word in words:
         is_setting = "=" in word and not is_uri(word) and not Path(word).exists()
-        _merge(merged, _read_word(word) if is_setting else read_layer(word), ())
+        _merge(merged, _read_word(word) if is_setting else read_layer(word))
     return merged
 
 
@@ -253,19 +100,37 @@ def build_config(data: dict[str, Any]) -> Config:
     Raises:
         ConfigError: as :func:`load_config`.
     """
-    _check_keys(data, [f.name for f in dataclasses.fields(Config)], "")
-    modules = data.get("modules") or []
+    hints = typing.get_type_hints(Config)
+    _check_keys(data, hints, "")
+    _import(data.get("modules") or [])
+    with _no_environment():
+        data = {"prompts": {}, **_resolve(data)}
+        if "sampling" not in data and not data.get("plans") and not _brings_candidates(data["prompts"] or {}):
+            data["sampling"] = {}
+        top = [f.name for f in dataclasses.fields(Top)]
+        values = vars(_build(Top, {name: data[name] for name in top if name in data}, ""))
+        for name, value in data.items():
+            if name not in top and (name != "sampling" or value is not None):
+                values[name] = _value(hints[name], value or {}, name, _DEFAULT_KINDS.get(name))
+        config = Config(**values)
+        if isinstance(config.prompts, RunSource):
+            config.prompts.find_sets()
+        check(config)
+        return config
+
+
+def _brings_candidates(source: Any) -> bool:
+    given = (source.get("given") if isinstance(source, dict) else None) or {}
+    from_run = isinstance(source, dict) and source.get("kind") == "run"
+    return from_run or (isinstance(given, dict) and any(given.get(key) for key in ("column", "columns", "files")))
+
+
+def _import(modules: Any) -> None:
+    """Import the user's own modules; from the folder that the user stands in, those and no others."""
     _check_shape(list[str], modules, "modules")
     if odd := [m for m in modules if not isinstance(m, str)]:
         raise ConfigError(f"modules: must be names of Python modules, not {odd[0]!r}")
-    _import(modules)
-    with _no_environment():
-        return _build_config(data)
-
-
-def _import(modules: Sequence[str]) -> None:
-    """Import the user's own modules; from the folder that the user stands in, those and no others."""
-    allow(list(modules))
+    allow(modules)
     for module in modules:
         try:
             importlib.import_module(module)
@@ -275,71 +140,85 @@ def _import(modules: Sequence[str]) -> None:
             raise ConfigError(f"modules: cannot import {module!r}: {error}{hint}") from error
 
 
-def _build_config(data: dict[str, Any]) -> Config:
-    resolved = _resolve(data)
-    hints = _hints(Config)
-    values: dict[str, Any] = {}
-    source = resolved.get("prompts") or {}
-    given = source.get("given") or {}
-    brings_candidates = any(given.get(k) for k in ("column", "columns", "files")) or source.get("kind") == "run"
-    sampled = "sampling" in resolved or not (resolved.get("plans") or brings_candidates)
-    for name, (registry, default) in _KINDS.items():
-        if name == "sampling" and (not sampled or resolved.get(name, {}) is None):
-            resolved.pop(name, None)
-            continue
-        values[name] = _build_kind(registry, resolved.pop(name, None) or {}, name, default)
-    for name, registry in _KIND_MAPS.items():
-        items = resolved.pop(name, None) or {}
-        if not isinstance(items, dict):
-            raise ConfigError(f"{name}: must be a map of names, not {type(items).__name__}")
-        values[name] = {
-            key: _build_kind(registry, item, f"{name}.{key}", key if name in _NAMED_AFTER_KIND else None)
-            for key, item in items.items()
-            if item is not None
-        }
-    for name, cls in _PLAIN_MAPS.items():
-        items = resolved.pop(name, None) or {}
-        if not isinstance(items, dict):
-            raise ConfigError(f"{name}: must be a map of names, not {type(items).__name__}")
-        values[name] = {key: _build(cls, item, f"{name}.{key}") for key, item in items.items() if item is not None}
-    for section, value in resolved.items():
-        values[str(section)] = _build(hints[str(section)], value or {}, str(section)) if section in _SECTIONS else value
-    plain = {k: v for k, v in values.items() if k in _TOP}
-    top = {k: v for k, v in vars(_build(_Plain, plain, "")).items() if k in plain}
-    config = Config(**{**values, **top})
-    check(config)
-    return config
+def _value(hint: Any, value: Any, key: str, kind: str | None) -> Any:
+    """A section, or a map of named items, from plain data.
+
+    Args:
+        kind: of an item that names none.
+    """
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    cls = parts[-1] if parts else hint  # of X, X | None, dict[str, X]
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key}: must be a map of names, not {type(value).__name__}")
+        own = key in _NAMED_AFTER_KIND
+        items = {name: item for name, item in value.items() if item is not None}
+        return {name: _value(cls, item, f"{key}.{name}", str(name) if own else None) for name, item in items.items()}
+    if cls not in _REGISTRIES:
+        return _build(cls, value, key)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key}: must be a map with a kind, not {value!r}")
+    kind = value.get("kind") or kind
+    if kind is None:
+        raise ConfigError(f"{key}.kind: missing; one of {', '.join(_REGISTRIES[cls])}")
+    rest = {name: item for name, item in value.items() if name != "kind"}
+    return _build(_REGISTRIES[cls].get(str(kind), f"{key}.kind"), rest, key)
 
 
-_TOP = ("out", "seed", "modules", "resume")
+def _build(cls: type[T], data: Any, key: str) -> T:
+    """Strict, typed construction of one dataclass from plain data."""
+    _check_shape(cls, data, key)
+    try:
+        node = OmegaConf.merge(_structured(typing.cast(Any, cls)), data)
+        return typing.cast(T, OmegaConf.to_object(node))
+    except OmegaConfBaseException as error:
+        full = ".".join(part for part in (key, error.full_key or "") if part)
+        raise ConfigError(f"{full}: {first_line(error)}") from error
 
 
-@dataclass
-class _Plain:
-    """The top-level keys that are no sections, for the type check."""
-
-    out: str = ""
-    seed: int = 0
-    modules: list[str] = field(default_factory=list)
-    resume: str = ""
+@functools.cache
+def _structured(cls: type) -> Any:
+    """The class as OmegaConf sees it, which takes longer than all else about a config; a merge works on a copy."""
+    return OmegaConf.structured(cls)
 
 
-def to_yaml(config: Config) -> str:
-    """The resolved config as YAML, with every ``kind`` written out; reading it back gives the same config."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(dataclasses.replace(config, resume="check"))))
+def _check_keys(data: dict[str, Any], valid: typing.Iterable[str], key: str) -> None:
+    for name in data:
+        if name not in valid:
+            full = f"{key}.{name}" if key else str(name)
+            raise ConfigError(f"unknown config key {full!r}{nearest(str(name), valid)}")
 
 
-def to_dict(value: Any) -> Any:
-    """Nested plain dicts of a config object; items picked by kind carry their ``kind``."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kind = getattr(value, "kind", None)
-        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": kind, **fields} if kind else fields
-    if isinstance(value, dict):
-        return {str(k): to_dict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_dict(v) for v in value]
-    return value
+def _check_shape(hint: Any, value: Any, key: str) -> None:
+    """Refuse unknown keys, and a map, a list or a plain value where another of these belongs; OmegaConf checks and
+    converts the rest.
+
+    Raises:
+        ConfigError: naming the key of the very item.
+    """
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None or Any in options:
+        return
+    kind = next((o for o in options if o is not type(None)), str)
+    container, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    is_section = dataclasses.is_dataclass(kind)
+    what = "a list" if container is list else "a map" if container is dict or is_section else "one value"
+    found = "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else "one value"
+    if found != what:
+        raise ConfigError(f"{key}: must be {what}, not {repr(value) if found == 'one value' else found}")
+    if is_section:
+        hints = typing.get_type_hints(kind)
+        _check_keys(value, [f.name for f in dataclasses.fields(typing.cast(Any, kind))], key)
+        for name, item in value.items():
+            _check_shape(hints[name], item, f"{key}.{name}" if key else name)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_shape(inner[1] if inner else Any, item, f"{key}.{name}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            if item is None:
+                raise ConfigError(f"{key}[{i}]: is empty")
+            _check_shape(inner[0] if inner else Any, item, f"{key}[{i}]")
 
 
 def _read_word(word: str) -> dict[str, Any]:
@@ -347,7 +226,6 @@ def _read_word(word: str) -> dict[str, Any]:
         layer = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
     except Exception as error:
         raise ConfigError(f"cannot read {word!r} as key=value: {first_line(error)}") from error
-    assert isinstance(layer, dict)
     return typing.cast(dict[str, Any], layer)
 
 
@@ -371,7 +249,7 @@ def read_layer(name: str) -> dict[str, Any]:
     return typing.cast(dict[str, Any], layer)
 
 
-def _merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...]) -> None:
+def _merge(base: dict[str, Any], layer: dict[str, Any]) -> None:
     """Merge ``layer`` into ``base`` in place; where the ``kind`` changes, the layer's item replaces the base's."""
     for key, value in layer.items():
         old = base.get(key)
@@ -379,7 +257,7 @@ def _merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...]) -
             if "kind" in value and "kind" in old and value["kind"] != old["kind"]:
                 base[key] = value
             else:
-                _merge(old, value, (*path, key))
+                _merge(old, value)
         else:
             base[key] = value
 
@@ -410,7 +288,6 @@ def _resolve(data: dict[str, Any]) -> dict[str, Any]:
         resolved = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {first_line(error)}") from error
-    assert isinstance(resolved, dict)
     _refuse_gaps(resolved, "")
     for key in find_secrets(resolved):
         raise ConfigError(
@@ -428,86 +305,3 @@ def _refuse_gaps(value: Any, key: str) -> None:
             _refuse_gaps(v, f"{key}[{i}]")
     elif value == "???":
         raise ConfigError(f"{key}: missing; set {key}=...")
-
-
-def _check_keys(data: dict[str, Any], valid: Sequence[str], key: str) -> None:
-    for name in data:
-        if name not in valid:
-            full = f"{key}.{name}" if key else str(name)
-            raise ConfigError(f"unknown config key {full!r}{nearest(str(name), valid)}")
-
-
-def _build_kind(registry: Registry[Any], item: Any, key: str, default: str | None) -> Any:
-    if not isinstance(item, dict):
-        raise ConfigError(f"{key}: must be a map with a kind, not {item!r}")
-    item = dict(item)
-    kind = item.pop("kind", None) or default
-    if kind is None:
-        raise ConfigError(f"{key}.kind: missing; one of {', '.join(registry)}")
-    return _build(registry.get(kind, f"{key}.kind"), item, key)
-
-
-def _build(cls: type[T], data: Any, key: str) -> T:
-    """Strict, typed construction of one dataclass from plain data."""
-    if not isinstance(data, dict):
-        raise ConfigError(f"{key}: must be a map, not {data!r}")
-    _check_nested_keys(cls, data, key)
-    try:
-        node = OmegaConf.merge(_structured(typing.cast(Any, cls)), data)
-        return typing.cast(T, OmegaConf.to_object(node))
-    except OmegaConfBaseException as error:
-        full = ".".join(part for part in (key, error.full_key or "") if part)
-        raise ConfigError(f"{full}: {first_line(error)}") from error
-
-
-@functools.cache
-def _structured(cls: type) -> Any:
-    """The class as OmegaConf sees it, which takes longer than all else about a config; a merge works on a copy."""
-    return OmegaConf.structured(cls)
-
-
-def _check_nested_keys(cls: type, data: dict[str, Any], key: str) -> None:
-    hints = _hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    _check_keys(data, names, key)
-    for name, value in data.items():
-        hint = hints[name]
-        full = f"{key}.{name}" if key else name
-        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            _check_nested_keys(typing.cast(type, hint), value, full)
-        else:
-            _check_shape(hint, value, full)
-
-
-def _check_shape(hint: Any, value: Any, key: str) -> None:
-    """Refuse a map, a list or a plain value where another of these belongs; OmegaConf checks and converts the rest.
-
-    Raises:
-        ConfigError: naming the key of the very item.
-    """
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if value is None or Any in options:
-        return
-    kind = next((o for o in options if o is not type(None)), str)
-    container, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
-    wanted, what = {list: (list, "a list"), dict: (dict, "a map")}.get(container, ((), "one value"))
-    is_container = isinstance(value, list | dict)
-    if dataclasses.is_dataclass(kind):
-        wanted, what = dict, "a map"
-    if isinstance(value, wanted) if wanted else not is_container:
-        if isinstance(value, list):
-            for i, item in enumerate(value):
-                if item is None:
-                    raise ConfigError(f"{key}[{i}]: is empty")
-                _check_shape(inner[0] if inner else Any, item, f"{key}[{i}]")
-        elif isinstance(value, dict) and inner:
-            for name, item in value.items():
-                _check_shape(inner[1], item, f"{key}.{name}")
-        return
-    found = "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else repr(value)
-    raise ConfigError(f"{key}: must be {what}, not {found}")
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)

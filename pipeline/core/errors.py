@@ -152,3 +152,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         return ""
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return f"; valid: {shown}"
+
+
+def require_known(name: str, valid: Iterable[str], key: str, words: str) -> None:
+    """Raise ConfigError unless ``name`` is among ``valid``: ``KEY: no engine is called 'x'; did you mean 'y'?``
+
+    Args:
+        words: what stands before the name.
+    """
+    names = list(valid)
+    if name not in names:
+        raise ConfigError(f"{key}: {words} {name!r}{nearest(name, names)}")

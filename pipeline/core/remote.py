@@ -1,4 +1,5 @@
-"""Files and folders on object stores: whatever URI ``pyarrow.fs`` opens (``s3://``, ``gs://``, ``hdfs://`` ...).
+"""Files elsewhere: on object stores, whatever URI ``pyarrow.fs`` opens (``s3://``, ``gs://``, ``hdfs://`` ...), and in
+Lemonpress's cache folder, which holds copies of those and the models that the set-up scripts prepared.
 
 Credentials come from where the store's own tools look for them: ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``, a
 profile or an instance's role, ``GOOGLE_APPLICATION_CREDENTIALS``. A URI that carries some is refused, because paths are
@@ -11,20 +12,65 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.core.cache import cache_folder
 from pipeline.core.errors import ConfigError, first_line
 from pipeline.core.hashing import digest
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://")
 _PATTERN = re.compile(r"[*\[]")
 _origins: dict[Path, str] = {}
+
+
+def cache_folder() -> Path:
+    """``$LEMONPRESS_CACHE``, else ``$XDG_CACHE_HOME/lemonpress``, else ``~/.cache/lemonpress``."""
+    own = os.environ.get("LEMONPRESS_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lemonpress"
+
+
+def model_path(model: str) -> str:
+    """``cache:NAME`` -> the folder ``models/NAME`` of the cache; ``~`` is expanded; other names stay as they are."""
+    if model.startswith("cache:"):
+        return str(cache_folder() / "models" / model.removeprefix("cache:"))
+    return str(Path(model).expanduser()) if model.startswith("~") else model
+
+
+def model_commit(model: str, revision: str | None = None) -> str | None:
+    """Which weights a model's name stands for on this machine.
+
+    A hub model's commit, from the hub's own cache; of a local folder ``files:`` with a hash of its ``config.json`` and
+    of its files' names and sizes; ``None`` where neither is here (an endpoint's model, a worker's own cache).
+    """
+    folder = Path(model_path(model))
+    if folder.is_dir():
+        files = sorted((p.name, p.stat().st_size) for p in folder.iterdir() if p.is_file())
+        own = folder / "config.json"
+        return f"files:{digest(files, own.read_text(encoding='utf-8') if own.is_file() else '', size=8)}"
+    if revision and (revision.startswith("/") or ".." in revision.split("/")):
+        return None  # a stranger's config may name any: it is part of a path
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    ref = Path(HF_HUB_CACHE, "models--" + model.replace("/", "--"), "refs", revision or "main")
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
+def scratch_file() -> IO[bytes]:
+    """An empty file without a name, gone when it is closed: on the disk of the cache folder, since it may become large;
+    where that cannot be written, in the system's folder for such files."""
+    with suppress(OSError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=cache_folder())
+    return tempfile.TemporaryFile()
 
 
 def is_uri(path: str) -> bool:

@@ -1,12 +1,14 @@
-"""What keeps untrusted texts harmless: secrets out of everything stored, control characters out of terminals.
+"""What keeps untrusted texts harmless: secrets out of everything stored, control characters out of terminals, HTML and
+Markdown out of the report.
 
-The one place for both; SECURITY.md says what is defended against and what is not. Every pattern takes time linear in
-the text: a run of characters is matched once and whole, and what it is is decided by looking at it.
+The one place for all three; SECURITY.md says what is defended against and what is not. Every pattern takes time linear
+in the text: a run of characters is matched once and whole, and what it is is decided by looking at it.
 """
 
 from __future__ import annotations
 
 import functools
+import html
 import json
 import os
 import re
@@ -283,3 +285,58 @@ def json_text(value: Any, indent: int | None = 1, default: Any = None) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=default)
     return _IN_JSON.sub(lambda m: json.dumps(m[0])[1:-1], text)
+
+
+# ------------------------------------------------------------------------------------------------------------ on a page
+
+_LONGEST_SHOWN = 20_000  # characters of one text on the page; the table keeps all of it
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$@:])")
+_ISOLATED = re.compile("⟦U\\+2068⟧([^⟦]*)⟦U\\+2069⟧")
+_LINK = re.compile(r"(?i)(?<![a-z0-9])www(?=\.)|[a-z]{2,12}(?=\\?://)|(?<!\\)(?=\\?@(?:\\?[\w-])+\.)")
+
+
+def page_text(text: Any) -> str:
+    """A text as it can be shown: control characters become visible signs, very long texts are cut (and say so)."""
+    cut = str(text)[: _LONGEST_SHOWN + 1] if len(str(text)) > 2 * _LONGEST_SHOWN else str(text)
+    shown = str(on_page(cut))
+    if len(shown) > _LONGEST_SHOWN:
+        return f"{shown[:_LONGEST_SHOWN]}… [{len(str(text)) - _LONGEST_SHOWN:,} more characters in the table]"
+    return shown
+
+
+def on_page(value: Any) -> Any:
+    """Every plain string on its way into a template passes here; Markup has been through it.
+
+    Names that are isolated (:func:`isolated`) stay so: an isolate orders nothing but what it holds.
+    """
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return _ISOLATED.sub("\u2068\\1\u2069", visible(value))
+
+
+def escape_markdown(text: Any) -> str:
+    """One line of plain text for running Markdown or a table's cell.
+
+    Forges make links of bare addresses (``https://``, ``www.``, ``a@b.c``), some of them after all escapes are undone:
+    ``<wbr>``, which shows nothing, splits these words.
+    """
+    plain = _apart(" ".join(page_text(text).split()))
+    escaped = _SPECIAL.sub(r"\\\1", plain).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    return _LINK.sub(lambda m: f"{m[0]}<wbr>", escaped)
+
+
+def escape_line(text: Any) -> str:
+    """One line inside an HTML tag, where Markdown's own escapes do not work."""
+    return _LINK.sub(lambda m: f"{m[0]}<wbr>", html.escape(_apart(" ".join(page_text(text).split()))))
+
+
+def _apart(text: str) -> str:
+    """Isolated as a whole, unless parts of it are."""
+    return text if _ISOLATE in text else isolated(text)
+
+
+def fence(text: Any) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    shown = page_text(text)
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return f"{ticks}text\n{shown}\n{ticks}"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError
 from pipeline.core.registry import Registry
 from pipeline.core.row import Message, Tokens
@@ -251,11 +252,11 @@ class PoolConfig:
         num_gpus: GPUs per actor; ``null`` takes what the engine says that it needs.
     """
 
-    size: int | None = None
-    min_size: int | None = None
-    max_size: int | None = None
-    num_cpus: float = 0.5
-    num_gpus: float | None = None
+    size: int | None = bounded(None, ge=1)
+    min_size: int | None = bounded(None, ge=1)
+    max_size: int | None = bounded(None, ge=1)
+    num_cpus: float = bounded(0.5, ge=0)
+    num_gpus: float | None = bounded(None, ge=0)
 
     def most(self) -> int:
         """Actors of the pool at its largest."""
@@ -279,10 +280,10 @@ class PriceConfig:
         hour: one actor for an hour: the price of its GPUs.
     """
 
-    prompt: float = 0.0
-    completion: float = 0.0
-    cached: float | None = None
-    hour: float = 0.0
+    prompt: float = bounded(0.0, ge=0)
+    completion: float = bounded(0.0, ge=0)
+    cached: float | None = bounded(None, ge=0)
+    hour: float = bounded(0.0, ge=0)
 
     @property
     def charges(self) -> bool:
@@ -317,7 +318,7 @@ class EngineConfig:
     """Whether a request's answer depends on nothing but the request."""
     model: str = ""
     revision: str | None = None
-    verdict_tokens: int | None = None
+    verdict_tokens: int | None = bounded(None, ge=1)
     pool: PoolConfig = field(default_factory=PoolConfig)
     price: PriceConfig = field(default_factory=PriceConfig)
 
@@ -356,9 +357,6 @@ class EngineConfig:
     def max_requests(self) -> int:
         """Requests that the engine works on at once; the worker keeps more rows than that in flight."""
         return 64
-
-    def check(self, key: str) -> None:
-        """Raise :class:`~pipeline.core.errors.ConfigError`, naming ``key``, on a contradiction."""
 
     def ready(self, key: str) -> None:
         """Raise :class:`~pipeline.core.errors.ConfigError` when a file, package or key that it needs is not here.

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.cache import cache_folder, model_path
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.core.remote import cache_folder, model_path
 from pipeline.core.row import Tokens
 from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Quality
 from pipeline.engines.batching import Batcher
@@ -54,8 +55,9 @@ class CometEngineConfig(EngineConfig):
             the one that ``scripts/comet.sh`` made. On a cluster every node needs it, at the same path.
     """
 
+    model: str = bounded("", filled=True, cure="e.g. Unbabel/XCOMET-XL")
     allow_pickle_weights: bool = False
-    batch_size: int = 16
+    batch_size: int = bounded(16, ge=1)
     python: str | None = None
 
     def capabilities(self) -> frozenset[str]:
@@ -65,15 +67,11 @@ class CometEngineConfig(EngineConfig):
         return _BATCHES * self.batch_size
 
     def check(self, key: str) -> None:
-        if not self.model:
-            raise ConfigError(f"{key}.model: names no model; e.g. Unbabel/XCOMET-XL")
         if not self.allow_pickle_weights:
             raise ConfigError(
                 f"{key}.allow_pickle_weights: COMET's checkpoints are Python pickles, which can run code when they are "
                 f"loaded; if you trust {self.model}, say so: {key}.allow_pickle_weights=true"
             )
-        if self.batch_size < 1:
-            raise ConfigError(f"{key}.batch_size: {self.batch_size} is not a positive number")
 
     def ready(self, key: str) -> None:
         python = comet_python(self.python)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.core.hashing import derive_seed, digest, hash_rng
 from pipeline.core.row import Tokens
@@ -91,20 +92,20 @@ class DummyEngineConfig(EngineConfig):
     """
 
     deterministic: ClassVar[bool] = True
-    latency: float = 0.0
-    tail: float = 0.0
-    slots: int | None = None
-    words: int = 12
-    max_model_len: int | None = None
+    latency: float = bounded(0.0, ge=0)
+    tail: float = bounded(0.0, ge=0)
+    slots: int | None = bounded(None, ge=1)
+    words: int = bounded(12, ge=0)
+    max_model_len: int | None = bounded(None, ge=1)
     truncate_prompt: bool = False
     fail: str | None = None
     crash: str | None = None
     dead: str | None = None
     fuse: str | None = None
     log: str | None = None
-    accuracy: float | None = None
+    accuracy: float | None = bounded(None, ge=0, le=1)
     best: str = ""
-    always: str | None = None
+    always: str | None = bounded(None, one_of=("first",))
     seed: int = 0
 
     def capabilities(self) -> frozenset[str]:
@@ -114,14 +115,8 @@ class DummyEngineConfig(EngineConfig):
         return self.slots or 256
 
     def check(self, key: str) -> None:
-        if self.slots is not None and self.slots < 1:
-            raise ConfigError(f"{key}.slots: at least 1, not {self.slots}")
-        if self.tail < 0:
-            raise ConfigError(f"{key}.tail: must be >= 0, not {self.tail}")
-        if self.accuracy is not None and not (0 <= self.accuracy <= 1 and self.best):
+        if self.accuracy is not None and not self.best:
             raise ConfigError(f"{key}.accuracy: a probability, together with {key}.best, not {self.accuracy}")
-        if self.always not in (None, "first"):
-            raise ConfigError(f"{key}.always: must be first or null, not {self.always!r}")
 
     def identity(self) -> dict[str, Any]:
         judge = {"accuracy": self.accuracy, "best": self.best, "always": self.always, "seed": self.seed}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineRequestError, PromptTooLong
 from pipeline.core.row import Tokens
 from pipeline.core.safety import HIDDEN, holds_secret, redact
@@ -79,19 +80,20 @@ class OpenAIEngineConfig(EngineConfig):
             else ``none``. The first request of this kind tries it once, and goes on with what the endpoint takes.
     """
 
+    model: str = bounded("", filled=True)
     base_url: str | None = None
     api_key_env: str | None = "OPENAI_API_KEY"
-    concurrency: int = 64
-    requests_per_minute: float | None = None
-    timeout: float = 600.0
-    retries: int = 5
+    concurrency: int = bounded(64, ge=1)
+    requests_per_minute: float | None = bounded(None, gt=0)
+    timeout: float = bounded(600.0, gt=0)
+    retries: int = bounded(5, ge=0)
     extra_body: dict[str, Any] = field(default_factory=dict)
-    max_tokens_field: str = "max_tokens"
+    max_tokens_field: str = bounded("max_tokens", one_of=("max_tokens", "max_completion_tokens"))
     logprobs: bool = True
-    top_logprobs: int = 20
+    top_logprobs: int = bounded(20, ge=1)
     assistant_prefill: bool = False
     embeddings: bool = False
-    structured_output: str = "auto"
+    structured_output: str = bounded("auto", one_of=("auto", *STRUCTURED))
 
     def capabilities(self) -> frozenset[str]:
         offered = {"generate": True, "label_probs": self.logprobs, "embed": self.embeddings}
@@ -101,18 +103,6 @@ class OpenAIEngineConfig(EngineConfig):
         return self.concurrency
 
     def check(self, key: str) -> None:
-        for name, valid in (
-            ("model", bool(self.model)),
-            ("concurrency", self.concurrency >= 1),
-            ("requests_per_minute", self.requests_per_minute is None or self.requests_per_minute > 0),
-            ("timeout", self.timeout > 0),
-            ("retries", self.retries >= 0),
-            ("top_logprobs", self.top_logprobs >= 1),
-            ("structured_output", self.structured_output in ("auto", *STRUCTURED)),
-            ("max_tokens_field", self.max_tokens_field in ("max_tokens", "max_completion_tokens")),
-        ):
-            if not valid:
-                raise ConfigError(f"{key}.{name}: {getattr(self, name)!r} is not a usable value")
         for name in sorted(_OWN_FIELDS & {k for k, v in self.extra_body.items() if v is not None}):
             raise ConfigError(f"{key}.extra_body.{name}: set by Lemonpress; only null (leave it out) is possible here")
         url = urlsplit(self.base_url or "https://")

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.core.cache import model_path
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineRequestError, nearest
+from pipeline.core.remote import model_path
 from pipeline.core.row import Tokens
 from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Prompt, Reward, require
 from pipeline.engines.batching import Batcher
@@ -35,15 +36,16 @@ class TransformersEngineConfig(EngineConfig):
         head: ``linear``, transformers' own; ``mlp``, two linear layers with a ReLU between them (INF-ORM's).
     """
 
+    model: str = bounded("", filled=True)
     dtype: str = "auto"
     device: str | None = None
-    batch_size: int = 8
-    max_length: int | None = None
+    batch_size: int = bounded(8, ge=1)
+    max_length: int | None = bounded(None, ge=1)
     trust_remote_code: bool = False
     allow_pickle_weights: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     model_class: str = "AutoModelForSequenceClassification"
-    head: str = "linear"
+    head: str = bounded("linear", one_of=("linear", "mlp"))
 
     def capabilities(self) -> frozenset[str]:
         return frozenset({"reward", "count_tokens"})
@@ -53,15 +55,6 @@ class TransformersEngineConfig(EngineConfig):
 
     def max_requests(self) -> int:
         return self.batch_size
-
-    def check(self, key: str) -> None:
-        if not self.model:
-            raise ConfigError(f"{key}.model: names no model")
-        if self.head not in ("linear", "mlp"):
-            raise ConfigError(f"{key}.head: must be linear or mlp, not {self.head!r}")
-        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{key}.{name}: {value} is not a positive number")
 
     def ready(self, key: str) -> None:
         require("transformers", "torch", "transformers")

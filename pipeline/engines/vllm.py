@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.cache import model_path
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
+from pipeline.core.remote import model_path
 from pipeline.core.row import Message, Tokens
 from pipeline.engines import vllm_start
 from pipeline.engines.base import (
@@ -76,13 +77,14 @@ class VLLMEngineConfig(EngineConfig):
         add_bos: put the tokenizer's BOS token before raw prompts whose tokenizer adds none.
     """
 
-    runner: str = "generate"
+    model: str = bounded("", filled=True, cure="a model's name or path")
+    runner: str = bounded("generate", one_of=tuple(_RUNNERS))
     dtype: str = "auto"
-    max_model_len: int | None = None
+    max_model_len: int | None = bounded(None, ge=1)
     truncate_prompt: bool = False
-    max_num_seqs: int = 256
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
+    max_num_seqs: int = bounded(256, ge=1)
+    tensor_parallel_size: int = bounded(1, ge=1)
+    pipeline_parallel_size: int = bounded(1, ge=1)
     allow_pickle_weights: bool = False
     engine_args: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
@@ -101,12 +103,8 @@ class VLLMEngineConfig(EngineConfig):
         return bool(self.thinking or self.chat_template_kwargs.get("enable_thinking"))
 
     def check(self, key: str) -> None:
-        if not self.model:
-            raise ConfigError(f"{key}.model: missing; a model's name or path")
         if len(self.reasoning_tags) != 2:
             raise ConfigError(f"{key}.reasoning_tags: the opening and the closing tag, not {self.reasoning_tags}")
-        if self.runner not in _RUNNERS:
-            raise ConfigError(f"{key}.runner: must be one of {', '.join(_RUNNERS)}, not {self.runner!r}")
 
     def ready(self, key: str) -> None:
         path = model_path(self.model)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.config.sections import NodeGroup
 from pipeline.core.safety import say
 from pipeline.engines.base import EngineConfig

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.columns import Ints
 from pipeline.core.folder import RunFolder
 from pipeline.core.reading import Table as Rows

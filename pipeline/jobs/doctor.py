@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.config.load import presets
-from pipeline.core.cache import cache_folder
+from pipeline.core.remote import cache_folder
 from pipeline.engines.comet import comet_python
 from pipeline.jobs.job import console
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import digest
 from pipeline.execution.control import Ledger

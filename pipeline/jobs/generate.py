@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.errors import ConfigError
 from pipeline.core.policy import Policy
 from pipeline.core.safety import say

@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.config.load import Config, to_yaml
+from pipeline.config.config import Config, to_yaml
 from pipeline.core.errors import ResumeError, TooManyFailedRows
 from pipeline.core.folder import RunFolder
 from pipeline.core.lock import run_lock

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.columns import Ints
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
@@ -144,7 +144,6 @@ def _game_steps(config: Config, made: Made, after: frozenset[str]) -> Iterator[S
         "judge": engine.model or engine.kind,
         "template": judge.template,
         "soft": judge.scores == "soft",
-        "max_chars": judge.max_chars,
         "reason_tokens": judge.reason_tokens,
         "run_seed": config.seed,
         "tasks": config.tasks,
@@ -153,7 +152,6 @@ def _game_steps(config: Config, made: Made, after: frozenset[str]) -> Iterator[S
     fixed: dict[str, Any] = {
         "template": load_template(judge.template).hash,
         "scores": judge.scores,
-        "max_chars": judge.max_chars,
         "tasks": to_dict(config.tasks),
     }
     fixed |= {"reason_tokens": judge.reason_tokens} if judge.reason_tokens else {}

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.load import Config
-from pipeline.core.cache import model_commit
+from pipeline.config.config import Config
 from pipeline.core.errors import ConfigError
 from pipeline.core.layers import TABLES
+from pipeline.core.remote import model_commit
 from pipeline.core.safety import redact
 from pipeline.execution.observe import job_log
 from pipeline.judging.templates import load_template

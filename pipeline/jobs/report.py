@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say
 from pipeline.report.render import build_report

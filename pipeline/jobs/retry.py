@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.load import Config, load_config, to_dict
+from pipeline.config.config import Config, to_dict
+from pipeline.config.load import load_config
 from pipeline.core.columns import Ints, nested
 from pipeline.core.errors import ConfigError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import RunFolder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.errors import ConfigError, NothingToCompare
 from pipeline.core.folder import RunFolder
 from pipeline.core.layers import made_by, read_layers
@@ -41,7 +41,7 @@ def run(config: Config) -> None:
                 winrate.run(config)
             except NothingToCompare as nothing:  # no failure: the answers were all that was asked for
                 say(f"no results are computed: {nothing}")
-            spending.readcosts(config)
+            spending.report_costs(config)
             report.run(config)
 
 
@@ -52,7 +52,7 @@ def make(config: Config) -> None:
     try:
         with job("run", config) as current:
             run_steps(current, steps(config, current.run), "prompts")
-            adaptive.readaccount(current)
+            adaptive.report_account(current)
     finally:
         select.print_choices(RunFolder(config.out))  # a finished table shows which selectors fell back
 

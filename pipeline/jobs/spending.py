@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.folder import RunFolder
 from pipeline.core.layers import TABLES
 from pipeline.core.safety import say

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.columns import Ints
 from pipeline.core.errors import ResumeError
 from pipeline.core.folder import RunFolder

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import redact, say, visible

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say
@@ -80,8 +80,7 @@ def tables(planned: Config, run: RunFolder) -> None:
         planned.sweep.base_setting(),
         chosen_selector(planned),
         planned.sweep.development,
-        planned.sweep.enough,
-        planned.seed,
+        seed=planned.seed,
     )
     quality = load_quality(run, set_facts(planned))
     metrics = {name: metrics_of(planned, name) for name in quality.tasks}

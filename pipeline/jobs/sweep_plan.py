@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.errors import ConfigError, nearest
 from pipeline.jobs import judge
 from pipeline.sampling.plans import Greedy, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
+from pipeline.stats.sweep import ENOUGH
 from pipeline.tasks import task_named
 from pipeline.tasks.measure import WIN
 
@@ -116,7 +117,7 @@ def policy_yaml(planned: Config, choices: list[dict[str, Any]]) -> str:
     }
     notes = [f"#   {c['task']} {c['language']}: {c['recommended']}: {c['note']}" for c in choices]
     enough = [
-        f"#   {c['task']}: {c['n_enough']} of {c['n']} candidates give {sweep.enough:.0%} of the best one's gain"
+        f"#   {c['task']}: {c['n_enough']} of {c['n']} candidates give {ENOUGH:.0%} of the best one's gain"
         for c in choices
         if c["language"] == "all" and c["n_enough"]
     ]

@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from pipeline.config.load import Config, build_config, merge_words, read_layer
+from pipeline.config.config import Config
+from pipeline.config.load import build_config, merge_words, read_layer
 from pipeline.core.errors import ConfigError
 from pipeline.core.remote import is_uri, read_text
 from pipeline.engines.base import EngineConfig

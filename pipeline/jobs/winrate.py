@@ -7,7 +7,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.config.sections import WinrateConfig
 from pipeline.core.errors import NothingToCompare
 from pipeline.core.folder import RunFolder

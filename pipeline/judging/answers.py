@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, InputError, nearest
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
@@ -40,9 +41,6 @@ class AnswerSource:
     kind: ClassVar[str] = ""
     engine: ClassVar[str | None] = None
 
-    def check(self, key: str) -> None:
-        """Raise ConfigError, naming the key, on a contradiction."""
-
     def ready(self, key: str) -> None:
         """Raise ConfigError when a file that it needs is not here; called by the jobs that will read it."""
 
@@ -67,11 +65,7 @@ class ColumnAnswers(AnswerSource):
         column: its name in the source.
     """
 
-    column: str = ""
-
-    def check(self, key: str) -> None:
-        if not self.column:
-            raise ConfigError(f"{key}.column: missing; the name of a column of the prompts' source")
+    column: str = bounded("", filled=True, cure="the name of a column of the prompts' source")
 
     def check_table(self, schema: pa.Schema, key: str) -> None:
         fields = {f.name: f.type for f in schema.field("source").type} if "source" in schema.names else {}
@@ -95,13 +89,9 @@ class FileAnswers(AnswerSource):
         text: where the answer's text is: a column, or a path into it such as ``messages.1.content``.
     """
 
-    path: str = ""
+    path: str = bounded("", filled=True, cure="a file with one answer per prompt")
     id: str = "prompt_id"
     text: str = "text"
-
-    def check(self, key: str) -> None:
-        if not self.path:
-            raise ConfigError(f"{key}.path: missing; a file with one answer per prompt")
 
     def ready(self, key: str) -> None:
         if not is_uri(self.path) and not Path(self.path).expanduser().is_file():
@@ -125,13 +115,8 @@ class RunAnswers(AnswerSource):
         system: one of its systems: ``plan/selector``, or an outside system.
     """
 
-    path: str = ""
-    system: str = ""
-
-    def check(self, key: str) -> None:
-        for name in ("path", "system"):
-            if not getattr(self, name):
-                raise ConfigError(f"{key}.{name}: missing")
+    path: str = bounded("", filled=True)
+    system: str = bounded("", filled=True)
 
     def pairs(self, key: str) -> Iterator[tuple[str, str | None]]:
         from pipeline.core.columns import column, nested
@@ -160,20 +145,12 @@ class EngineAnswers(AnswerSource):
     Attributes:
         engine: name under ``engines``.
         temperature: 0 = greedy.
-        top_p: nucleus.
         max_tokens: limit of one answer.
     """
 
-    engine: str | None = None  # type: ignore[misc]  # a field of this kind only
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 1024
-
-    def check(self, key: str) -> None:
-        if not self.engine:
-            raise ConfigError(f"{key}.engine: missing; a name under engines")
-        if self.temperature < 0 or self.max_tokens < 1:
-            raise ConfigError(f"{key}: temperature must be at least 0, and max_tokens at least 1")
+    engine: str = bounded("", filled=True, cure="a name under engines")  # type: ignore[assignment, misc]
+    temperature: float = bounded(0.0, ge=0)
+    max_tokens: int = bounded(1024, ge=1)
 
 
 @dataclass
@@ -229,7 +206,6 @@ class AnswersStage(Stage):
                 task = task_for(row, self.tasks)
                 params = SamplingParams(
                     temperature=asked.temperature,
-                    top_p=asked.top_p,
                     max_tokens=asked.max_tokens,
                     seed=derive_seed(self.run_seed, row.prompt_id, self.name) if asked.temperature else None,
                     stop=task.stops(),

@@ -37,7 +37,6 @@ class Refereeing:
         judge: the judge's name as recorded.
         template: name or file of the template; its labels mean first, second, tie.
         soft: probabilities instead of hard verdicts.
-        max_chars: longer answers are cut to this many characters in the judge's prompt (0 = never).
         reason_tokens: the judge first writes a reason of at most so many tokens, and is shown it when it chooses; kept
             in ``games.reason`` (0 = none: the verdict is read from one prefill).
         run_seed: seeds the word in the frames (:func:`~pipeline.judging.templates.framed`).
@@ -48,7 +47,6 @@ class Refereeing:
     judge: str
     template: str = "pairwise"
     soft: bool = False
-    max_chars: int = 0
     reason_tokens: int = 0
     run_seed: int = 1
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -126,7 +124,7 @@ class Referee:
 
     async def _call(self, first: str, second: str) -> tuple[Verdict, str | None]:
         template = self._template
-        turns = self._judge.render(template, answer_a=self._cut(first), answer_b=self._cut(second))
+        turns = self._judge.render(template, answer_a=first, answer_b=second)
         if not self.rules.reason_tokens:
             return await self._judge.ask(turns, template, template.labels), None
         turns = [*turns[:-1], {"role": "user", "content": f"{turns[-1]['content']}\n\n{_REASON}"}]
@@ -137,10 +135,6 @@ class Referee:
             return Verdict({}, str(error)), None
         turns += [{"role": "assistant", "content": template.defused(reason)}, {"role": "user", "content": _CHOOSE}]
         return await self._judge.ask(turns, template, template.labels), reason[:_LONGEST_REASON]
-
-    def _cut(self, text: str) -> str:
-        limit = self.rules.max_chars
-        return text[:limit] + " [cut]" if limit and len(text) > limit else text
 
 
 def _noted(reason: str | None, note: str) -> str:

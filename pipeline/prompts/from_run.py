@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.core.columns import Ints
 from pipeline.core.errors import ConfigError, InputError, nearest
 from pipeline.core.folder import MARKER, RunFolder
 from pipeline.core.languages import RESERVED, is_among
@@ -19,7 +20,6 @@ from pipeline.core.reading import Table
 from pipeline.core.remote import is_uri
 from pipeline.core.schema import with_provenance
 from pipeline.prompts.columns import NOTHING
-from pipeline.prompts.rows import Indices
 from pipeline.prompts.scan import hash64, nested, reserved
 from pipeline.prompts.sources import ReadReport, RunSource, SourceConfig
 from pipeline.prompts.write import some_rows, write_shards
@@ -92,7 +92,7 @@ class Upstream:
         return report, write_shards(run, schema, some_rows(self._data, kept), self._source.shard_rows)
 
 
-def _keep(source: RunSource, data: Table) -> tuple[Indices, ReadReport]:
+def _keep(source: RunSource, data: Table) -> tuple[Ints, ReadReport]:
     """The row_ids that the filters keep, ascending: a resumed pass writes its files in any order."""
     ids, clusters, kinds, bad = array("q"), array("Q"), array("q"), bytearray()
     codes: dict[tuple[str, str | None], int] = {}  # task and language

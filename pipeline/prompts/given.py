@@ -1,29 +1,37 @@
-"""Answers that exist already: a column of the source and files with one answer per prompt become candidates."""
+"""Answers that exist already become candidates: a column of the source, files with one answer per prompt, or sources
+with one row per answer, whose rows with one id become one prompt."""
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
-from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.columns import Ints
 from pipeline.core.errors import ConfigError, InputError, nearest
 from pipeline.core.row import Candidate
 from pipeline.core.schema import COLUMNS
-from pipeline.prompts.columns import Layout
-from pipeline.prompts.files import Record, local_file, open_answers
-from pipeline.prompts.rows import Batch, Prompt
-from pipeline.prompts.scan import Hashes, hash64, repeats
-from pipeline.prompts.sources import Given, ReadReport, SourceConfig
-from pipeline.prompts.values import as_text, clean, from_json
+from pipeline.prompts.columns import Layout, as_text, clean, map_columns
+from pipeline.prompts.files import local_file, open_file
+from pipeline.prompts.formats import from_json
+from pipeline.prompts.piece import Chunk, Piece, Record, chunk_of
+from pipeline.prompts.scan import Batch, Hashes, Prompt, hash64, repeats
+from pipeline.prompts.sources import FileSource, Given, ReadReport, SourceConfig
 
+ROWS = "lemonpress_rows"
+"""Field of ``source`` where rows were grouped: list<int64>, their positions in the files, in reading order."""
+
+_BATCH = 1000
 _LARGEST = 2.0**63  # num_tokens is an int64; no answer's log-probability comes near it either
-
 _TEXTS = ("text", "model", "finish_reason", "reasoning", "language")
+_OF_CANDIDATES = {"model": str, "finish_reason": str, "reasoning": str, "logprob": float, "num_tokens": int}
 
 
 def given_files(source: SourceConfig, base: Path) -> dict[str, Path]:
@@ -167,101 +175,141 @@ class AnswerFile:
     def __init__(self, path: Path, given: Given, id_: str, key: str) -> None:
         self.path = path
         self.matched = self.found = 0
-        self._id = id_
-        self._text = given.text.split(".")
-        self._piece = open_answers(path, key)
-        hashes, rows = array("Q"), array("q")
-        for row, item in self._records():
-            hashes.append(hash64(self._id_of(row, item)))
-            rows.append(row)
-            self._text_of(row, item)  # a mistake is found before anything is written
-        self.answers = len(rows)
-        found: Hashes = np.frombuffer(hashes, np.uint64)
-        self._rows = np.frombuffer(rows, np.int64)
-        self._refuse_repeats(found)
-        order = np.argsort(found)
-        self._hashes, self._rows = found[order], self._rows[order]
+        self._id, self._text = id_, given.text.split(".")
+        self._piece = open_file(path, None, FileSource(), key)
+        for what, name in (("id", id_), ("text", self._text[0])):
+            if self._piece.size and name not in self._piece.types:
+                hint = nearest(name, self._piece.types)
+                raise InputError(f"{path}: no row has the {what} {name!r} (prompts.given.{what}){hint}")
+        # A mistake is found before anything is written.
+        hashes = np.fromiter((hash64(id_) for id_, _ in self.pairs()), np.uint64)
+        self.answers = len(hashes)
+        self._refuse_repeats(hashes)
+        self._rows = np.argsort(hashes)
+        self._hashes = hashes[self._rows]
 
     def take(self, ids: Sequence[str | None]) -> list[str | None]:
         """The answers to some prompts, ``None`` where there is none."""
         texts: list[str | None] = [None] * len(ids)
-        piece = self._piece
-        if piece is None or not self.answers:
+        if not self.answers:
             return texts
         asked = [i for i, id_ in enumerate(ids) if id_ is not None]
         wanted = np.array([hash64(ids[i] or "") for i in asked], np.uint64)
         places = np.minimum(np.searchsorted(self._hashes, wanted), self.answers - 1)
         hits = np.flatnonzero(self._hashes[places] == wanted)
-        if len(hits):
-            rows = [int(row) for row in self._rows[places[hits]]]
-            for hit, row, item in zip(hits, rows, piece.take(rows, self._names()), strict=True):
-                texts[asked[hit]] = self._text_of(row, item)
+        rows = self._rows[places[hits]].tolist()
+        for hit, row, item in zip(hits, rows, self._piece.take(rows, [self._text[0]]), strict=True):
+            texts[asked[hit]] = self._text_of(row, item)
         self.matched += len(hits)
         self.found += sum(text is not None for text in texts)
         return texts
 
     def pairs(self) -> Iterator[tuple[str, str | None]]:
         """(id, answer) of every row, in the file's order."""
-        for row, item in self._records():
-            yield self._id_of(row, item), self._text_of(row, item)
-
-    def _names(self) -> tuple[str, str]:
-        return self._id, self._text[0]
-
-    def _records(self) -> Iterator[tuple[int, Record]]:
-        piece, before = self._piece, 0
-        if piece is None:
-            return
-        for table in piece.tables():
-            for row, item, _ in piece.records(table, self._names(), before):
-                yield row, item
-            before += table.num_rows
-
-    def _where(self, row: int) -> str:
-        """A row as the user counts: lines from 1, rows of other formats from 0."""
-        return f"line {row + 1}" if self._piece and self._piece.lines else f"row {row}"
-
-    def _id_of(self, row: int, item: Record) -> str:
-        found = as_text(item.get(self._id))
-        if found is None:
-            names = [name for name, value in item.items() if value is not None]
-            raise InputError(
-                f"{self.path}, {self._where(row)}: there is no id {self._id!r} (prompts.given.id)"
-                f"{nearest(self._id, names)}"
-            )
-        return found
+        items = (item for chunk in self._piece.chunks() for item in chunk.records((self._id, self._text[0])))
+        for row, item in enumerate(items):
+            id_ = as_text(item.get(self._id))
+            if id_ is None:
+                raise self._error(row, f"there is no id {self._id!r}", "id")
+            yield id_, self._text_of(row, item)
 
     def _text_of(self, row: int, item: Record) -> str | None:
         """The answer's text; ``None`` where the path ends in null."""
-        value: Any = item
-        for i, part in enumerate(self._text):
+        value: Any = item.get(self._text[0])
+        for i, part in enumerate(self._text[1:], 2):
             if isinstance(value, dict) and part in value:
                 value = value[part]
             elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
                 value = value[int(part)]
-            elif value is None:
-                return None
-            else:
-                path, missing = ".".join(self._text), ".".join(self._text[: i + 1])
-                raise InputError(
-                    f"{self.path}, {self._where(row)}: there is no {missing!r}, so no answer at {path!r} "
-                    "(prompts.given.text)"
-                )
+            elif value is not None:
+                path, missing = ".".join(self._text), ".".join(self._text[:i])
+                raise self._error(row, f"there is no {missing!r}, so no answer at {path!r}", "text")
         if value is not None and not isinstance(value, str):
-            raise InputError(
-                f"{self.path}, {self._where(row)}: {'.'.join(self._text)!r} is {type(value).__name__}, not text "
-                "(prompts.given.text)"
-            )
+            raise self._error(row, f"{'.'.join(self._text)!r} is {type(value).__name__}, not text", "text")
         return clean(value, "", [])
+
+    def _error(self, row: int, what: str, key: str) -> InputError:
+        return InputError(f"{self.path}, {self._piece.where(row)}: {what} (prompts.given.{key})")
 
     def _refuse_repeats(self, hashes: Hashes) -> None:
         found = repeats(hashes)
         if not len(found.entry):
             return
-        rows = zip(self._rows[found.first[:5]].tolist(), self._rows[found.entry[:5]].tolist(), strict=True)
-        pairs = list(rows)
-        shown = ", ".join(f"{self._where(a)} and {self._where(b)}" for a, b in pairs)
-        raise InputError(
-            f"{self.path}: ids in {self._id!r} must be unique, but {len(found.entry)} repeat: {shown}"
-            f"{', ...' if len(found.entry) > len(pairs) else ''} (prompts.given.id)"
-        )
+        where = self._piece.where
+        pairs = zip(found.first[:5].tolist(), found.entry[:5].tolist(), strict=True)
+        shown = ", ".join(f"{where(a)} and {where(b)}" for a, b in pairs) + (", ..." if len(found.entry) > 5 else "")
+        what = f"ids in {self._id!r} must be unique, but {len(found.entry)} repeat: {shown}"
+        raise InputError(f"{self.path}: {what} (prompts.given.id)")
+
+
+def group_rows(source: SourceConfig, pieces: Sequence[Piece]) -> tuple[SourceConfig, list[Piece]]:
+    """The source as one whose rows are the groups, in the order of their first rows; 16 bytes of memory a row.
+
+    Raises:
+        ConfigError: a setting does not go with ``prompts.given.group``, or a column does not exist.
+        InputError: the rows of a group hold different prompts.
+    """
+    given = source.given
+    if given.column is None or given.columns or given.files:
+        raise ConfigError("prompts.given.group: needs prompts.given.column, the column with each row's answer, alone")
+    if source.columns.id not in (None, given.group):
+        raise ConfigError("prompts.columns.id: prompts.given.group is the id already")
+    if isinstance(source, FileSource) and source.paths:
+        raise ConfigError("prompts.given.group: cannot be used with prompts.paths; set prompts.columns.language")
+    mapped = map_columns(source, list(dict.fromkeys(name for piece in pieces for name in piece.types)))
+    items = (item for piece in pieces for chunk in piece.chunks() for item in chunk.records([mapped["id"]]))
+    ids = (as_text(item.get(mapped["id"])) for item in items)
+    hashes = np.fromiter((hash64(f"\0{row}" if id_ is None else id_) for row, id_ in enumerate(ids)), np.uint64)
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    rank = first[which]  # groups are told by where they begin
+    order = np.argsort(rank, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(rank[order])) + 1, len(order))
+    name = pieces[0].name if len(pieces) == 1 else f"{pieces[0].name} and {len(pieces) - 1} more"
+    groups = Piece(name, _grouped(name, pieces, mapped, given, order, ends), pieces[0].language, guessed=True)
+    columns = replace(source.columns, id=given.group)
+    return replace(source, columns=columns, given=replace(given, group=None, text="text")), [groups]
+
+
+def _grouped(
+    name: str, pieces: Sequence[Piece], mapped: dict[str, str], given: Given, order: Ints, ends: Ints
+) -> Iterator[Chunk]:
+    """Each group's prompt, from its first row, with the list of its answers.
+
+    Args:
+        order: row positions sorted by group.
+        ends: where each group ends among them [groups].
+    """
+    prompt, answer = mapped.get("messages") or mapped["prompt"], mapped["given"]
+    own = {key: kind for key, kind in _OF_CANDIDATES.items() if key not in mapped.values()}
+    path = given.text.split(".")
+    for first in range(0, len(ends), _BATCH):
+        start, some = int(ends[first - 1]) if first else 0, ends[first : first + _BATCH].tolist()
+        taken = iter(_take(pieces, order[start : some[-1]].tolist(), [*dict.fromkeys(mapped.values()), *own]))
+        groups = []
+        for low, high in itertools.pairwise([start, *some]):
+            rows = order[low:high].tolist()
+            items = list(itertools.islice(taken, len(rows)))
+            for row, item in zip(rows, items, strict=True):
+                if item.get(prompt) != items[0].get(prompt):
+                    raise InputError(
+                        f"{name}: rows {rows[0]} and {row} have one id {items[0].get(mapped['id'])!r:.80} in "
+                        f"{mapped['id']!r}, but differ in {prompt!r} (prompts.given.group)"
+                    )
+            answers = []
+            for item in items:
+                value = item.get(answer)
+                fields = {**value, "text": at_path(value, path)} if isinstance(value, dict) else {"text": value}
+                answers.append({k: item[k] for k, kind in own.items() if type(item.get(k)) is kind} | fields)
+            groups.append({**{n: items[0].get(n) for n in mapped.values()}, answer: answers, ROWS: rows})
+        yield chunk_of(groups)
+
+
+def _take(pieces: Sequence[Piece], rows: Sequence[int], names: Sequence[str]) -> list[Record]:
+    """Items of rows by position in the whole source."""
+    starts = [0, *itertools.accumulate(piece.size for piece in pieces)]
+    items: dict[int, Record] = {}
+    for number, some in itertools.groupby(sorted(rows), lambda row: bisect.bisect_right(starts, row) - 1):
+        mine = list(some)
+        local = [row - starts[number] for row in mine]
+        items.update(zip(mine, pieces[number].take(local, names), strict=True))
+    return [items[row] for row in rows]

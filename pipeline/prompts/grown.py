@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.core.columns import Ints
 from pipeline.core.hashing import digest
 from pipeline.core.reading import Table
-from pipeline.prompts.rows import Indices
 from pipeline.prompts.scan import Hashes, hash64
 
 
@@ -20,12 +20,12 @@ from pipeline.prompts.scan import Hashes, hash64
 class _Content:
     """A table's rows as 24 bytes each: ``row_ids`` int64 [n], hashes of ``prompt_ids`` and ``contents`` uint64 [n]."""
 
-    row_ids: Indices
+    row_ids: Ints
     prompt_ids: Hashes
     contents: Hashes
 
 
-def new_row_ids(old: Table, read: Table) -> Indices | None:
+def new_row_ids(old: Table, read: Table) -> Ints | None:
     """Row ids under which the rows of ``read`` extend ``old``: the rows that ``old`` has keep theirs, by prompt_id; the
     others take the numbers after them, in reading order.
 
@@ -55,7 +55,7 @@ def _contents(data: Table) -> _Content:
     return _Content(np.frombuffer(ids, np.int64), np.frombuffer(prompts, np.uint64), np.frombuffer(contents, np.uint64))
 
 
-def new_rows(read: Table, ids: Indices, first: int) -> Iterator[pa.Table]:
+def new_rows(read: Table, ids: Ints, first: int) -> Iterator[pa.Table]:
     """The rows of ``read`` whose new id is ``first`` or more, under these ids: ascending, as new rows are numbered in
     reading order.
     """

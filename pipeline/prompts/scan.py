@@ -1,26 +1,153 @@
-"""The first look at the rows: which are kept and which repeat, with a few numbers a row."""
+"""The rows of a source as prompts, and the first look at them: which are kept and which repeat, a few numbers a row."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from pipeline.core.errors import InputError
+from pipeline.core.columns import Ints
+from pipeline.core.errors import InputError, first_line
+from pipeline.core.hashing import digest
 from pipeline.core.languages import RESERVED, is_among
-from pipeline.core.memory import give_back
-from pipeline.prompts.columns import NOTHING
-from pipeline.prompts.rows import Indices, Prompt, Rows
+from pipeline.core.row import Message
+from pipeline.core.tables import give_back
+from pipeline.prompts.columns import NOTHING, Layout, as_text, clean, conversation
+from pipeline.prompts.piece import Chunk, Piece, Record
 from pipeline.prompts.sources import SourceConfig
 
 _SHOWN = 10  # duplicates in the report
 _EXPLICIT, _BAD = 1, 2  # flags of a row
 
 Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass
+class Batch:
+    """Some neighbouring rows of a piece; ``start`` is the first one's position, ``items`` are their mapped columns."""
+
+    piece: Piece
+    start: int
+    chunk: Chunk
+    items: list[Record]
+
+
+@dataclass
+class Prompt:
+    """One row as read; ``problems`` says what is wrong with it."""
+
+    messages: list[Message]
+    language: str | None
+    task: str
+    reference: str | None
+    prompt_id: str | None
+    cluster: str | None
+    problems: list[str]
+
+    def derived_id(self) -> str:
+        return digest(self.messages, self.language, self.task)
+
+    def cluster_key(self) -> str | None:
+        """What makes prompts dependent: the source's word for it, else their messages; ``None`` without either."""
+        return self.cluster or (digest(self.messages) if self.messages else None)
+
+
+class Rows:
+    """The rows of a source, read as prompts.
+
+    Args:
+        source: what is mapped and kept.
+        pieces: the opened files.
+        layout: which column is what.
+    """
+
+    def __init__(self, source: SourceConfig, pieces: Sequence[Piece], layout: Layout) -> None:
+        self._source = source
+        self._pieces = pieces
+        self._layout = layout
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows in reading order."""
+        for piece in self._pieces:
+            start = 0
+            for chunk in piece.chunks():
+                yield Batch(piece, start, chunk, chunk.records(self._layout.mapped.values()))
+                start += len(chunk.table)
+
+    def kept(self, positions: Ints) -> Iterator[tuple[Batch, list[int]]]:
+        """The batches that hold rows at these (ascending) positions, each with their offsets in it."""
+        done = seen = 0
+        for batch in self.batches():
+            if done == len(positions):
+                return
+            end = done + int(np.searchsorted(positions[done:], seen + len(batch.items)))
+            if end > done:
+                yield batch, [int(p) - seen for p in positions[done:end]]
+            done, seen = end, seen + len(batch.items)
+
+    def text(self, batch: Batch, offset: int, role: str, problems: list[str] | None = None) -> str | None:
+        """One mapped column as text, or ``None`` where there is none."""
+        column = self._layout.mapped.get(role)
+        value = as_text(batch.items[offset].get(column)) if column else None
+        return clean(value, column or "", [] if problems is None else problems)
+
+    def language(self, batch: Batch, offset: int, problems: list[str] | None = None) -> str | None:
+        """The row's language."""
+        found = (self.text(batch, offset, "language", problems) or "").strip()
+        return found or batch.piece.language or self._source.language
+
+    def prompt(self, batch: Batch, offset: int) -> Prompt:
+        """The whole prompt."""
+        problems = ["lone surrogates were replaced by U+FFFD"] if offset in batch.chunk.lines else []
+        messages = self._messages(batch.items[offset], problems)
+        system = self._source.system
+        if system and messages and not any(turn["role"] in ("system", "developer") for turn in messages):
+            messages.insert(0, {"role": "system", "content": system})
+        by_row = self._source.columns.cluster == "@row"
+        return Prompt(
+            messages=messages,
+            language=self.language(batch, offset, problems),
+            task=self.text(batch, offset, "task", problems) or self._source.task,
+            reference=self.text(batch, offset, "reference", problems),
+            prompt_id=self.text(batch, offset, "id", problems),
+            cluster=str(batch.start + offset) if by_row else self.text(batch, offset, "cluster", problems),
+            problems=problems,
+        )
+
+    def _messages(self, item: Record, problems: list[str]) -> list[Message]:
+        if "messages" in self._layout.mapped:
+            return conversation(item.get(self._layout.mapped["messages"]), problems)
+        value = item.get(self._layout.mapped["prompt"])
+        if not isinstance(value, str):
+            problems.append(f"the prompt is {'null' if value is None else type(value).__name__ + ', not text'}")
+            return []
+        return conversation([{"role": "user", "content": value}], problems)
+
+    def original(self, batch: Batch, offset: int) -> str:
+        """What the mapped columns of a row held, as JSON text; the whole line where surrogates were replaced."""
+        return batch.chunk.lines.get(offset) or json.dumps(batch.items[offset], ensure_ascii=False, default=str)
+
+    def source_array(self, batch: Batch, offsets: list[int]) -> pa.StructArray:
+        """The ``source`` struct of some rows of a batch.
+
+        Raises:
+            InputError: a value does not fit the column's type.
+        """
+        fields, taken = list(self._layout.source), pa.array(offsets, pa.int64())
+        if not self._layout.others:
+            return pa.StructArray.from_arrays([pa.array([batch.start + i for i in offsets], pa.int64())], fields=fields)
+        try:
+            columns = [batch.chunk.column(f.name, f.type, f.name in self._layout.as_json).take(taken) for f in fields]
+        except (pa.ArrowException, OverflowError) as error:
+            raise InputError(f"{batch.piece.name}: a column does not keep to one type: {first_line(error)}") from error
+        return pa.StructArray.from_arrays(columns, fields=fields)
 
 
 @dataclass
@@ -33,9 +160,9 @@ class Repeats:
         before: how many equal entries come before.
     """
 
-    entry: Indices
-    first: Indices
-    before: Indices
+    entry: Ints
+    first: Ints
+    before: Ints
 
     def among(self, start: int, end: int) -> dict[int, int]:
         """Entry -> how many equal ones come before it, for the repeats among the entries [start, end)."""
@@ -56,7 +183,7 @@ class Scan:
         duplicates: (row, first row) of the first repeats; ``n_duplicates`` counts all.
     """
 
-    positions: Indices
+    positions: Ints
     again: Repeats
     clusters: int
     bad: int
@@ -189,7 +316,7 @@ def repeats(hashes: Hashes) -> Repeats:
     return Repeats(entry[ascending], first[ascending], before[ascending])
 
 
-def _refuse_repeats(rows: Rows, positions: Indices, explicit: Indices, ids: Hashes) -> None:
+def _refuse_repeats(rows: Rows, positions: Ints, explicit: Ints, ids: Hashes) -> None:
     found = repeats(ids[explicit])
     if not len(found.entry):
         return

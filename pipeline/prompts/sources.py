@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.core.errors import InputError, ResumeError
 from pipeline.core.hashing import digest
 from pipeline.core.languages import is_known
-from pipeline.core.memory import give_back
 from pipeline.core.registry import Registry
 from pipeline.core.safety import line
 
 if TYPE_CHECKING:  # the config imports this module, and nothing heavy may load with it
     from pipeline.core.folder import RunFolder
-    from pipeline.prompts.files import Piece
+    from pipeline.prompts.piece import Piece
 
 SOURCES: Registry[SourceConfig] = Registry("prompt source", ("pipeline.prompts.sources",))
 
@@ -169,8 +168,8 @@ class RunSource(SourceConfig):
     Attributes:
         path: the other run's folder (or URI).
         table: ``candidates``, or ``prompts``, ``selections``, ``games``.
-        sets: names of the candidate sets that the table brings; ``null`` finds them in it. The stored config has them
-            written out, so that it can be read when the other run is gone.
+        sets: names of the candidate sets that the table brings; ``null`` = loading the config finds them in it. The
+            stored config has them written out, so that it can be read when the other run is gone.
     """
 
     path: str | None = None
@@ -178,11 +177,14 @@ class RunSource(SourceConfig):
     sets: list[str] | None = None
 
     def given_sets(self) -> list[str]:
-        if self.sets is None:
-            from pipeline.prompts import reading
+        return self.sets or []
 
-            self.sets = reading.Upstream(self, Path()).candidate_sets()
-        return self.sets
+    def find_sets(self) -> None:
+        """Look into the other run's table for the names of its sets, unless they are known."""
+        if self.sets is None:
+            from pipeline.prompts.from_run import Upstream
+
+            self.sets = Upstream(self, Path()).candidate_sets()
 
 
 @dataclass
@@ -278,13 +280,17 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
             the same any more.
     """
     from pipeline import __version__
-    from pipeline.prompts import reading
+    from pipeline.core.tables import give_back
+    from pipeline.prompts import files as opening
+    from pipeline.prompts.from_run import Upstream
+    from pipeline.prompts.given import given_files
+    from pipeline.prompts.write import write_table
 
     base = base or Path()
-    files, answers = reading.local_files(source, base), reading.given_files(source, base)
-    upstream = reading.Upstream(source, base) if isinstance(source, RunSource) else None
+    files, answers = opening.local_files(source, base), given_files(source, base)
+    upstream = Upstream(source, base) if isinstance(source, RunSource) else None
     paths = [*(path for path, _ in files), *answers.values()]
-    states = [reading.file_state(source, path) for path in paths]
+    states = [opening.file_state(source, path) for path in paths]
     if upstream:
         states.append(upstream.state())
     # Sets are found in the table, if they are not given; and a shard's size is nothing that prompts are read from.
@@ -303,7 +309,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
         if not is_same:
             if upstream:
                 raise _another_source(marker, fingerprint, run)
-            marker = _extend(source, reading.open_source(source, files), answers, run, provenance, marker)
+            marker = _extend(source, opening.open_source(source, files), answers, run, provenance, marker)
         stored = marker["report"]
         pairs = [(row, first) for row, first in stored.pop("duplicates")]
         return ReadReport(**stored, duplicates=pairs, skipped=not marker.get("added", False))
@@ -311,7 +317,7 @@ def read_prompts(source: SourceConfig, run: RunFolder, base: Path | None = None,
     if upstream:
         report, sizes = upstream.copy(run, provenance)
     else:
-        report, sizes = reading.write_table(source, reading.open_source(source, files), answers, run, provenance)
+        report, sizes = write_table(source, opening.open_source(source, files), answers, run, provenance)
     give_back()
     run.complete("prompts", _record(report, sizes, fingerprint))
     return report
@@ -346,22 +352,23 @@ def _extend(
     Raises:
         ResumeError: a prompt of the table is missing now, or differs.
     """
-    from pipeline.prompts import reading
+    from pipeline.prompts.grown import new_row_ids, new_rows
+    from pipeline.prompts.write import write_shards, write_table
 
     work = run.inside("work", "read")
     work.remove("prompts")
-    report, sizes = reading.write_table(source, pieces, answers, work, provenance)
+    report, sizes = write_table(source, pieces, answers, work, provenance)
     work.complete("prompts", _record(report, sizes, provenance["fingerprint"]))
     read = work.dataset("prompts")
-    ids = reading.new_row_ids(run.dataset("prompts"), read)
+    ids = new_row_ids(run.dataset("prompts"), read)
     if ids is None:
         run.remove("work", "read")
         raise _another_source(before, provenance["fingerprint"], run)
     report.duplicates = [(int(ids[row]), int(ids[first])) for row, first in report.duplicates]
     grown = report.rows > before["rows"]
     if grown:
-        new = reading.new_rows(read, ids, before["rows"])
-        before = {**before, "sizes": reading.write_shards(run, read.schema, new, source.shard_rows, before["sizes"])}
+        new = new_rows(read, ids, before["rows"])
+        before = {**before, "sizes": write_shards(run, read.schema, new, source.shard_rows, before["sizes"])}
     record = {
         **_record(report, before["sizes"], provenance["fingerprint"]),
         "grown": grown or before.get("grown", False),

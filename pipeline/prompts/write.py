@@ -10,18 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.columns import Ints
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.reading import Table, shard_name
 from pipeline.core.schema import prompts_schema, with_provenance
-from pipeline.prompts.columns import NOTHING, find_layout
-from pipeline.prompts.files import Piece
-from pipeline.prompts.given import GivenSets
-from pipeline.prompts.grouped import group_rows
-from pipeline.prompts.rows import Batch, Indices, Prompt, Rows
-from pipeline.prompts.scan import Scan, scan
+from pipeline.prompts.columns import NOTHING, clean, find_layout
+from pipeline.prompts.given import GivenSets, group_rows
+from pipeline.prompts.piece import Piece
+from pipeline.prompts.scan import Batch, Prompt, Rows, Scan, scan
 from pipeline.prompts.sources import ReadReport, SourceConfig
-from pipeline.prompts.values import clean
 
 _LARGEST = 5_000  # rows of a shard
 
@@ -177,7 +175,7 @@ def in_portions(tables: Iterable[pa.Table], size: int | Callable[[int], int]) ->
         waiting, before = [whole.slice(rows)], before + min(rows, len(whole))
 
 
-def some_rows(data: Table, ids: Indices) -> Iterator[pa.Table]:
+def some_rows(data: Table, ids: Ints) -> Iterator[pa.Table]:
     """Some rows of a table, ``row_id`` being their place among ``ids`` (ascending)."""
     for batch in data.batches():
         mine = batch.column("row_id").to_numpy()
@@ -189,7 +187,7 @@ def some_rows(data: Table, ids: Indices) -> Iterator[pa.Table]:
             yield table.set_column(at, table.schema.field(at), places)
 
 
-def write_some(run: RunFolder, target: RunFolder, ids: Indices) -> None:
+def write_some(run: RunFolder, target: RunFolder, ids: Ints) -> None:
     """Some prompts of a run as those of another: numbered anew, as if its config had named these."""
     data, record = run.dataset("prompts"), run.marker("prompts") or {}
     sizes = write_shards(target, data.schema, some_rows(data, ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.folder import RunFolder
 from pipeline.report.costs import CostTally
 from pipeline.report.counts import Counts, pass_costs

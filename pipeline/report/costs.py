@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.columns import nested
 from pipeline.report.headline import failed_audit
 from pipeline.report.model import Report, SystemCost

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.row import Candidate, Game, Row, Selection
 from pipeline.core.safety import isolated
 from pipeline.report.sides import side

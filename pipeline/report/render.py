@@ -14,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import __version__
-from pipeline.config.load import Config, to_dict, to_yaml
-from pipeline.core.escaping import clean, escape_line, escape_markdown, fence, visible
+from pipeline.config.config import Config, to_dict, to_yaml
 from pipeline.core.folder import RunFolder
+from pipeline.core.safety import escape_line, escape_markdown, fence, on_page, page_text
 from pipeline.report import plots, wording
 from pipeline.report.banners import warnings
 from pipeline.report.collect import collect
@@ -50,7 +50,7 @@ def build_report(run: RunFolder, config: Config) -> str:
 def render_html(report: Report) -> str:
     """The page. Everything that is not template is escaped: texts of models, data and configs cannot break out."""
     env = _environment("html", autoescape=True)
-    env.filters |= {"clean": clean, "pct": _pct_html, "num": _number_html, "score": _score}
+    env.filters |= {"clean": page_text, "pct": _pct_html, "num": _number_html, "score": _score}
     script = (_FOLDER / "html" / "page.js").read_text(encoding="utf-8")
     return env.get_template("page.html.j2").render(
         **_context(report),
@@ -80,7 +80,7 @@ def _environment(folder: str, autoescape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=visible,
+        finalize=on_page,
     )
     env.filters |= {
         "language": wording.language_label,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.columns import column, nested
 from pipeline.core.folder import RunFolder
 from pipeline.core.row import Game, Row, row_from_dict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.report.sides import POOLED
 from pipeline.report.standings import role
 from pipeline.report.task_model import Score, TaskScores

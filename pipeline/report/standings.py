@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.report.model import Contest, Standing, WinRate
 from pipeline.report.sides import MACRO, POOLED
 from pipeline.stats.clusters import Bootstrap

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.sampling.plans import PlanConfig
 from pipeline.selection.base import TAKES_ONE
 from pipeline.stats.choices import SelectorRow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.languages import language_name
 from pipeline.report.model import Audit, Report, Standing, WinRate
 from pipeline.report.sides import MACRO, POOLED

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError
 from pipeline.core.hashing import derive_seed
 from pipeline.core.languages import base_language, by_language, is_language, language_name
@@ -35,8 +36,8 @@ class Evidence(SingleTemperature):
         instruction: added to the last user turn; ``{language}`` is the English name of the evidence language.
     """
 
-    n: int = 3
-    redraws: int = 2
+    n: int = bounded(3, ge=1)
+    redraws: int = bounded(2, ge=0)
     languages: dict[str, str] = field(default_factory=lambda: {"default": "en", "en": "zh"})
     instruction: str = "Answer in {language} only."
     origin: ClassVar[str] = "evidence"

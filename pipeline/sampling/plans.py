@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError
 from pipeline.core.hashing import derive_seed
 from pipeline.core.languages import is_among
@@ -62,15 +63,15 @@ class PlanConfig:
     adapts: ClassVar[bool] = False
     """Whether the numbers of candidates may differ between prompts: all further ones are alike."""
     engine: str = "generator"
-    n: int = 5
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    max_tokens: int = 1024
+    n: int = bounded(5, ge=1)
+    temperature: float = bounded(0.7, ge=0)
+    top_p: float = bounded(1.0, gt=0, le=1)
+    top_k: int = bounded(0, ge=0)
+    min_p: float = bounded(0.0, ge=0, le=1)
+    max_tokens: int = bounded(1024, ge=1)
     stop: list[str] = field(default_factory=list)
     candidate_set: str | None = None
-    confidence_tokens: int = 0
+    confidence_tokens: int = bounded(0, ge=0)
     only_languages: list[str] | None = None
     apart: bool = False
     adaptive: Adaptive = field(default_factory=Adaptive)
@@ -80,22 +81,10 @@ class PlanConfig:
         return is_among(language, self.only_languages)
 
     def check(self, key: str) -> None:
-        """Raise ConfigError, naming the key below ``key``, on a value that cannot work."""
-        if self.n < 1:
-            raise ConfigError(f"{key}.n: a candidate set has at least 1 candidate, not {self.n}")
-        if self.temperature < 0:
-            raise ConfigError(f"{key}.temperature: must be >= 0, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"{key}.top_p: must be in (0, 1], not {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"{key}.min_p: must be in [0, 1], not {self.min_p}")
-        if self.max_tokens < 1:
-            raise ConfigError(f"{key}.max_tokens: must be >= 1, not {self.max_tokens}")
-        if self.confidence_tokens < 0:
-            raise ConfigError(f"{key}.confidence_tokens: must be >= 0, not {self.confidence_tokens}")
+        """Raise ConfigError, naming the key below ``key``, on a contradiction."""
         if self.adaptive.by is not None and not self.adapts:
             raise ConfigError(f"{key}.adaptive: only plans of kind single and hedged can, not {self.kind}")
-        self.adaptive.check(f"{key}.adaptive", self.n)
+        self.adaptive.check_with(f"{key}.adaptive", self.n)
 
     def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         """The requests for one prompt; seeds come from a hash of (run seed, prompt, plan, entry).
@@ -167,12 +156,7 @@ class PlanConfig:
 class Greedy(PlanConfig):
     """One candidate at temperature 0."""
 
-    n: int = 1
-
-    def check(self, key: str) -> None:
-        super().check(key)
-        if self.n != 1:
-            raise ConfigError(f"{key}.n={self.n}: greedy decoding has one answer; set {key}.n=1 or {key}.kind=hedged")
+    n: int = bounded(1, ge=1, le=1, cure="greedy decoding has one answer; set {at}.n=1 or {at}.kind=hedged")
 
     def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         return [self._greedy()]
@@ -184,11 +168,7 @@ class SingleTemperature(PlanConfig):
     """N stochastic candidates at one temperature, in one request."""
 
     adapts: ClassVar[bool] = True
-
-    def check(self, key: str) -> None:
-        super().check(key)
-        if self.temperature == 0:
-            raise ConfigError(f"{key}.temperature=0 has one answer only; use {key}.kind=greedy or a temperature > 0")
+    temperature: float = bounded(0.7, gt=0, cure="0 has one answer only: use {at}.kind=greedy")
 
     def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         return [self._stochastic(self.n, self.temperature, derive_seed(run_seed, prompt_id, plan, 0))]
@@ -202,13 +182,7 @@ class Hedged(SingleTemperature):
     vLLM refuses n > 1 at temperature 0, so this is two requests, which share their prefix.
     """
 
-    def check(self, key: str) -> None:
-        super().check(key)
-        if self.n < 2:
-            raise ConfigError(
-                f"{key}.n={self.n} with {key}.kind=hedged: hedged is the greedy answer plus n-1 samples, so n must "
-                f"be at least 2; or set {key}.kind=greedy"
-            )
+    n: int = bounded(5, ge=2, cure="hedged is the greedy answer plus n-1 samples; or set {at}.kind=greedy")
 
     def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         seed = derive_seed(run_seed, prompt_id, plan, 1)
@@ -226,12 +200,12 @@ class MixedTemperatures(PlanConfig):
         temperatures: those to draw at; ``temperature`` is not used.
     """
 
-    temperatures: list[float] = field(default_factory=lambda: [0.3, 0.7, 1.0])
+    temperatures: list[float] = bounded(factory=lambda: [0.3, 0.7, 1.0], ge=0)
 
     def check(self, key: str) -> None:
         super().check(key)
-        if not self.temperatures or any(t < 0 for t in self.temperatures):
-            raise ConfigError(f"{key}.temperatures: a non-empty list of numbers >= 0, not {self.temperatures}")
+        if not self.temperatures:
+            raise ConfigError(f"{key}.temperatures: a list of numbers that is not empty")
         if self.temperatures.count(0) > 1 or (0 in self.temperatures and self.n > len(self.temperatures)):
             raise ConfigError(f"{key}.temperatures: 0 (greedy) can be drawn once only, so n <= the list's length")
 

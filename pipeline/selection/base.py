@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.core.errors import ConfigError, EngineRequestError, nearest
+from pipeline.core.bounds import bounded
+from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.hashing import argmax, derive_seed
 from pipeline.core.registry import Registry
 from pipeline.core.row import Candidate, Row, Score, Selection
@@ -80,7 +81,7 @@ class Pool:
         return task_for(self.row, self.tasks)
 
     def selectable(self) -> list[int]:
-        """Indices of candidates that may be chosen: they have a text, are not evidence and not barred."""
+        """Ints of candidates that may be chosen: they have a text, are not evidence and not barred."""
         usable = [i for i, c in enumerate(self.candidates) if c.text is not None and c.origin != "evidence"]
         if self.origins:
             usable = [i for i in usable if self.candidates[i].origin in self.origins]
@@ -144,13 +145,10 @@ class Selector:
     source: ClassVar[str] = ""
     engine: str | None = None
     plans: list[str] | None = None
-    origins: list[str] = field(default_factory=list)
+    origins: list[str] = bounded(factory=list, one_of=SELECTABLE)
 
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the key, on a contradiction."""
-        for origin in self.origins:
-            if origin not in SELECTABLE:
-                raise ConfigError(f"{key}.origins: no candidate's origin is {origin!r}{nearest(origin, SELECTABLE)}")
         if self.requires() and not self.engine:
             raise ConfigError(f"{key}.engine: {self.kind} needs an engine that can {spell_needs(self.requires())}")
 

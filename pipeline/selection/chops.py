@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.core.bounds import bounded
 from pipeline.engines.base import SamplingParams
 from pipeline.judging.templates import load_template
 from pipeline.selection.base import Pool, selector
@@ -28,7 +29,7 @@ class CHOPS(OnePass):
     cost: ClassVar[str] = "1 + R = 2"
     source: ClassVar[str] = "arXiv 2506.20544, CHOPS"
     checklist_template: str = "checklist"
-    checklist_tokens: int = 256
+    checklist_tokens: int = bounded(256, ge=1)
 
     def check(self, key: str) -> None:
         super().check(key)

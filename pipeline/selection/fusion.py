@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.bounds import bounded
+from pipeline.core.errors import EngineRequestError
 from pipeline.core.hashing import derive_seed, hash_rng
 from pipeline.engines.base import SamplingParams
 from pipeline.judging.templates import load_template
@@ -33,16 +34,12 @@ class Fusion(Selector):
     cost: ClassVar[str] = "1"
     source: ClassVar[str] = "arXiv 2510.00931 (FusioN)"
     template: str = "fusion"
-    temperature: float = 0.0
-    max_tokens: int = 1024
+    temperature: float = bounded(0.0, ge=0)
+    max_tokens: int = bounded(1024, ge=1)
 
     def check(self, key: str) -> None:
         super().check(key)
         load_template(self.template, key=f"{key}.template")
-        if self.temperature < 0:
-            raise ConfigError(f"{key}.temperature: must be >= 0, not {self.temperature}")
-        if self.max_tokens < 1:
-            raise ConfigError(f"{key}.max_tokens: must be >= 1, not {self.max_tokens}")
 
     def templates(self) -> dict[str, str]:
         return {self.template: load_template(self.template).hash}

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.core.errors import ConfigError, EngineRequestError
+from pipeline.core.bounds import bounded
+from pipeline.core.errors import EngineRequestError
 from pipeline.core.row import Candidate
 from pipeline.engines.base import Engine
 from pipeline.selection.base import Choice, Pool, Selector, selector
@@ -22,20 +23,11 @@ class Likelihood(Selector):
 
     Attributes:
         normalize: ``mean`` per token (the end token counts) or ``total``.
-        rescore: score every candidate on ``engine``, also those that bring a log-probability.
     """
 
     cost: ClassVar[str] = "0 for sampled candidates, N prefills for given ones"
     source: ClassVar[str] = "arXiv 2506.20544, selection"
-    normalize: str = "mean"
-    rescore: bool = False
-
-    def check(self, key: str) -> None:
-        super().check(key)
-        if self.normalize not in ("mean", "total"):
-            raise ConfigError(f"{key}.normalize: must be mean or total, not {self.normalize!r}")
-        if self.rescore and not self.engine:
-            raise ConfigError(f"{key}.engine: rescore=true needs an engine that can loglikelihood")
+    normalize: str = bounded("mean", one_of=("mean", "total"))
 
     def highest(self) -> float:
         return 0.0
@@ -52,7 +44,7 @@ class Likelihood(Selector):
         if candidate.text in pool.known:
             return pool.known[candidate.text]
         logprob, count = candidate.logprob, candidate.num_tokens
-        if (logprob is None or self.rescore) and pool.engine is not None:
+        if logprob is None and pool.engine is not None:
             logprob, count = await self._score(pool.engine, pool, candidate.text)
         if logprob is None or not count:
             return None

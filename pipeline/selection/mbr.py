@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.core.errors import ConfigError, EngineRequestError, nearest
+from pipeline.core.bounds import bounded
+from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.hashing import hash_rng
 from pipeline.engines.base import Engine
 from pipeline.judging.compare import VERDICT, PairwiseJudge, check_pairwise
@@ -22,6 +23,7 @@ Matrix = Sequence[Sequence[float | None]]
 
 _APPROXIMATIONS = {"reference_subset": ("chrf", "bleu"), "aggregate": ("chrf",)}
 _ENGINE_UTILITIES = {"embedding": frozenset({"embed"}), "judge": frozenset({VERDICT})}
+UTILITY_NAMES = (*UTILITIES, *_ENGINE_UTILITIES)
 
 
 @selector("mbr")
@@ -51,34 +53,22 @@ class MBR(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({"embed", VERDICT})
     cost: ClassVar[str] = "0 (chrf, bleu), N embeddings, judge: N(N-1) = 20 at N=5"
     source: ClassVar[str] = "arXiv 2506.20544, selection"
-    utility: str = "chrf"
+    utility: str = bounded("chrf", one_of=UTILITY_NAMES)
     template: str = "pairwise_selection"
-    approximation: str | None = None
-    references: int = 16
+    approximation: str | None = bounded(None, one_of=tuple(_APPROXIMATIONS), cure="null = exact")
+    references: int = bounded(16, ge=2)
 
     def requires(self) -> frozenset[str]:
         return _ENGINE_UTILITIES.get(self.utility, frozenset())
 
     def check(self, key: str) -> None:
         super().check(key)
-        known = [*UTILITIES, *_ENGINE_UTILITIES]
-        if self.utility not in known:
-            raise ConfigError(f"{key}.utility: unknown utility {self.utility!r}{nearest(self.utility, known)}")
         if self.utility == "bleu" and importlib.util.find_spec("sacrebleu") is None:
             raise ConfigError(f"{key}.utility: bleu needs the package sacrebleu (pip install sacrebleu)")
         check_pairwise(self.template, f"{key}.template")
-        if self.approximation is None:
-            return
-        if self.approximation not in _APPROXIMATIONS:
-            raise ConfigError(
-                f"{key}.approximation: unknown approximation {self.approximation!r}"
-                f"{nearest(self.approximation, _APPROXIMATIONS)}; null = exact"
-            )
-        if self.utility not in _APPROXIMATIONS[self.approximation]:
+        if self.approximation is not None and self.utility not in _APPROXIMATIONS[self.approximation]:
             able = " and ".join(_APPROXIMATIONS[self.approximation])
             raise ConfigError(f"{key}.approximation: {self.approximation} is for {able}, not for {self.utility}")
-        if self.references < 2:
-            raise ConfigError(f"{key}.references: at least 2, not {self.references}")
 
     def templates(self) -> dict[str, str]:
         return {self.template: load_template(self.template).hash} if self.utility == "judge" else {}

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.bounds import bounded
 from pipeline.core.hashing import hash_rng
 from pipeline.judging.compare import VERDICT, Tally
 from pipeline.judging.templates import load_template
@@ -38,13 +38,11 @@ class OnePass(Selector):
     cost: ClassVar[str] = "R = 1"
     source: ClassVar[str] = "arXiv 2506.20544, CHOPS without its checklist"
     template: str = "one_pass"
-    permutations: int = 1
+    permutations: int = bounded(1, ge=1)
 
     def check(self, key: str) -> None:
         super().check(key)
         load_template(self.template, key=f"{key}.template")
-        if self.permutations < 1:
-            raise ConfigError(f"{key}.permutations: must be at least 1, not {self.permutations}")
 
     def templates(self) -> dict[str, str]:
         return {self.template: load_template(self.template).hash}

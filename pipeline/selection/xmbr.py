@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.core.bounds import bounded
 from pipeline.judging.compare import check_pairwise
 from pipeline.judging.templates import load_template
 from pipeline.selection.base import Choice, Pool, selector
-from pipeline.selection.mbr import MBR
+from pipeline.selection.mbr import MBR, UTILITY_NAMES
 
 NO_EVIDENCE = "there is no evidence"
 
@@ -31,7 +32,7 @@ class XMBR(MBR):
 
     cost: ClassVar[str] = "M generations, judge: N(N-1) + 2NM = 50 at N=5, M=3"
     source: ClassVar[str] = "arXiv 2506.20544, X-MBR"
-    utility: str = "judge"
+    utility: str = bounded("judge", one_of=UTILITY_NAMES)
     evidence: str = "evidence"
     crosslingual_template: str = "crosslingual"
 

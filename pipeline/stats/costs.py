@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.folder import RunFolder
 
 _COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")

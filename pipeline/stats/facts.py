@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # statistics read settings, and import no config
-    from pipeline.config.load import Config
+    from pipeline.config.config import Config
 
 
 @dataclass(frozen=True)

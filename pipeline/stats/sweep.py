@@ -37,6 +37,9 @@ SWEEP_SCHEMA = pa.schema(
     ]
 )
 
+ENOUGH = 0.9
+"""Share of the gain of N candidates that makes fewer of them enough."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -55,7 +58,7 @@ class Sweep:
     base: str
     selector: str
     development: float = 0.5
-    enough: float = 0.9
+    enough: float = ENOUGH
     seed: int = 1
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.bounds import bounded
 from pipeline.core.languages import language_name
 from pipeline.core.registry import Registry
 from pipeline.core.row import Message, Row
@@ -44,12 +44,7 @@ class Task:
 
     kind: ClassVar[str] = ""
     source: ClassVar[str] = ""
-    stop: list[str] = field(default_factory=list)
-
-    def check(self, key: str) -> None:
-        """Raise ConfigError, naming the key below ``key``, on a contradiction."""
-        if "" in self.stop:
-            raise ConfigError(f"{key}.stop: an empty string would end every answer at once")
+    stop: list[str] = bounded(factory=list, filled=True, cure="an empty string would end every answer at once")
 
     def stops(self) -> tuple[str, ...]:
         """Every stop string that the task's prompts need."""

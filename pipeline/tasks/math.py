@@ -54,7 +54,6 @@ class Math(Task):
     instructions: dict[str, str] = field(default_factory=dict)
 
     def check(self, key: str) -> None:
-        super().check(key)
         for language in self.instructions:
             if language != base_language(language):
                 raise ConfigError(

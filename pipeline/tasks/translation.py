@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError
 from pipeline.core.languages import base_language, language_name, parse
 from pipeline.core.row import Message, Row
@@ -25,8 +26,8 @@ class Example:
         language: shown only to prompts in this language (primary subtag); ``null`` = to all.
     """
 
-    source: str = ""
-    target: str = ""
+    source: str = bounded("", filled=True)
+    target: str = bounded("", filled=True)
     language: str | None = None
 
 
@@ -57,7 +58,6 @@ class Translation(Task):
     raw: bool = False
 
     def check(self, key: str) -> None:
-        super().check(key)
         source, target = (parse(tag) or tag if tag else None for tag in (self.source_language, self.target_language))
         if source and source == target:
             raise ConfigError(f"{key}.target_language: {self.target_language!r} is the source language already")
@@ -69,9 +69,6 @@ class Translation(Task):
             raise ConfigError(
                 f"{key}.instruction: may hold {{source}} and {{target}}, no other braces ({error!r})"
             ) from error
-        for i, example in enumerate(self.few_shot):
-            if not example.source.strip() or not example.target.strip():
-                raise ConfigError(f"{key}.few_shot[{i}]: needs both source and target")
 
     def stops(self) -> tuple[str, ...]:
         return (*self.stop, "\n") if self.raw else tuple(self.stop)

@@ -31,7 +31,8 @@ from typing import Any
 from plain_vllm import Plain
 from side_by_side import LIMIT, Load, machine, own_words, ratio, table
 
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.folder import RunFolder
 from pipeline.core.row import row_from_dict
 from pipeline.prompts.sources import read_prompts

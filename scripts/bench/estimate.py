@@ -14,7 +14,8 @@ import sys
 import time
 from collections import Counter
 
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.folder import RunFolder
 from pipeline.execution.cluster import cluster
 from pipeline.jobs import estimate

@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.cache import model_path
 from pipeline.core.hashing import hash_rng
+from pipeline.core.remote import model_path
 from pipeline.core.row import Message, Row, Tokens
 from pipeline.engines.base import LabelProbs
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig

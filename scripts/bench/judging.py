@@ -30,7 +30,8 @@ from typing import Any, TypeVar
 
 from side_by_side import Load, machine, own_words, ratio, table
 
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.folder import RunFolder
 from pipeline.core.row import Game, Row, Selection, row_from_dict
 from pipeline.engines.base import Engine, LabelProbs, Prompt, SamplingParams

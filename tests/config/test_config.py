@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.config.load import build_config, load_config, presets, to_yaml
+from pipeline.config.config import to_yaml
+from pipeline.config.load import build_config, load_config, presets
 from pipeline.core.errors import ConfigError
 from pipeline.jobs.judge import independence
 from pipeline.sampling.plans import Greedy, Hedged
@@ -24,9 +25,9 @@ from pipeline.selection.mbr import MBR
         (["engines.judge.kind=vlm"], ["engines.judge.kind", "'vlm'", "'vllm'"]),
         (["engines.extra.model=x"], ["engines.extra.kind", "missing"]),
         (["sampling.n=abc"], ["sampling.n", "'abc'"]),
-        (["sampling.n=1"], ["sampling.n=1", "hedged", "sampling.kind=greedy"]),
-        (["sampling.kind=greedy", "sampling.n=2"], ["sampling.n=2", "greedy"]),
-        (["sampling.kind=single", "sampling.temperature=0"], ["sampling.temperature=0"]),
+        (["sampling.n=1"], ["sampling.n: ", "hedged", "sampling.kind=greedy"]),
+        (["sampling.kind=greedy", "sampling.n=2"], ["sampling.n: ", "greedy"]),
+        (["sampling.kind=single", "sampling.temperature=0"], ["sampling.temperature: ", "greedy"]),
         (["sampling.top_p=0"], ["sampling.top_p"]),
         (["selectors.mrb.utility=chrf"], ["selectors.mrb", "'mbr'"]),
         (["selectors.mbr.utility=chf"], ["selectors.mbr.utility", "'chf'", "'chrf'"]),

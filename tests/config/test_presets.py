@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.load import Config, load_config, presets
+from pipeline.config.config import Config
+from pipeline.config.load import load_config, presets
 from pipeline.config.sections import NodeGroup
 from pipeline.core.folder import RunFolder
 from pipeline.engines import vllm

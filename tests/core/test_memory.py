@@ -9,7 +9,7 @@ import pytest
 
 _SCRIPT = """
 import psutil
-from pipeline.core.memory import give_back
+from pipeline.core.tables import give_back
 held = [bytes(1000) for _ in range(200_000)]
 last = bytes(1000)  # lies on top of the heap, so that glibc keeps what is freed below
 del held

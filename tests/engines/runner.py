@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pipeline.core.cache import model_path
+from pipeline.core.remote import model_path
 from pipeline.engines.base import Engine, EngineConfig
 
 T = TypeVar("T")

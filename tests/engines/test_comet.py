@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.engines.base import Engine
 from pipeline.engines.comet import SERVER, CometEngine, CometEngineConfig, comet_python
@@ -121,7 +122,7 @@ def test_what_cannot_be_loaded_is_a_config_error(python: str, model: str, tmp_pa
         CometEngineConfig(model=model, python=sys.executable).ready("engines.x")  # unbabel-comet is not in ours
     CometEngineConfig(model=model, python=python).ready("engines.x")
     with pytest.raises(ConfigError, match=r"engines\.x\.model"):
-        CometEngineConfig().check("engines.x")
+        check_values(CometEngineConfig(), "engines.x")
 
 
 REFERENCE = """

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Message, Tokens
 from pipeline.engines.base import Engine, SamplingParams
@@ -299,17 +300,17 @@ def test_check_names_the_key(monkeypatch: pytest.MonkeyPatch, options: dict[str,
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     config = OpenAIEngineConfig(**({"model": "m", "base_url": "http://localhost:1/v1"} | options))
     with pytest.raises(ConfigError, match=rf"^engines\.x\.{key}: ") as caught:
-        config.check("engines.x")
+        check_values(config, "engines.x")
     assert "secret" not in str(caught.value)
 
 
 def test_check_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    OpenAIEngineConfig(model="m", base_url="http://127.0.0.1:1/v1", extra_body={"temperature": None}).check("x")
-    OpenAIEngineConfig(model="m", base_url="https://host/v1", api_key_env=None).check("x")
+    check_values(OpenAIEngineConfig(model="m", base_url="http://127.0.0.1:1/v1", extra_body={"temperature": None}), "x")
+    check_values(OpenAIEngineConfig(model="m", base_url="https://host/v1", api_key_env=None), "x")
     monkeypatch.setenv("OTHER_KEY", KEY)
     config = OpenAIEngineConfig(model="m", api_key_env="OTHER_KEY")
-    config.check("x")
+    check_values(config, "x")
     assert KEY not in repr(config) + repr(config.identity())
 
 
@@ -318,7 +319,7 @@ def test_only_who_asks_needs_the_key(monkeypatch: pytest.MonkeyPatch, url: str |
     """A report of stored games reads the same config as the judge that played them."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     config = OpenAIEngineConfig(model="m", base_url=url)
-    config.check("engines.x")
+    check_values(config, "engines.x")
     with pytest.raises(ConfigError, match=r"^engines\.x\.api_key_env: .*OPENAI_API_KEY is not set"):
         config.ready("engines.x")
     OpenAIEngineConfig(model="m", base_url="http://127.0.0.1:1/v1").ready("engines.x")
@@ -341,7 +342,7 @@ def test_a_real_vllm_server(vllm_server: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     config = OpenAIEngineConfig(model="small", base_url=vllm_server, assistant_prefill=True, timeout=300)
-    config.check("engines.small")
+    check_values(config, "engines.small")
     question = [{"role": "user", "content": "What is the capital of France?"}]
 
     async def check(engine: Engine) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.engines.base import Engine
 from pipeline.engines.transformers import TransformersEngine, TransformersEngineConfig
@@ -251,7 +252,7 @@ def test_check_names_the_key() -> None:
     for key, options in (("model", {}), ("batch_size", {"batch_size": 0}), ("max_length", {"max_length": 0})):
         config = TransformersEngineConfig(**({"model": "m"} if options else {}) | options)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=rf"^engines\.x\.{key}: "):
-            config.check("engines.x")
+            check_values(config, "engines.x")
     assert TransformersEngineConfig(model="m", device="cuda").gpus() == 1.0
     assert TransformersEngineConfig(model="m").gpus() == 0.0
 

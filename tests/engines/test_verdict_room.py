@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.load import build_config
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError
 from pipeline.engines.base import THINKING_TOKENS, VERDICT_TOKENS
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
@@ -46,4 +47,4 @@ def test_the_room_is_seen_through_a_meter_and_checked() -> None:
     with pytest.raises(ConfigError, match=r"engines\.generator\.verdict_tokens"):
         build_config({"engines": {"generator": {"kind": "dummy", "verdict_tokens": 0}}})
     with pytest.raises(ConfigError, match=r"e\.structured_output"):
-        OpenAIEngineConfig(model="m", structured_output="maybe").check("e")
+        check_values(OpenAIEngineConfig(model="m", structured_output="maybe"), "e")

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError, PromptTooLong
 from pipeline.engines.base import SamplingParams
 from pipeline.engines.vllm import VLLMEngineConfig, _cpu_build
@@ -223,8 +224,8 @@ def test_embeddings_equal_transformers(embedder: Runner, reference: Any) -> None
 
 def test_config_mistakes_are_named() -> None:
     with pytest.raises(ConfigError, match=r"engines.x.runner.*'rewrd'"):
-        VLLMEngineConfig(model="m", runner="rewrd").check("engines.x")
+        check_values(VLLMEngineConfig(model="m", runner="rewrd"), "engines.x")
     with pytest.raises(ConfigError, match=r"engines.x.model"):
-        VLLMEngineConfig().check("engines.x")
+        check_values(VLLMEngineConfig(), "engines.x")
     with pytest.raises(ConfigError, match=r"engines.x.model: cache:nothing"):
         VLLMEngineConfig(model="cache:nothing").ready("engines.x")

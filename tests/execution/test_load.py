@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError
 from pipeline.engines.base import SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
@@ -102,7 +103,7 @@ def test_slots_bound_what_the_dummy_works_on_and_its_tail_keeps_the_mean() -> No
     assert sum(drawn) / len(drawn) == pytest.approx(0.02, rel=0.1) and max(drawn) > 0.2
     for wrong in ({"slots": 0}, {"tail": -1.0}):
         with pytest.raises(ConfigError):
-            DummyEngineConfig(**wrong).check("engines.x")  # type: ignore[arg-type]
+            check_values(DummyEngineConfig(**wrong), "engines.x")  # type: ignore[arg-type]
 
 
 def test_slices_begin_one_by_one_until_the_engine_has_enough() -> None:

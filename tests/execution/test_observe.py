@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
-from pipeline.config.load import Config, load_config
-from pipeline.core.cache import model_commit
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.errors import LemonpressError
 from pipeline.core.folder import RunFolder
+from pipeline.core.remote import model_commit
 from pipeline.core.row import Row, RowError, Usage
 from pipeline.execution.observe import Histogram, job_log
 from pipeline.execution.progress import Counts, Reporter

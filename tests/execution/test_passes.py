@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.config.sections import ExecutionConfig
 from pipeline.core.errors import LemonpressError, ResumeError, TooManyFailedRows
 from pipeline.core.folder import RunFolder

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.errors import InputError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import RunFolder
 from pipeline.jobs import generate, judge, select

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.config.load import Config, load_config
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.core.folder import RunFolder
 from pipeline.engines.base import PriceConfig
 from pipeline.execution.control import Ledger

@@ -166,7 +166,7 @@ def test_what_replay_refuses(
     with pytest.raises(ConfigError, match="no such run folder"):
         replay.run(str(tmp_path / "none"))
     assert main(["replay", str(finished), "replay.n=[0]"]) == 2
-    assert "replay.n: a candidate set has at least 1" in capsys.readouterr().err
+    assert "replay.n[0]: must be at least 1" in capsys.readouterr().err
     RunFolder(str(tmp_path / "new")).write_text((finished / "config.yaml").read_text(), "config.yaml")
     with pytest.raises(UnfinishedTableError, match="run select"):
         replay.run(str(tmp_path / "new"))

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from pipeline.config.load import build_config, load_config, to_dict
+from pipeline.config.config import to_dict
+from pipeline.config.load import build_config, load_config
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.jobs.sweep_plan import chosen_selector, metrics_of, policy_yaml, sweep_config
@@ -64,10 +65,10 @@ def test_which_selector_and_metric_count() -> None:
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ({"temperatures": [0.0]}, r"sweep\.temperatures: must be above 0"),
+        ({"temperatures": [0.0]}, r"sweep\.temperatures\[0\]: must be more than 0"),
         ({"temperatures": []}, r"sweep\.temperatures: a list"),
         ({"min_p": [0.1, 0.1]}, r"sweep\.min_p: a list of different"),
-        ({"min_p": [2.0]}, r"sweep\.min_p: must be in"),
+        ({"min_p": [2.0]}, r"sweep\.min_p\[0\]: must be at least 0 and at most 1"),
         ({"n": 0}, r"sweep\.n"),
         ({"development": 1.0}, r"sweep\.development"),
         ({"base": "t0.7-p0"}, r"sweep\.base: the grid has no 't0.7-p0'"),

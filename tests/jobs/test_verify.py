@@ -229,7 +229,7 @@ def test_what_verify_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["verify", str(tmp_path / "none")]) == 2
     assert "no such run folder" in capsys.readouterr().err
     assert main(["generate", "dummy", "verify.min_match=2", f"out={tmp_path}"]) == 2
-    assert "verify.min_match: must be in [0, 1]" in capsys.readouterr().err
+    assert "verify.min_match: must be at least 0 and at most 1" in capsys.readouterr().err
 
 
 def test_common_prefix() -> None:

@@ -40,7 +40,7 @@ def test_a_file_with_paths_into_its_rows(tmp_path: Path, own_datasets_cache: Non
     )
     source = FileAnswers(path, id="uid", text="turns.0.content")
     assert list(source.pairs("answers.gpt")) == [("1", "one"), ("2", None)]
-    with pytest.raises(InputError, match="line 1: there is no id 'id'"):
+    with pytest.raises(InputError, match="no row has the id 'id'"):
         list(FileAnswers(path, id="id").pairs("answers.gpt"))
 
 

@@ -112,13 +112,6 @@ def test_rows_that_are_no_prompts_are_carried_along() -> None:
     assert engine.prompts == []
 
 
-def test_long_answers_are_cut_only_when_asked() -> None:
-    engine = Judge(lambda text, labels: [0.6, 0.2, 0.2])
-    play(row(mine="1" * 50, base="two"), engine, ["x/mine"], max_chars=10)
-    assert "1" * 10 + " [cut]" in engine.prompts[0]
-    assert "1" * 11 not in engine.prompts[0]
-
-
 def test_own_and_localised_templates(tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("a comment\n[user]\nQ: {{ question }} / {{ answer }}\n[labels]\nno yes\n[prefill]\nI say")

@@ -119,7 +119,7 @@ def test_the_win_rate_judge_sees_the_task() -> None:
 def test_a_given_candidate_is_scored_under_the_prompt_that_is_sampled() -> None:
     for task in (FROM_SPANISH, RAW):
         asked = row("es", "Buenos días.")
-        for prompt in heard("likelihood", asked, task, rescore=True):
+        for prompt in heard("likelihood", asked, task):
             assert prompt == task.instruct(asked.messages, asked)
             assert isinstance(prompt, str) == task.raw and "Good night." in words(prompt)  # the examples, too
 

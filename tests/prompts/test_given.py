@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.load import build_config, to_dict
+from pipeline.config.config import to_dict
+from pipeline.config.load import build_config
 from pipeline.core.errors import ConfigError, InputError, ResumeError, UnfinishedTableError
 from pipeline.core.folder import MARKER, RunFolder
 from pipeline.core.row import Candidate, row_from_dict
 from pipeline.core.schema import METADATA_KEY, prompts_schema, read_provenance, with_columns, with_provenance
-from pipeline.prompts import files as opening
+from pipeline.prompts import formats
 from pipeline.prompts.sources import Columns, FileSource, Given, RunSource, read_prompts
 from tests.conftest import DATA, jsonl
 from tests.tables import write_table
@@ -108,7 +109,7 @@ def test_unusable_answers_are_counted_and_do_not_fail_their_row(run: RunFolder, 
 def test_files_are_joined_in_the_order_of_the_map(
     run: RunFolder, tmp_path: Path, prompts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_BATCH", 2)
+    monkeypatch.setattr(formats, "_BATCH", 2)
     one = jsonl(tmp_path / "one.jsonl", *({"uid": x, "text": f"1{x}"} for x in "cab"), "")
     pq.write_table(pa.table({"uid": ["b", "c", "a"], "text": ["2b", "2c", "2a"]}), tmp_path / "two.parquet")
     (tmp_path / "three.csv").write_text("uid,text,x\na,3a,0\nb,,0\nc,3c,0\n")
@@ -181,9 +182,9 @@ def test_prompt_without_an_id_has_no_answer(run: RunFolder, tmp_path: Path) -> N
             r"one\.jsonl: ids in 'uid' must be unique, but 1 repeat: line 1 and line 4",
         ),
         (
-            [{"uid": "a", "text": "x"}, {"uid": "b"}],
+            [{"uid": "a", "txt": "x"}, {"uid": "b"}],
             {},
-            r"one\.jsonl, line 2: there is no 'text'.*given\.text",
+            r"one\.jsonl: no row has the text 'text' \(prompts\.given\.text\); did you mean 'txt'",
         ),
         (
             [{"uid": "a", "messages": [{"content": "x"}]}],
@@ -191,7 +192,7 @@ def test_prompt_without_an_id_has_no_answer(run: RunFolder, tmp_path: Path) -> N
             r"one\.jsonl, line 1: there is no 'messages\.1', so no answer at 'messages\.1\.content'",
         ),
         ([{"uid": "a", "text": ["x"]}], {}, r"one\.jsonl, line 1: 'text' is list, not text"),
-        ([{"uid": "a", "text": "x"}], {"id": "uit"}, r"one\.jsonl, line 1: there is no id 'uit'.*did you mean 'uid'"),
+        ([{"uid": "a", "text": "x"}], {"id": "uit"}, r"one\.jsonl: no row has the id 'uit'.*did you mean 'uid'"),
         (["{"], {}, r"one\.jsonl, line 1: not valid JSON"),
     ],
 )
@@ -306,6 +307,7 @@ def copied(run: RunFolder, source: RunSource) -> list[dict[str, Any]]:
 
 def test_run_source_keeps_every_column_and_the_provenance(old: RunFolder, run: RunFolder) -> None:
     source = RunSource(path=old.root)
+    assert source.given_sets() == []
     report = read_prompts(source, run)
     before, after = old.dataset("candidates"), run.dataset("prompts")
     assert after.schema.equals(before.schema)
@@ -316,6 +318,7 @@ def test_run_source_keeps_every_column_and_the_provenance(old: RunFolder, run: R
     stored = read_provenance(after.schema, "prompts")
     assert stored["upstream"] == {"table": old.path("candidates"), "fingerprint_hash": "test"}
     assert read_prompts(source, run).skipped
+    source.find_sets()
     assert source.given_sets() == ["hot", "greedy"]
     assert read_prompts(source, run).skipped  # finding the sets changes nothing that was read
 

@@ -21,8 +21,7 @@ from pipeline.core.hashing import digest
 from pipeline.core.row import row_from_dict
 from pipeline.core.schema import PROMPT_COLUMNS, prompts_schema, read_provenance
 from pipeline.jobs.generate import task_warnings
-from pipeline.prompts import files as opening
-from pipeline.prompts import reading
+from pipeline.prompts import files, formats
 from pipeline.prompts.sources import (
     Columns,
     ExampleSource,
@@ -99,7 +98,7 @@ def test_table_has_the_schema_provenance_and_marker(run: RunFolder, tmp_path: Pa
 
 
 def test_large_input_becomes_shards_in_order(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_BATCH", 7)
+    monkeypatch.setattr(formats, "_BATCH", 7)
     rows = read(run, jsonl(tmp_path / "a.jsonl", *({"prompt": f"p{i}", "n": i} for i in range(101))))
     assert [row["row_id"] for row in rows] == [row["source"]["n"] for row in rows] == list(range(101))
     files = [pq.ParquetFile(path) for path in run.files("prompts")]
@@ -113,7 +112,7 @@ def test_large_input_becomes_shards_in_order(run: RunFolder, tmp_path: Path, mon
 def test_finished_table_is_not_read_again(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = FileSource(path=jsonl(tmp_path / "a.jsonl", *[{"prompt": "Hi"}] * 3))
     first = read_prompts(source, run)
-    monkeypatch.setattr(reading, "open_source", lambda *_: pytest.fail("the source was opened again"))
+    monkeypatch.setattr(files, "open_source", lambda *_: pytest.fail("the source was opened again"))
     again = read_prompts(source, run)
     assert again.skipped and not first.skipped
     assert {**asdict(again), "skipped": False} == asdict(first)
@@ -427,7 +426,7 @@ def test_parquet_messages_and_files_with_different_columns(run: RunFolder, tmp_p
 def test_json_source_values_come_back_unchanged(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_BATCH", 2)  # types are found batch by batch
+    monkeypatch.setattr(formats, "_BATCH", 2)  # types are found batch by batch
     items: list[dict[str, Any]] = [
         {"date": "2024-01-01", "n": None, "same": {"k": [1]}, "keys": {"a": 1}, "mix": 3, "e": {}, "more": {"a": 1}},
         {"date": "2024-01-01", "n": None, "same": {"k": []}, "keys": {"b": 1}, "mix": "3", "e": {}, "more": {"a": 2}},
@@ -541,10 +540,10 @@ def test_wrong_config(run: RunFolder, tmp_path: Path, source: SourceConfig, mess
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.parquet", b"PAR1 this is no parquet", r"a\.parquet: cannot be read as parquet"),
+        ("a.parquet", b"PAR1 this is no parquet", r"a\.parquet: cannot be read"),
         ("a.jsonl", b'{"prompt": "p"}\n\n{"prompt": \n', r"a\.jsonl, line 3: not valid JSON"),
         ("a.jsonl", b'{"prompt": "p"}\n["p"]\n', r"a\.jsonl, line 2: must be a JSON object, not list"),
-        ("a.jsonl", b'{"prompt": "p"}\n{"prompt": "\xff"}\n', r"a\.jsonl, line 2: cannot be read as jsonl"),
+        ("a.jsonl", b'{"prompt": "p"}\n{"prompt": "\xff"}\n', r"a\.jsonl, line 2: is no UTF-8 text"),
         ("a.csv", b"prompt,x\na,1\nb,2,3\n", r"a\.csv, line 3: 3 fields, but there are 2 columns"),
         ("a.csv", b"prompt,x\na,1,2\nb,2,3\n", r"a\.csv, line 2: 3 fields, but there are 2 columns$"),
         ("a.csv", b'prompt,x\n"a,1\nb,2\n', r"a\.csv, line 2: 1 fields, .*is a quote not closed"),
@@ -568,7 +567,7 @@ def test_parquet_with_damaged_pages_is_named(run: RunFolder, tmp_path: Path) -> 
     data = bytearray(path.read_bytes())
     data[10:400] = bytes(390)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"a\.parquet: cannot be read as parquet"):
+    with pytest.raises(InputError, match=r"a\.parquet: cannot be read"):
         read_prompts(FileSource(path=str(path)), run)
 
 
@@ -611,7 +610,7 @@ def test_hub_configurations_give_language_and_decoded_messages(run: RunFolder, h
     assert [row["language"] for row in rows] == ["en", "en", "pt-BR", "pt-BR", None, None]
     assert [row["messages"][0]["content"] for row in rows][::2] == ["Hi en", "Hi pt-BR", "Hi main"]
     assert [len(row["errors"]) for row in rows] == [0, 1] * 3
-    assert [row["source"]["meta"] for row in rows][:2] == ['{"a":1}', "2"]
+    assert [row["source"]["meta"] for row in rows][:2] == ['{"a": 1}', "2"]
     text = pa.string()
     assert run.dataset("prompts").schema.field("source").type == pa.struct([("meta", text), ("_original", text)])
     assert report.clusters == 2

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.report.collect import collect
 from pipeline.report.headline import Headline, by_language, headline
 from pipeline.report.model import Report

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.core.escaping import clean, escape_line, escape_markdown, fence, visible
+from pipeline.core.safety import escape_line, escape_markdown, fence, on_page, page_text
 from pipeline.jobs.export.markdown import plain
 from pipeline.report.model import Report
 from pipeline.report.render import build_report
@@ -115,10 +115,10 @@ class Texts(HTMLParser):
 
 
 def test_signs_for_what_acts_or_mirrors_and_isolates_for_names_from_right_to_left(report: tuple[str, str]) -> None:
-    for text in (escape_markdown("a\x9bb\u202ec\u2066"), clean("a\x9bb\u202ec\u2066"), fence("\x9b\u202e\u2066")):
+    for text in (escape_markdown("a\x9bb\u202ec\u2066"), page_text("a\x9bb\u202ec\u2066"), fence("\x9b\u202e\u2066")):
         assert not re.search("[\x80-\x9f\u202a-\u202e\u2066\u2067]", text) and "202E" in text
     for text in report:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066\u2067]", text)
     assert escape_markdown("שלום") == "\u2068שלום\u2069" and escape_markdown("a 5") == "a 5"
     named = Report.short(SimpleNamespace(_short={}), "שלום/x")  # type: ignore[arg-type]
-    assert visible(f"{named} 12") == "\u2068שלום/x\u2069 12" and visible("\u2068a 12") == "⟦U+2068⟧a 12"
+    assert on_page(f"{named} 12") == "\u2068שלום/x\u2069 12" and on_page("\u2068a 12") == "⟦U+2068⟧a 12"

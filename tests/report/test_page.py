@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UnfinishedTableError
-from pipeline.core.escaping import escape_markdown, fence
 from pipeline.core.folder import RunFolder
+from pipeline.core.safety import escape_markdown, fence
 from pipeline.jobs import report as report_command
 from pipeline.report import wording
 from pipeline.report.collect import collect

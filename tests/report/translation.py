@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.load import Config, build_config
+from pipeline.config.config import Config
+from pipeline.config.load import build_config
 from pipeline.core.folder import RunFolder
 from pipeline.core.schema import COLUMNS
 from tests.tables import write_table

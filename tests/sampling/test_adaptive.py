@@ -387,14 +387,14 @@ def test_off_by_default_nothing_of_it_is_in_a_runs_passes() -> None:
         ("{by: mbr, mean_n: 8}", "adaptive.by: mbr does not say what further candidates are worth"),
         ("{by: best_of_n}", "set one of sampling.adaptive.mean_n and sampling.adaptive.tokens"),
         ("{by: best_of_n, mean_n: 8, tokens: 9}", "set one of"),
-        ("{by: best_of_n, mean_n: 8, fair: task}", "sampling.adaptive.fair: null or language, not 'task'"),
+        ("{by: best_of_n, mean_n: 8, fair: task}", "sampling.adaptive.fair: there is no 'task'; valid: language"),
         ("{by: best_of_n, mean_n: 3}", r"mean_n: from sampling.adaptive.first to n \(4 to 16\), not 3"),
         ("{by: best_of_n, mean_n: 8, first: 16}", r"first: from 2 to less than the plan's n \(16\), not 16"),
         ("{by: best_of_n, mean_n: 8, first: 2}", "first: at least 3 with a hedged plan"),
-        ("{by: best_of_n, mean_n: 8, rounds: 1}", "rounds: at least 2, not 1"),
+        ("{by: best_of_n, mean_n: 8, rounds: 1}", "rounds: must be at least 2, not 1"),
         ("{by: best_of_n, mean_n: 8, round: 3}", r"sampling.adaptive.round'.*rounds"),
         ("{by: best_of_n, tokens: 0}", "tokens: must be more than 0"),
-        ("{by: best_of_n, mean_n: 8, min_gain: -1}", "min_gain: must be >= 0"),
+        ("{by: best_of_n, mean_n: 8, min_gain: -1}", "min_gain: must be at least 0"),
     ],
 )
 def test_what_the_config_refuses(words: str, message: str) -> None:

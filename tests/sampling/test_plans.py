@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.load import load_config
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError, ResumeError
 from pipeline.core.languages import identify, is_language
 from pipeline.core.policy import Policy, Rule
@@ -109,9 +110,9 @@ def test_evidence_languages() -> None:
     assert found == ["en", "zh", "zh", "en", "en"]
     assert Evidence(languages={"default": "en", "en": "zh", "ja": "ko"}).answer_language(Open(), row("ja")) == "ko"
     with pytest.raises(ConfigError, match=r"plans.e.languages.de: evidence must be in another language"):
-        Evidence(languages={"default": "en", "de": "de-AT"}).check("plans.e")
+        check_values(Evidence(languages={"default": "en", "de": "de-AT"}), "plans.e")
     with pytest.raises(ConfigError, match=r"plans.e.languages.default"):
-        Evidence(languages={"en": "zh"}).check("plans.e")
+        check_values(Evidence(languages={"en": "zh"}), "plans.e")
     raw = plan.prompt(Translation(target_language="de", raw=True), row("en"))
     assert isinstance(raw, str) and raw.startswith("Answer in Chinese only.\nEnglish: ") and raw.endswith("Chinese:")
 

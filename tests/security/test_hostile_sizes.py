@@ -7,6 +7,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,12 +18,16 @@ from pipeline.cli import main
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.tables import MOST_COLUMNS, check_schema
-from pipeline.prompts.lines import LONGEST_LINE, MOST_TIMES, check_text, is_deep
+from pipeline.prompts.columns import conversation
+from pipeline.prompts.formats import LONGEST_LINE, MOST_TIMES, is_deep, text_lines
 from pipeline.prompts.sources import FileSource, read_prompts
-from pipeline.prompts.values import conversation
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
+
+
+def check_text(path: Path, where: str) -> None:
+    deque(text_lines(path, where), 0)
 
 
 def refused(path: Path, run: RunFolder) -> str:

@@ -20,12 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.escaping import escape_markdown, fence
 from pipeline.core.folder import RunFolder
 from pipeline.core.languages import identify, is_language_tag, language_name
 from pipeline.core.remote import is_uri
 from pipeline.core.row import Row
-from pipeline.core.safety import json_text, one_line, redact, visible
+from pipeline.core.safety import escape_markdown, fence, json_text, one_line, redact, visible
 from pipeline.engines.dummy import _ANSWERS
 from pipeline.engines.labels import latin, match_label
 from pipeline.engines.reasoning import split_reasoning
@@ -38,13 +37,18 @@ from pipeline.judging.pleas import without_pleas
 from pipeline.judging.replies import read_label, read_reply
 from pipeline.judging.templates import load_template
 from pipeline.judging.verdicts import LETTERS, expected_grade, pairwise_score, pick
-from pipeline.prompts.lines import parse_lines
+from pipeline.prompts import formats
+from pipeline.prompts.columns import ROLES, as_text, clean, conversation
 from pipeline.prompts.sources import FileSource, read_prompts
-from pipeline.prompts.values import ROLES, as_text, clean, conversation
 from pipeline.stats.failures import _SPECIFIC
 from pipeline.stats.results import no_formula
 from pipeline.tasks.math import Math, answer
 from pipeline.tasks.translation import Translation, number_match
+
+
+def parse_lines(name: str, before: int, table: pa.Table) -> Any:
+    return formats.parse_lines(name, before, table["text"].to_pylist())
+
 
 MATH, TRANSLATION = Math(), Translation()
 SLOWEST = 5.0  # seconds a text, on a busy machine; most take 0.1 ms, and a LaTeX term 30 ms

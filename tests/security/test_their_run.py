@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from pipeline.cli import main
 from pipeline.config.load import build_config, merge_words
 from pipeline.core import folder as storage
-from pipeline.core.cache import model_commit
 from pipeline.core.errors import ConfigError
+from pipeline.core.remote import model_commit
 from pipeline.core.schema import read_provenance, with_provenance
 from pipeline.engines.base import ENGINES
 from pipeline.jobs import theirs as theirs_module

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Candidate, Row, Tokens
 from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams
@@ -507,20 +508,20 @@ def test_the_stage_stores_a_fused_text() -> None:
     [
         ("mbr", {"utility": "judge"}, r"s\.engine: mbr needs an engine that can label_probs or generate"),
         ("mbr", {"utility": "embedding"}, r"s\.engine: mbr needs an engine that can embed"),
-        ("mbr", {"utility": "chrff"}, r"s\.utility: unknown utility 'chrff'; did you mean 'chrf'"),
+        ("mbr", {"utility": "chrff"}, r"s\.utility: there is no 'chrff'; did you mean 'chrf'"),
         ("mbr", {"template": "pointwise"}, r"s\.template: pointwise needs three \[labels\]"),
         ("xmbr", {}, r"s\.engine: xmbr needs"),
         ("xmbr", {"engine": "j", "crosslingual_template": "nope"}, r"s\.crosslingual_template: no judge template"),
         ("tournament", {"engine": "j", "template": "fusion"}, r"s\.template: fusion needs three"),
         ("one_pass", {}, r"s\.engine: one_pass needs an engine that can label_probs or generate"),
         ("chops", {"engine": "j", "permutations": 0}, r"s\.permutations: must be at least 1"),
-        ("fusion", {"engine": "j", "temperature": -1.0}, r"s\.temperature: must be >= 0"),
-        ("fusion", {"engine": "j", "max_tokens": 0}, r"s\.max_tokens: must be >= 1"),
+        ("fusion", {"engine": "j", "temperature": -1.0}, r"s\.temperature: must be at least 0"),
+        ("fusion", {"engine": "j", "max_tokens": 0}, r"s\.max_tokens: must be at least 1"),
     ],
 )
 def test_contradictory_settings_are_refused(kind: str, config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SELECTORS.get(kind)(**config).check("s")
+        check_values(SELECTORS.get(kind)(**config), "s")
 
 
 def test_template_hashes_are_named_for_the_methods_that_use_them() -> None:
@@ -533,6 +534,6 @@ def test_template_hashes_are_named_for_the_methods_that_use_them() -> None:
 def test_the_dummy_judge_refuses_contradictions() -> None:
     for config in ({"accuracy": 0.5}, {"accuracy": 1.5, "best": "x"}):
         with pytest.raises(ConfigError, match=r"e\.accuracy"):
-            DummyEngineConfig(**config).check("e")  # type: ignore[arg-type]
+            check_values(DummyEngineConfig(**config), "e")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"e\.always"):
-        DummyEngineConfig(always="last").check("e")
+        check_values(DummyEngineConfig(always="last"), "e")

@@ -288,10 +288,10 @@ def test_a_reference_subset_compares_with_the_same_few() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["approximation=agregate"], "unknown approximation 'agregate'.*aggregate"),
+        (["approximation=agregate"], "approximation: there is no 'agregate'.*aggregate"),
         (["approximation=aggregate", "utility=bleu"], "aggregate is for chrf, not for bleu"),
         (["approximation=reference_subset", "utility=judge", "engine=judge"], "for chrf and bleu, not for judge"),
-        (["approximation=reference_subset", "references=1"], "references: at least 2, not 1"),
+        (["approximation=reference_subset", "references=1"], "references: must be at least 2, not 1"),
     ],
 )
 def test_approximations_that_cannot_work_are_refused(words: list[str], said: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Candidate, Row, Tokens
 from pipeline.engines.base import Prompt, Reward
@@ -182,7 +183,7 @@ def test_negative_rewards_count_against_agreement_unless_softmax() -> None:
     assert (raw.index, raw.detail["negative_rewards"]) == (3, 4)
     assert choose(WeightedVote(engine="r", softmax=True), pool(texts, engine=engine)).index == 2
     with pytest.raises(ConfigError, match="engine"):
-        WeightedVote().check("selectors.weighted_vote")
+        check_values(WeightedVote(), "selectors.weighted_vote")
 
 
 def test_oracle_takes_the_best_by_the_reference() -> None:

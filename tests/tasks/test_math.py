@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.row import Row
 from pipeline.tasks import TASKS
@@ -176,14 +177,14 @@ def test_the_instruction_is_in_the_prompts_language_and_its_marker_is_read_back(
 
 def test_instructions_are_overridden_by_language() -> None:
     task = Math(instructions={"de": "Nur die Zahl.", "ja": ""})
-    task.check("tasks.math")
+    check_values(task, "tasks.math")
     messages = [{"role": "user", "content": "q"}]
     assert task.instruct(messages, row("de")) == [{"role": "user", "content": "q\n\nNur die Zahl."}]
     assert task.instruct(messages, row("ja")) == messages
     with pytest.raises(ConfigError, match=r"tasks\.math\.instructions\.de-CH.*'de'"):
-        Math(instructions={"de-CH": "x"}).check("tasks.math")
+        check_values(Math(instructions={"de-CH": "x"}), "tasks.math")
     with pytest.raises(ConfigError, match=r"tasks\.math\.stop"):
-        Math(stop=[""]).check("tasks.math")
+        check_values(Math(stop=[""]), "tasks.math")
     assert TASKS.get("math") is Math
 
 

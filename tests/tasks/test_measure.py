@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from sacrebleu import sentence_bleu, sentence_chrf
 
-from pipeline.config.load import Config, build_config
+from pipeline.config.config import Config
+from pipeline.config.load import build_config
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Answer, Candidate, Row, RowError, Score, Selection, Tokens
 from pipeline.engines.base import Quality
@@ -139,7 +141,7 @@ def test_origins_restrict_who_takes_part() -> None:
         done = asyncio.run(SelectStage("mbr", MBR(origins=origins), ("hedged",), 1)(row(candidates=list(pool)), None))
         assert [v is not None for v in done.scores[0].values] == scored
     with pytest.raises(ConfigError, match=r"selectors\.mbr\.origins.*did you mean 'sample'"):
-        MBR(origins=["samples"]).check("selectors.mbr")
+        check_values(MBR(origins=["samples"]), "selectors.mbr")
 
 
 class _Judge:

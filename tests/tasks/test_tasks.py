@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from sacrebleu.metrics.chrf import CHRF
 
+from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.row import Row
 from pipeline.tasks import TASKS, Task, task_for
@@ -94,13 +95,13 @@ def test_a_base_model_completes_a_line() -> None:
         ({"instruction": "Into {language}"}, "instruction"),
         ({"instruction": "{"}, "instruction"),
         ({"instruction": "{source.x}"}, "instruction"),
-        ({"few_shot": [Example("uno", " ")]}, r"few_shot\[0\]"),
-        ({"stop": [""]}, "stop"),
+        ({"few_shot": [Example("uno", "")]}, r"few_shot\[0\]\.target"),
+        ({"stop": [""]}, r"stop\[0\]"),
     ],
 )
 def test_contradictions_name_their_key(config: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^tasks\.x\.{key}: "):
-        Translation(**config).check("tasks.x")
+        check_values(Translation(**config), "tasks.x")
 
 
 @given(st.text())

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.config.export import TOOLS
-from pipeline.config.load import Config
+from pipeline.config.config import Config
+from pipeline.config.sections import TOOLS
 from pipeline.core.errors import ConfigError, InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import digest

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.config.export import PAIRED
-from pipeline.config.load import Config
+from pipeline.config.config import Config
+from pipeline.config.sections import PAIRED
 from pipeline.core.languages import base_language
 from pipeline.jobs.export.card_tables import Source, answer_quality, left_out, rows_by_language, win_rates
 from pipeline.jobs.export.counts import Counts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.config.export import PAIRED
-from pipeline.config.load import Config
+from pipeline.config.config import Config
+from pipeline.config.sections import PAIRED
 from pipeline.core.folder import RunFolder
 from pipeline.jobs.export import choose
 from pipeline.jobs.export.counts import Counts

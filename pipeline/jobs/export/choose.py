@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config.export import PAIRED
-from pipeline.config.load import Config
+from pipeline.config.config import Config
+from pipeline.config.sections import PAIRED
 from pipeline.core.hashing import derive_seed
 from pipeline.core.languages import base_language, is_language
 from pipeline.core.policy import NAME as POLICY

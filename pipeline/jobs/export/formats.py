@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.export import TOOLS
+from pipeline.config.sections import TOOLS
 from pipeline.core.row import Message
 from pipeline.jobs.export.choose import Dropped, Pair, Side
 from pipeline.jobs.export.inventory import Inventory

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.config.export import PAIRED, TOOLS
-from pipeline.config.load import Config
+from pipeline.config.config import Config
+from pipeline.config.sections import PAIRED, TOOLS
 from pipeline.core.errors import ConfigError, InputError, nearest
 from pipeline.core.folder import RunFolder
 from pipeline.core.policy import NAME as POLICY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.safety import say
 from pipeline.jobs.export.build import Exported, build
 from pipeline.jobs.export.push import token_for, upload

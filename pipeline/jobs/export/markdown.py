@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.core.escaping import escape_markdown
 from pipeline.core.languages import language_name
-from pipeline.core.safety import redact
+from pipeline.core.safety import escape_markdown, redact
 
 _LONGEST, _LINES = 1_200, 40  # characters and lines of one text
 _BAR = 8  # characters of a whole

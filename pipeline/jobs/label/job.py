@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline import __version__
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.errors import ConfigError, TooManyFailedRows, nearest
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.core.columns import Ints
 from pipeline.core.folder import RunFolder
 from pipeline.prompts.columns import find_layout
-from pipeline.prompts.files import Piece
-from pipeline.prompts.grouped import ROWS
-from pipeline.prompts.rows import Indices, Rows
-from pipeline.prompts.scan import hash64, scan
+from pipeline.prompts.given import ROWS
+from pipeline.prompts.piece import Piece
+from pipeline.prompts.scan import Rows, hash64, scan
 from pipeline.prompts.sources import SourceConfig
 from pipeline.prompts.write import prompt_id
 
@@ -29,11 +29,11 @@ class Join:
         places: position among the prompt's answers; ``None`` where a row is a prompt.
     """
 
-    row_ids: Indices | None
+    row_ids: Ints | None
     rows: int
-    places: Indices | None = None
+    places: Ints | None = None
 
-    def of(self, positions: Indices) -> Indices:
+    def of(self, positions: Ints) -> Ints:
         """The run's rows of some positions, -1 = none."""
         if self.row_ids is None:
             return np.where(positions < self.rows, positions, -1)
@@ -41,10 +41,7 @@ class Join:
 
 
 def join_rows(source: SourceConfig, pieces: Sequence[Piece], run: RunFolder) -> Join:
-    """Join the input's rows to the run's.
-
-    Rows are counted as prompts are read: blank lines of JSON Lines do not count, unless the input is grouped.
-    """
+    """Join the input's rows to the run's; blank lines of JSON Lines are no rows."""
     marker = run.marker("prompts") or {}
     if source.given.group is not None:
         return _grouped(run, sum(piece.size for piece in pieces))
@@ -66,7 +63,7 @@ def _grouped(run: RunFolder, size: int) -> Join:
     return Join(ids, rows, places)
 
 
-def _by_id(source: SourceConfig, pieces: Sequence[Piece], run: RunFolder) -> Indices:
+def _by_id(source: SourceConfig, pieces: Sequence[Piece], run: RunFolder) -> Ints:
     rows = Rows(source, pieces, find_layout(source, pieces))
     found = scan(source, rows)
     hashes, seen = array("Q"), 0

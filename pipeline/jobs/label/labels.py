@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.columns import nested
+from pipeline.core.columns import Ints, nested
 from pipeline.core.folder import RunFolder
-from pipeline.prompts.rows import Indices
 
 NO_ROW = "not labelled: the prompt was not kept (prompts.limit)"
 _Items = list[tuple[Any, ...]]
@@ -63,7 +62,7 @@ class Labels:
         self._data = run.dataset("selections")
         self._plan, self._method = plan, method
 
-    def of(self, row_ids: Indices) -> dict[int, Label]:
+    def of(self, row_ids: Ints) -> dict[int, Label]:
         """The labels of some rows; cheap where their ids lie close together."""
         if not len(row_ids):
             return {}

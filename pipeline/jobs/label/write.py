@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.sections import LabelConfig
+from pipeline.core.columns import Ints
 from pipeline.core.errors import ConfigError, LemonpressError
 from pipeline.core.folder import RunFolder
 from pipeline.core.schema import with_provenance
@@ -18,7 +19,6 @@ from pipeline.jobs.label.columns import label_fields
 from pipeline.jobs.label.joining import Join
 from pipeline.jobs.label.labels import Label, Labels
 from pipeline.jobs.label.original import Part
-from pipeline.prompts.rows import Indices
 from pipeline.prompts.write import in_portions
 
 _ROW_GROUP = 5_000
@@ -75,7 +75,6 @@ def write_labels(
     if settings.output is None:
         run.remove("labels")
     fields = label_fields(settings.prefix, join.places is not None)
-    counted = join.places is not None  # blank lines count there
     written = Written(path=folder.path(*names[0]) if len(names) == 1 else folder.path(*names[0][:-1]))
     seen = np.zeros(join.rows, dtype=bool)
     start = 0
@@ -83,10 +82,9 @@ def write_labels(
         schema = with_provenance(pa.schema([*part.schema, *fields], metadata=part.schema.metadata), provenance)
 
         def labelled(part: Part = part, schema: pa.Schema = schema, start: int = start) -> Iterator[pa.Table]:
-            before = 0
-            for positions, table in part.tables():
-                at = start + (positions if counted else np.arange(before, before + len(table)))
-                before += len(table)
+            for table in part.tables():
+                at = np.arange(start, start + len(table))
+                start += len(table)
                 ids = join.of(at)
                 seen[ids[ids >= 0]] = True
                 columns = _columns(at, ids, join, labels, method)
@@ -102,18 +100,13 @@ def write_labels(
         ):
             for table in in_portions(labelled(), _ROW_GROUP):
                 file.write_table(table)
-        start += part.size if counted else _rows(part)
+        start += part.piece.size
     if not seen.all():
         raise LemonpressError(f"{int((~seen).sum())} prompts of {run.name} are in no file: please report this")
     return written
 
 
-def _rows(part: Part) -> int:
-    """Rows of a file, blank lines apart."""
-    return sum(len(positions) for positions, _ in part.tables()) if part.piece.lines else part.size
-
-
-def _columns(at: Indices, ids: Indices, join: Join, labels: Labels, method: str) -> list[list[Any]]:
+def _columns(at: Ints, ids: Ints, join: Join, labels: Labels, method: str) -> list[list[Any]]:
     """The values of the label's columns, in the order of their fields; the last one is the error."""
     known = labels.of(np.unique(ids[ids >= 0]))
     found = [known.get(int(id_), Label()) for id_ in ids]

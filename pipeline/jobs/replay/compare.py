@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.row import Row
 from pipeline.jobs.replay.players import Player, choose, sizes
 from pipeline.jobs.replay.table import Pools

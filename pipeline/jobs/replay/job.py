@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.errors import ConfigError, InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say

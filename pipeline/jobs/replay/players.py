@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from pipeline.config.load import Config, to_dict
+from pipeline.config.config import Config, to_dict
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Candidate, Row, Tokens
 from pipeline.engines.base import Engine, Reward

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
-from pipeline.config.load import Config, to_yaml
+from pipeline.config.config import Config, to_yaml
 from pipeline.core import tables
 from pipeline.core.errors import InputError, UnfinishedTableError
 from pipeline.core.folder import RunFolder

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import __version__
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.errors import InputError, NotVerified
 from pipeline.core.folder import RunFolder
 from pipeline.core.lock import run_lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
 from pipeline.core.errors import InputError, ResumeError
 from pipeline.core.folder import RunFolder
 from pipeline.core.layers import TABLES

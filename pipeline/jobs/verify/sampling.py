@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config.load import Config
+from pipeline.config.config import Config
+from pipeline.core.columns import Ints
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
 from pipeline.core.layers import TABLES
 from pipeline.core.row import Candidate, Row, row_from_dict
-from pipeline.prompts.rows import Indices
 from pipeline.prompts.sources import RunSource
 from pipeline.prompts.write import write_some
 from pipeline.sampling.adaptive.settings import Adaptive
@@ -75,7 +75,7 @@ class Comparison:
     mismatches: list[Mismatch] = field(default_factory=list)
 
 
-def sampled_rows(run: RunFolder, rows: int | None, seed: int) -> Indices:
+def sampled_rows(run: RunFolder, rows: int | None, seed: int) -> Ints:
     """``row_id`` of the prompts to sample again, ascending: some of those with sampled candidates, chosen by hash."""
     found = []
     for batch in run.leaves("candidates", lambda top, leaf: top == "row_id" or (top, leaf) in _ORIGIN):
@@ -90,7 +90,7 @@ _ORIGIN = (("candidates", "origin"),)
 
 
 def sample_again(
-    run: RunFolder, config: Config, work: RunFolder, ids: Indices, generate: Callable[[Config], None]
+    run: RunFolder, config: Config, work: RunFolder, ids: Ints, generate: Callable[[Config], None]
 ) -> None:
     """Put some prompts through ``generate`` in a run folder of their own, with the run's config: seeds come from the
     prompts' ids, so they are the same. A sampling that was interrupted goes on.
@@ -111,7 +111,7 @@ def uniform(plan: PlanConfig) -> PlanConfig:
     return dataclasses.replace(plan, adaptive=Adaptive())
 
 
-def compare(run: RunFolder, work: RunFolder, ids: Indices) -> Comparison:
+def compare(run: RunFolder, work: RunFolder, ids: Ints) -> Comparison:
     """Compare the candidates of the run's last table with those that were sampled again.
 
     They belong together by what was asked: candidate set, model, origin, temperature and seed. So neither their order
@@ -177,7 +177,7 @@ def _key(c: Candidate) -> Key:
     return c.plan, c.model, c.revision, c.origin, c.temperature, c.min_p, c.top_p, c.seed
 
 
-def _rows(run: RunFolder, table: str, ids: Indices | None = None) -> Iterator[Row]:
+def _rows(run: RunFolder, table: str, ids: Ints | None = None) -> Iterator[Row]:
     for batch in run.dataset(table).batches(_COLUMNS):
         if ids is not None:
             batch = batch.filter(pa.array(np.isin(batch.column("row_id").to_numpy(), ids)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.core.escaping import visible
+from pipeline.core.safety import on_page
 
 WIDTH = 340
 """Panel units: one column on a phone, a third of the page on a desktop, so that text keeps its size."""
@@ -171,7 +171,7 @@ def _is_even(axis: Axis, value: float) -> bool:
 
 def text(kind: str, x: str, y: float, words: str) -> Markup:
     """A text at (x, y)."""
-    return Markup('<text class="{}" x="{}" y="{:g}">{}</text>').format(kind, x, y, visible(words))
+    return Markup('<text class="{}" x="{}" y="{:g}">{}</text>').format(kind, x, y, on_page(words))
 
 
 def line(kind: str, x1: str, x2: str, y: float) -> Markup:
@@ -193,7 +193,7 @@ def svg(ident: str, title: str, words: str, size: Markup, parts: Iterable[Markup
     """The whole image, with its title and description for those who cannot see it."""
     head = Markup(
         '<svg class="{}" role="img" aria-labelledby="{}-t {}-d" {}><title id="{}-t">{}</title><desc id="{}-d">{}</desc>'
-    ).format(kind, ident, ident, size, ident, visible(title), ident, visible(words))
+    ).format(kind, ident, ident, size, ident, on_page(title), ident, on_page(words))
     return head + Markup("").join(parts) + Markup("</svg>")
 
 

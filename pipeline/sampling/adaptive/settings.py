@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError
 
 SCORING = ("best_of_n", "judge", "likelihood", "self_certainty", "oracle")
@@ -35,28 +36,20 @@ class Adaptive:
     """
 
     by: str | None = None
-    first: int = 4
+    first: int = bounded(4, ge=2)
     mean_n: float | None = None
-    tokens: float | None = None
-    rounds: int = 2
-    fair: str | None = None
-    min_gain: float = 0.0
+    tokens: float | None = bounded(None, gt=0)
+    rounds: int = bounded(2, ge=2, cure="{at}.by=null turns rounds off")
+    fair: str | None = bounded(None, one_of=FAIR)
+    min_gain: float = bounded(0.0, ge=0)
 
-    def check(self, key: str, n: int) -> None:
+    def check_with(self, key: str, n: int) -> None:
         """Raise ConfigError, naming the key below ``key``, on a value that cannot work with a plan of ``n``."""
         if self.by is None:
             return
-        if not 2 <= self.first < n:
+        if self.first >= n:
             raise ConfigError(f"{key}.first: from 2 to less than the plan's n ({n}), not {self.first}")
         if (self.mean_n is None) == (self.tokens is None):
             raise ConfigError(f"{key}: set one of {key}.mean_n and {key}.tokens: the budget of all rounds together")
         if self.mean_n is not None and not self.first <= self.mean_n <= n:
             raise ConfigError(f"{key}.mean_n: from {key}.first to n ({self.first} to {n}), not {self.mean_n:g}")
-        if self.tokens is not None and self.tokens <= 0:
-            raise ConfigError(f"{key}.tokens: must be more than 0, not {self.tokens:g}")
-        if self.rounds < 2:
-            raise ConfigError(f"{key}.rounds: at least 2, not {self.rounds}; {key}.by=null turns rounds off")
-        if self.fair is not None and self.fair not in FAIR:
-            raise ConfigError(f"{key}.fair: null or {', '.join(FAIR)}, not {self.fair!r}")
-        if self.min_gain < 0:
-            raise ConfigError(f"{key}.min_gain: must be >= 0, not {self.min_gain:g}")

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.load import Config, build_config
+from pipeline.config.config import Config
+from pipeline.config.load import build_config
 from pipeline.core.folder import RunFolder
 from pipeline.core.schema import COLUMNS
 from pipeline.jobs.export.build import Exported, build
