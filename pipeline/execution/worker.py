@@ -30,8 +30,7 @@ from pipeline.core.row import Row, RowError, Usage, column_values, row_from_dict
 from pipeline.core.safety import redact
 from pipeline.core.schema import COLUMNS, with_columns
 from pipeline.engines.base import Engine, EngineConfig
-from pipeline.engines.meter import InFlight, Meter
-from pipeline.engines.refusal import Refusal
+from pipeline.engines.meter import InFlight, Meter, Refusal
 from pipeline.engines.stage import Stage
 from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient
