@@ -54,7 +54,7 @@ from pipeline.execution.unfinished import (
     open_state,
 )
 from pipeline.execution.watch import Watch
-from pipeline.judging.early import FIRST
+from pipeline.judging.verdicts import FIRST
 
 logger = logging.getLogger(__name__)
 

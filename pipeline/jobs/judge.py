@@ -16,14 +16,12 @@ from pipeline.core.safety import say
 from pipeline.execution.extend import Made
 from pipeline.jobs.job import Job, job, run_passes
 from pipeline.jobs.steps import Step, chain, measure_steps
-from pipeline.judging.answers import AnswersStage
+from pipeline.judging.answers import AnswersStage, write_lookup
 from pipeline.judging.audit import VERSIONS, AuditStage, choose_rows, find_donors
-from pipeline.judging.compare import VERDICT, check_pairwise
-from pipeline.judging.early import FirstVerdicts
 from pipeline.judging.games import JudgeStage
-from pipeline.judging.lookup import write_lookup
 from pipeline.judging.names import AUDIT, CANDIDATE, ORIGINAL
-from pipeline.judging.templates import load_template
+from pipeline.judging.templates import check_pairwise, load_template
+from pipeline.judging.verdicts import VERDICT, FirstVerdicts
 
 if TYPE_CHECKING:
     from pipeline.execution.spec import PassSpec

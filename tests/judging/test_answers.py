@@ -16,8 +16,15 @@ from pipeline.core.folder import MARKER, RunFolder
 from pipeline.core.row import Answer, Row
 from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.jobs.judge import check
-from pipeline.judging.answers import AnswersStage, ColumnAnswers, EngineAnswers, FileAnswers, RunAnswers
-from pipeline.judging.lookup import Lookup, write_lookup
+from pipeline.judging.answers import (
+    AnswersStage,
+    ColumnAnswers,
+    EngineAnswers,
+    FileAnswers,
+    Lookup,
+    RunAnswers,
+    write_lookup,
+)
 from tests.conftest import jsonl
 from tests.selection.test_selectors import Judge
 

@@ -237,7 +237,7 @@ def test_results_that_were_tampered_with(name: str, run: RunFolder, flag: Path) 
 
 
 def test_texts_to_look_up_that_were_tampered_with(tmp_path: Path, flag: Path) -> None:
-    from pipeline.judging.lookup import Lookup
+    from pipeline.judging.answers import Lookup
 
     folder = RunFolder(str(tmp_path / "run"))
     folder.make("work", "answers")
