@@ -51,7 +51,7 @@ from pipeline.prompts.sources import SOURCES, SourceConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
-from pipeline.tasks.quality import MetricConfig
+from pipeline.tasks.measure import MetricConfig
 
 T = TypeVar("T")
 

@@ -10,8 +10,7 @@ from pipeline.config.load import Config
 from pipeline.core.folder import MARKER, RunFolder
 from pipeline.engines.stage import Stage
 from pipeline.execution import extend
-from pipeline.tasks.measure import MeasureStage
-from pipeline.tasks.quality import QualityStage
+from pipeline.tasks.measure import MeasureStage, QualityStage
 
 if TYPE_CHECKING:
     from pipeline.execution.spec import PassSpec
