@@ -16,7 +16,7 @@ from pipeline.execution.extend import Made
 from pipeline.jobs.adaptive import numbers_hold
 from pipeline.jobs.job import Plan, console, job, run_passes
 from pipeline.jobs.steps import Step, chain, measure_steps
-from pipeline.judging.early import FirstVerdicts
+from pipeline.judging.verdicts import FirstVerdicts
 from pipeline.prompts.sources import read_prompts
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy_stage import PolicyStage

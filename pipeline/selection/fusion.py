@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.hashing import derive_seed, hash_rng
 from pipeline.engines.base import SamplingParams
-from pipeline.judging.templates import load_template
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -32,20 +31,17 @@ class Fusion(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({"generate"})
     cost: ClassVar[str] = "1"
     source: ClassVar[str] = "arXiv 2510.00931 (FusioN)"
+    template_keys: ClassVar[tuple[str, ...]] = ("template",)
     template: str = "fusion"
     temperature: float = 0.0
     max_tokens: int = 1024
 
     def check(self, key: str) -> None:
         super().check(key)
-        load_template(self.template, key=f"{key}.template")
         if self.temperature < 0:
             raise ConfigError(f"{key}.temperature: must be >= 0, not {self.temperature}")
         if self.max_tokens < 1:
             raise ConfigError(f"{key}.max_tokens: must be >= 1, not {self.max_tokens}")
-
-    def templates(self) -> dict[str, str]:
-        return {self.template: load_template(self.template).hash}
 
     async def select(self, pool: Pool) -> Choice:
         assert pool.engine is not None
@@ -53,11 +49,8 @@ class Fusion(Selector):
         if len({pool.candidates[i].text for i in order}) == 1:
             return Choice(order[0], detail={"identical": True})
         hash_rng(*pool.key(self.kind)).shuffle(order)
-        asked = pool.question
         answers = [(str(place), pool.candidates[i].text) for place, i in enumerate(order, 1)]
-        prompt = load_template(self.template, pool.row.language).render(
-            messages=asked.messages, answers=answers, language=asked.language
-        )
+        prompt = pool.judge().render(pool.template(self.template), answers=answers)
         seed = derive_seed(*pool.key(self.kind, "seed")) if self.temperature else None
         params = SamplingParams(temperature=self.temperature, max_tokens=self.max_tokens, seed=seed)
         detail: dict[str, Any] = {"order": order}

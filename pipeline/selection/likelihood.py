@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Candidate
-from pipeline.engines.base import Engine
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -53,15 +52,12 @@ class Likelihood(Selector):
             return pool.known[candidate.text]
         logprob, count = candidate.logprob, candidate.num_tokens
         if (logprob is None or self.rescore) and pool.engine is not None:
-            logprob, count = await self._score(pool.engine, pool, candidate.text)
+            asked = pool.task.instruct(pool.row.messages, pool.row)
+            try:
+                found = await pool.engine.loglikelihood(asked, candidate.text)
+            except EngineRequestError:
+                return None
+            logprob, count = found.logprob, found.num_tokens
         if logprob is None or not count:
             return None
         return logprob / count if self.normalize == "mean" else logprob
-
-    @staticmethod
-    async def _score(engine: Engine, pool: Pool, text: str) -> tuple[float | None, int | None]:
-        try:
-            result = await engine.loglikelihood(pool.task.instruct(pool.row.messages, pool.row), text)
-        except EngineRequestError:
-            return None, None
-        return result.logprob, result.num_tokens

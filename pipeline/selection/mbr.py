@@ -12,11 +12,9 @@ from typing import Any, ClassVar
 from pipeline.core.errors import ConfigError, EngineRequestError, nearest
 from pipeline.core.hashing import hash_rng
 from pipeline.engines.base import Engine
-from pipeline.judging.compare import VERDICT, PairwiseJudge, check_pairwise
-from pipeline.judging.templates import load_template
+from pipeline.judging.verdicts import VERDICT
 from pipeline.selection.base import Choice, Pool, Selector, selector
-from pipeline.tasks.chrf import aggregate_chrf
-from pipeline.tasks.utilities import UTILITIES, cosine_matrix
+from pipeline.tasks.utilities import UTILITIES, aggregate_chrf, cosine_matrix
 
 Matrix = Sequence[Sequence[float | None]]
 
@@ -51,6 +49,8 @@ class MBR(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({"embed", VERDICT})
     cost: ClassVar[str] = "0 (chrf, bleu), N embeddings, judge: N(N-1) = 20 at N=5"
     source: ClassVar[str] = "arXiv 2506.20544, selection"
+    template_keys: ClassVar[tuple[str, ...]] = ("template",)
+    compares: ClassVar[bool] = True
     utility: str = "chrf"
     template: str = "pairwise_selection"
     approximation: str | None = None
@@ -66,7 +66,6 @@ class MBR(Selector):
             raise ConfigError(f"{key}.utility: unknown utility {self.utility!r}{nearest(self.utility, known)}")
         if self.utility == "bleu" and importlib.util.find_spec("sacrebleu") is None:
             raise ConfigError(f"{key}.utility: bleu needs the package sacrebleu (pip install sacrebleu)")
-        check_pairwise(self.template, f"{key}.template")
         if self.approximation is None:
             return
         if self.approximation not in _APPROXIMATIONS:
@@ -81,10 +80,9 @@ class MBR(Selector):
             raise ConfigError(f"{key}.references: at least 2, not {self.references}")
 
     def templates(self) -> dict[str, str]:
-        return {self.template: load_template(self.template).hash} if self.utility == "judge" else {}
+        return super().templates() if self.utility == "judge" else {}
 
     def _references(self, pool: Pool, n: int) -> list[int]:
-        """Which of n candidates are references."""
         if self.approximation is None or n <= self.references:
             return list(range(n))
         return sorted(hash_rng(*pool.key("mbr references")).sample(range(n), self.references))
@@ -103,9 +101,9 @@ class MBR(Selector):
             means, detail = [*found], {**detail, "approximation": "aggregate"}
             matrix = []
         elif self.utility == "judge":
-            judge = PairwiseJudge(pool.judge())
-            templates = [load_template(name, pool.row.language) for name in (self.template, across)]
-            matrix = [_with_ties(row) for row in await judge.matrix(templates[0], texts, templates[1], extra)]
+            judge = pool.judge()
+            games = await judge.matrix(pool.template(self.template), texts, pool.template(across), extra)
+            matrix = [_with_ties(row) for row in games]
             detail |= judge.tally.detail()
         elif self.utility == "embedding":
             assert pool.engine is not None
