@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.errors import ConfigError, nearest
 from pipeline.core.safety import holds_secret, is_variable_name
 from pipeline.judging.names import is_audit, is_candidate
-from pipeline.sampling.adaptive.settings import SCORING, VOTING
+from pipeline.sampling.plans import SCORING, VOTING
 from pipeline.tasks import task_named
 from pipeline.tasks.measure import LANGUAGE, WIN
 

@@ -13,7 +13,7 @@ from pipeline.core.safety import say
 from pipeline.execution.extend import Made
 from pipeline.jobs.job import Job, console, update_manifest
 from pipeline.jobs.steps import Step
-from pipeline.judging.early import FirstVerdicts
+from pipeline.judging.verdicts import FirstVerdicts
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Selector
@@ -22,7 +22,7 @@ logger = logging.getLogger("lemonpress")
 
 if TYPE_CHECKING:
     from pipeline.sampling.adaptive.accounts import LanguageAccount
-    from pipeline.sampling.adaptive.settings import Adaptive
+    from pipeline.sampling.plans import Adaptive
 
 
 BY_REFERENCE = (

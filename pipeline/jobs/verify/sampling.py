@@ -19,8 +19,7 @@ from pipeline.jobs.subset import numbered, taken
 from pipeline.prompts.rows import Indices
 from pipeline.prompts.sources import RunSource
 from pipeline.prompts.write import write_shards
-from pipeline.sampling.adaptive.settings import Adaptive
-from pipeline.sampling.plans import PlanConfig
+from pipeline.sampling.plans import Adaptive, PlanConfig
 
 _COLUMNS = ["row_id", "prompt_id", "candidates", "errors"]
 

@@ -15,8 +15,8 @@ from pipeline.core.columns import Ints, nested
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import digest
 from pipeline.sampling.adaptive.decide import Decision, State, decide
-from pipeline.sampling.adaptive.settings import VOTING, Adaptive
-from pipeline.selection.known import SCORER
+from pipeline.sampling.plans import VOTING, Adaptive
+from pipeline.selection.stage import SCORER
 
 FOLDER = "adaptive"
 _META = b"adaptive"
