@@ -106,17 +106,15 @@ class LabelProbs:
     Attributes:
         probs: label -> raw probability of its first token, summed over the label's token variants
             (with and without a leading space); not normalised.
-        text: what the model wrote, where the engine let it write: the label need not come first then, and what counts
+        wrote: what the model wrote, where the engine let it write: the label need not come first then, and what counts
             is what the text says.
-        steps: the tokens of ``text``, in order.
-        finish_reason: of ``text``.
+        steps: its tokens, in order.
     """
 
     probs: dict[str, float]
     tokens: Tokens
-    text: str | None = None
+    wrote: Completion | None = None
     steps: Sequence[Step] = ()
-    finish_reason: str | None = None
 
 
 @dataclass

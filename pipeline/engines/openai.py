@@ -233,11 +233,7 @@ class OpenAIEngine(Engine):
             choice = data["choices"][0]
             steps = _steps(choice.get("logprobs"))
             probs = label_masses(steps[0].top if steps else {}, labels)
-            if room == 1:
-                return LabelProbs(probs, _usage(data))
-            said = _completion(choice, len(steps))
-            thoughts = f"<think>{said.reasoning}" if said.reasoning and not said.text else ""
-            return LabelProbs(probs, _usage(data), thoughts or said.text, steps, said.finish_reason)
+            return LabelProbs(probs, _usage(data), None if room == 1 else _completion(choice, len(steps)), steps)
 
         return await self._sample(prompt, fields, self.config.top_logprobs, parse)
 

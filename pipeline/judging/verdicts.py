@@ -12,7 +12,7 @@ from pipeline.core.errors import EngineRequestError, UnreadableJudge
 from pipeline.core.hashing import argmax
 from pipeline.core.row import Message
 from pipeline.core.safety import isolated
-from pipeline.engines.base import Engine, LabelProbs, SamplingParams
+from pipeline.engines.base import Completion, Engine, SamplingParams, Step
 from pipeline.engines.labels import bare_label, label_masses
 from pipeline.judging.replies import read_reply
 from pipeline.judging.templates import JudgeTemplate
@@ -246,26 +246,23 @@ async def _ask(engine: Engine, prompt: Sequence[Message], labels: Sequence[str],
     try:
         if "label_probs" in engine.capabilities:
             found = await engine.label_probs(prompt, labels, template.prefill)
-            if found.text is None:
+            if found.wrote is None:
                 return Verdict(labels, found.probs)
-            return _read(found.text, found.finish_reason, labels, template, found)
+            return _read(found.wrote, found.steps, labels, template)
         params = SamplingParams(temperature=0.0, max_tokens=engine.verdict_tokens, choice=tuple(labels))
-        wrote = (await engine.generate(prompt, params)).completions[0]
+        wrote = (await engine.generate(prompt, params)).completions[0]  # endpoints may ignore the choice
     except EngineRequestError as error:
         return Verdict(labels, {}, str(error))
-    # Endpoints may ignore the choice. A text that was left empty by thoughts was cut while thinking.
-    thoughts = "<think>" if wrote.reasoning and not wrote.text.strip() else ""
-    return _read(thoughts + wrote.text, wrote.finish_reason, labels, template)
+    return _read(wrote, (), labels, template)
 
 
-def _read(
-    text: str, finish: str | None, labels: Sequence[str], template: JudgeTemplate, found: LabelProbs | None = None
-) -> Verdict:
+def _read(wrote: Completion, steps: Sequence[Step], labels: Sequence[str], template: JudgeTemplate) -> Verdict:
     """The verdict of a text; its probabilities are those where its label was written, if the labels hold half."""
-    reply = read_reply(text, labels, template.options, finish)
+    words = wrote.text.strip()
+    cut_thinking = wrote.reasoning and not words
+    reply = read_reply("<think>" if cut_thinking else wrote.text, labels, template.options, wrote.finish_reason)
     if reply.label is None:
-        return Verdict(labels, {}, problem=f"{reply.problem}: {text.strip()[:_QUOTED]!r}")
-    steps = found.steps if found else ()
+        return Verdict(labels, {}, problem=f"{reply.problem}: {(words or wrote.reasoning or '')[:_QUOTED]!r}")
     written = next((step for step in steps if bare_label(step.token, labels) == reply.label), None)
     if written is not None:
         said = Verdict(labels, label_masses(written.top, labels))
