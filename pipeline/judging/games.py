@@ -84,8 +84,8 @@ class Referee(Judge):
             return game(None, None, "invalid", f"{JUDGE_FAILED}{said.error}"[:_LONGEST_ERROR])
         if said.problem is not None:
             return game(None, None, "invalid", f"{UNREADABLE}{said.problem}"[:_LONGEST_ERROR])
-        score, hard = (_of_system(said.score(soft), order) for soft in (rules.soft, False))
-        return game(score, min(1.0, sum(said.probs.values())), _word(hard), said.reason)
+        played, hard = (_of_system(said.score(soft), order) for soft in (rules.soft, False))
+        return game(played, min(1.0, sum(said.probs.values())), _word(hard), said.reason)
 
     async def _compare(self, template: JudgeTemplate, first: str, second: str) -> Verdict:
         """The judge's verdict, or that on copies without the sentences that speak to the judge (a plea), where those

@@ -198,7 +198,7 @@ def test_reward_equals_transformers(
         assert result.value == pytest.approx(expected, abs=1e-2)
         assert result.tokens.prompt == tokens
 
-    async def overflown(*_: Any) -> Any:
+    async def overflown(*_: Any, **__: Any) -> Any:
         return SimpleNamespace(outputs=SimpleNamespace(data=torch.tensor([float("inf")])))
 
     monkeypatch.setattr(reward.engine, "_encode", overflown)  # it would win against every other
