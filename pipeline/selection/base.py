@@ -83,6 +83,11 @@ class Pool:
         assert self.engine is not None
         return Judge(self.engine, self.question, self.early)
 
+    async def reward(self, text: str) -> float:
+        """The engine's score of an answer to this prompt."""
+        assert self.engine is not None
+        return (await self.engine.reward(self.question.messages, text)).value
+
     def template(self, name: str) -> JudgeTemplate:
         """A judge template, in the prompt's language where it is there in it."""
         return load_template(name, self.row.language)

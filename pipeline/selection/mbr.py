@@ -94,30 +94,28 @@ class MBR(Selector):
         """The best candidate by the other candidates and ``extra`` texts, which ``across`` is the template for."""
         indices = pool.selectable()
         texts = [pool.candidates[i].text or "" for i in indices]
-        matrix: Matrix
-        means: list[float | None] | None = None
+        means: Sequence[float | None]
         if self.approximation == "aggregate":
-            found = await asyncio.to_thread(aggregate_chrf, texts, extra)
-            means, detail = [*found], {**detail, "approximation": "aggregate"}
-            matrix = []
+            means = await asyncio.to_thread(aggregate_chrf, texts, extra)
+            detail |= {"approximation": "aggregate"}
         elif self.utility == "judge":
             judge = pool.judge()
             games = await judge.matrix(pool.template(self.template), texts, pool.template(across), extra)
-            matrix = [_with_ties(row) for row in games]
+            means = mean_of_others([_with_ties(row) for row in games])
             detail |= judge.tally.detail()
         elif self.utility == "embedding":
             assert pool.engine is not None
-            matrix = await _embedding_matrix(pool.engine, texts, extra)
+            means = mean_of_others(await _embedding_matrix(pool.engine, texts, extra))
         else:
             utility = pool.utilities.get(self.utility) or UTILITIES[self.utility]
             chosen = self._references(pool, len(texts))
             if len(chosen) < len(texts):
                 detail |= {"approximation": "reference_subset", "references": len(chosen)}
             references = [*(texts[j] for j in chosen), *extra]
-            part = await asyncio.to_thread(utility, texts, references, pool.task.answer_language(pool.row))
-            matrix = _spread(part, chosen, len(texts))
+            matrix = await asyncio.to_thread(utility, texts, references, pool.task.answer_language(pool.row))
+            means = mean_of_others(matrix, chosen)
         values: list[float | None] = [None] * len(pool.candidates)
-        for i, value in zip(indices, mean_of_others(matrix) if means is None else means, strict=True):
+        for i, value in zip(indices, means, strict=True):
             values[i] = value
         return self.best(pool, values, **detail)
 
@@ -131,27 +129,19 @@ def _with_ties(row: Sequence[float | None]) -> list[float | None]:
     return [None] * len(row) if known <= 1 < len(row) else [0.5 if u is None else u for u in row]
 
 
-def _spread(matrix: Matrix, columns: Sequence[int], n: int) -> Matrix:
-    """The matrix over all n candidates, ``None`` where there is no column; columns beyond ``columns`` follow."""
-    if len(columns) == n:
-        return matrix
-    spread = []
-    for row in matrix:
-        wide: list[float | None] = [None] * n
-        for j, value in zip(columns, row, strict=False):
-            wide[j] = value
-        spread.append([*wide, *row[len(columns) :]])
-    return spread
-
-
-def mean_of_others(matrix: Matrix) -> list[float | None]:
+def mean_of_others(matrix: Matrix, columns: Sequence[int] | None = None) -> list[float | None]:
     """Means of the rows without their own column and without ``None``; 0 where there is nothing to compare with.
 
     ``math.fsum`` does not depend on the order, so that equal texts tie exactly and the hash decides, not rounding.
+
+    Args:
+        columns: whose the first columns are, where not every row has one.
     """
+    place = {i: j for j, i in enumerate(range(len(matrix)) if columns is None else columns)}
     means: list[float | None] = []
     for i, row in enumerate(matrix):
-        valid = [u for j, u in enumerate(row) if j != i and u is not None]
+        own = place.get(i)
+        valid = [u for j, u in enumerate(row) if j != own and u is not None]
         means.append(math.fsum(valid) / len(valid) if valid else 0.0 if len(row) == 1 else None)
     return means
 
