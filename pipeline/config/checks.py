@@ -9,7 +9,7 @@ from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, nearest, require_known
 from pipeline.core.safety import holds_secret, is_variable_name
 from pipeline.judging.names import is_audit, is_candidate
-from pipeline.sampling.adaptive.settings import SCORING, VOTING
+from pipeline.sampling.plans import SCORING, VOTING
 from pipeline.tasks import task_named
 from pipeline.tasks.measure import LANGUAGE, WIN
 

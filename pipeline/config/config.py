@@ -32,7 +32,7 @@ from pipeline.prompts.sources import SourceConfig
 from pipeline.sampling.plans import PlanConfig
 from pipeline.selection.base import Selector
 from pipeline.tasks import Task
-from pipeline.tasks.quality import MetricConfig
+from pipeline.tasks.measure import MetricConfig
 
 
 @dataclass
@@ -43,14 +43,14 @@ class Top:
         out: the run's folder.
         seed: the run's seed; every random choice derives from it by hash.
         modules: Python modules of the user's own to import: they may register selectors.
-        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``force`` keeps them
+        resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``anew`` makes what
             as if this config had made them, and records that they are mixed. It holds for one command.
     """
 
     out: str = "runs/lemonpress"
     seed: int = 1
     modules: list[str] = field(default_factory=list)
-    resume: str = bounded("check", one_of=("check", "force"))
+    resume: str = bounded("check", one_of=("check", "anew"))
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError
@@ -20,8 +20,7 @@ from pipeline.core.row import Message, Tokens
 Prompt = Sequence[Message] | str
 """A conversation in the chat format, or the raw text that a base model continues."""
 
-CAPABILITIES = ("generate", "label_probs", "loglikelihood", "reward", "embed", "quality", "count_tokens")
-
+CAPABILITIES = ("generate", "label_probs", "loglikelihood", "reward", "embed", "quality")
 
 VERDICT_TOKENS = 32
 """Room for a verdict that is written: ``Answer: **(B)** answer B is better`` has 12 tokens."""
@@ -42,7 +41,6 @@ class SamplingParams:
         min_p: tokens below ``min_p`` times the top token's probability are cut (0 = off).
         top_k: 0 = off.
         seed: child k of an n-sample request uses ``seed + k``.
-        json_schema: the text must be JSON of this schema (structured output).
         choice: the text must be one of these strings (structured output).
         confidence_tokens: also measure self-certainty from so many top tokens a step; 0 = do not.
     """
@@ -55,9 +53,12 @@ class SamplingParams:
     max_tokens: int = 512
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    json_schema: str | None = None
     choice: tuple[str, ...] = ()
     confidence_tokens: int = 0
+
+    def seed_of(self, child: int) -> int | None:
+        """The seed of one of the request's candidates; ``None`` where it needs none."""
+        return None if self.seed is None or self.temperature == 0 else self.seed + child
 
 
 @dataclass
@@ -106,22 +107,15 @@ class LabelProbs:
     Attributes:
         probs: label -> raw probability of its first token, summed over the label's token variants
             (with and without a leading space); not normalised.
-        text: what the model wrote, where the engine let it write: the label need not come first then, and what counts
+        wrote: what the model wrote, where the engine let it write: the label need not come first then, and what counts
             is what the text says.
-        steps: the tokens of ``text``, in order.
-        finish_reason: of ``text``.
+        steps: its tokens, in order.
     """
 
     probs: dict[str, float]
     tokens: Tokens
-    text: str | None = None
+    wrote: Completion | None = None
     steps: Sequence[Step] = ()
-    finish_reason: str | None = None
-
-    @property
-    def mass(self) -> float:
-        """Share of the probability that falls on the labels."""
-        return min(1.0, sum(self.probs.values()))
 
 
 @dataclass
@@ -134,8 +128,8 @@ class LogLikelihood:
 
 
 @dataclass
-class Reward:
-    """Result of :meth:`Engine.reward`: the reward model's raw score (no sigmoid)."""
+class Scored:
+    """Result of :meth:`Engine.reward` (the reward model's raw score) and of :meth:`Engine.quality`."""
 
     value: float
     tokens: Tokens
@@ -143,25 +137,15 @@ class Reward:
 
 @dataclass
 class Embedding:
-    """Result of :meth:`Engine.embed`: one vector."""
-
     vector: list[float]
     tokens: Tokens
 
 
-@dataclass
-class Quality:
-    """Result of :meth:`Engine.quality`: 0 (worst) to 1 (perfect)."""
+class Engine:
+    """What a stage may ask of a model, in part or all of it: ``capabilities`` says what, so nobody asks for more.
 
-    value: float
-    tokens: Tokens
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """What a stage may ask of a model. All calls may be awaited concurrently by thousands of rows.
-
-    Every call raises :class:`~pipeline.core.errors.EngineRequestError` when this one request failed and
+    All calls may be awaited concurrently by thousands of rows. Every call raises
+    :class:`~pipeline.core.errors.EngineRequestError` when this one request failed and
     :class:`~pipeline.core.errors.EngineDead` when the engine is gone.
     """
 
@@ -170,14 +154,29 @@ class Engine(Protocol):
     capabilities: frozenset[str]
     verdict_tokens: int
 
+    def __init__(self, config: EngineConfig) -> None:
+        self.model = config.model
+        self.revision = config.revision
+        self.capabilities = config.capabilities()
+        self.verdict_tokens = config.verdict_room()
+
     async def start(self) -> None:
-        """Load the model; called once, on the event loop that will make all calls."""
+        """Load the model; called once, on the event loop that will make all calls.
+
+        Raises:
+            ConfigError: what it needs is not on this machine, or the model is of another kind.
+        """
 
     async def stop(self) -> None:
-        """Release the model and its processes."""
+        """Release the model and its processes; requests that wait get ``EngineDead``."""
+
+    def unfinished(self) -> int | None:
+        """Sequences that it generates, and those that wait for that; ``None`` where it does not know."""
+        return None
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """Sample ``params.n`` completions in one request."""
+        raise self._cannot("generate")
 
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         """Probabilities that the answer starts with each label, in one prefill.
@@ -185,56 +184,22 @@ class Engine(Protocol):
         Args:
             prefill: text with which the answer begins already, before the label.
         """
-
-    async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
-        """Log-probability of a given answer (its end token included)."""
-
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
-        """Reward model's raw score of ``text`` as the answer to ``prompt``."""
-
-    async def embed(self, text: str) -> Embedding:
-        """Sentence embedding."""
-
-    async def quality(self, source: str, text: str, reference: str) -> Quality:
-        """How good ``text`` is as a translation of ``source``, given a ``reference`` translation."""
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        """Prompt tokens after the chat template."""
-
-
-@runtime_checkable
-class CountsUnfinished(Protocol):
-    """An engine that knows how many sequences it works on; not part of what every engine must do."""
-
-    def unfinished(self) -> int:
-        """Sequences that it generates, and those that wait for that."""
-
-
-class PartialEngine:
-    """Base of engines that have a part of the protocol only; ``capabilities`` says which, so nobody asks for more."""
-
-    verdict_tokens: int = VERDICT_TOKENS
-
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        raise self._cannot("generate")
-
-    async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         raise self._cannot("label_probs")
 
     async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
+        """Log-probability of a given answer (its end token included)."""
         raise self._cannot("loglikelihood")
 
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
+    async def reward(self, prompt: Prompt, text: str) -> Scored:
+        """A reward model's raw score (no sigmoid) of ``text`` as the answer to ``prompt``."""
         raise self._cannot("reward")
 
     async def embed(self, text: str) -> Embedding:
         raise self._cannot("embed")
 
-    async def quality(self, source: str, text: str, reference: str) -> Quality:
+    async def quality(self, source: str, text: str, reference: str) -> Scored:
+        """How good ``text`` is as a translation of ``source``, given a ``reference``: 0 (worst) to 1 (perfect)."""
         raise self._cannot("quality")
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        raise self._cannot("count_tokens")
 
     def _cannot(self, what: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} cannot {what}")
@@ -259,7 +224,6 @@ class PoolConfig:
     num_gpus: float | None = bounded(None, ge=0)
 
     def most(self) -> int:
-        """Actors of the pool at its largest."""
         return self.size or self.max_size or self.min_size or 1
 
     def bounds(self) -> tuple[int, int | None]:
@@ -287,12 +251,10 @@ class PriceConfig:
 
     @property
     def charges(self) -> bool:
-        """Whether anything costs anything."""
         return self.charges_tokens or bool(self.hour)
 
     @property
     def charges_tokens(self) -> bool:
-        """Whether tokens cost anything."""
         return bool(self.prompt or self.completion or self.cached)
 
     def of(self, prompt: float, cached: float, completion: float) -> float:
@@ -316,6 +278,8 @@ class EngineConfig:
     kind: ClassVar[str] = ""
     deterministic: ClassVar[bool] = False
     """Whether a request's answer depends on nothing but the request."""
+    decides: ClassVar[tuple[str, ...]] = ()
+    """The settings, besides model and revision, that change what the engine answers."""
     model: str = ""
     revision: str | None = None
     verdict_tokens: int | None = bounded(None, ge=1)
@@ -327,7 +291,6 @@ class EngineConfig:
         raise NotImplementedError
 
     def thinks(self) -> bool:
-        """Whether the model is told to think before it answers."""
         return False
 
     def verdict_room(self) -> int:
@@ -335,7 +298,6 @@ class EngineConfig:
         return self.verdict_tokens or (THINKING_TOKENS if self.thinks() else VERDICT_TOKENS)
 
     def gpus(self) -> float:
-        """GPUs that one engine needs."""
         return 0.0
 
     def parallel(self) -> tuple[int, int]:
@@ -343,11 +305,10 @@ class EngineConfig:
         return 1, 1
 
     def can_spread(self) -> bool:
-        """Whether one engine may span several nodes."""
         return False
 
     def spread(self) -> EngineConfig:
-        """The same engine, its processes spread over several nodes by Ray (see ``execution/placing.py``)."""
+        """The same engine, its processes spread over several nodes by Ray."""
         raise NotImplementedError
 
     def is_spread(self) -> bool:
@@ -361,7 +322,8 @@ class EngineConfig:
     def ready(self, key: str) -> None:
         """Raise :class:`~pipeline.core.errors.ConfigError` when a file, package or key that it needs is not here.
 
-        Called by the jobs that will load the engine, before anything heavy starts.
+        Called by the jobs that will load the engine, before anything heavy starts, and by the engine where it starts:
+        what lies there may not be what lies with the driver.
         """
 
     def key_name(self) -> str | None:
@@ -369,8 +331,8 @@ class EngineConfig:
         return None
 
     def identity(self) -> dict[str, Any]:
-        """The settings that change what the engine answers: part of a pass's fingerprint."""
-        raise NotImplementedError
+        """The settings that change what the engine answers: part of what a result is known by."""
+        return {name: getattr(self, name) for name in ("kind", "model", "revision", *self.decides)}
 
     def create(self) -> Engine:
         """Make the engine (inside its worker). Heavy imports happen here or in ``start``."""

@@ -20,8 +20,8 @@ from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.core.remote import cache_folder, model_path
 from pipeline.core.row import Tokens
-from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Quality
-from pipeline.engines.batching import Batcher
+from pipeline.engines.base import ENGINES, Engine, EngineConfig, Scored
+from pipeline.engines.batching import BatchedEngine
 
 SERVER = Path(__file__).with_name("comet_server.py")
 
@@ -83,45 +83,29 @@ class CometEngineConfig(EngineConfig):
         if not found:
             raise ConfigError(f"{key}.python: {python} is no Python with unbabel-comet; scripts/comet.sh makes one")
 
-    def identity(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("kind", "model", "revision")}
-
     def create(self) -> Engine:
         return CometEngine(self)
 
 
-class CometEngine(PartialEngine):
+class CometEngine(BatchedEngine[Request]):
     """See :class:`CometEngineConfig`."""
 
     def __init__(self, config: CometEngineConfig) -> None:
+        super().__init__(config, config.max_requests())
         self.config = config
-        self.model = config.model
-        self.revision = config.revision
-        self.capabilities = config.capabilities()
-        self._batcher: Batcher[Request, Quality] = Batcher("comet", config.max_requests(), self._score)
         self._child: subprocess.Popen[str] | None = None
 
-    async def start(self) -> None:
-        """Start the child and wait until it has loaded the model.
-
-        Raises:
-            ConfigError: there is no such environment, or the model cannot be loaded.
-        """
-        await self._batcher.call(self._load)
-        self._batcher.start()
-
     async def stop(self) -> None:
-        """End the child; requests that wait get :class:`EngineDead`."""
         child = self._child
         if child is not None:
             child.kill()
-        await self._batcher.stop()
+        await super().stop()
         if child is not None:
             child.communicate()
 
-    async def quality(self, source: str, text: str, reference: str) -> Quality:
+    async def quality(self, source: str, text: str, reference: str) -> Scored:
         """The model's score, cut to 0..1: of the older models some leave it by a little, XCOMET's do not go above."""
-        return await self._batcher.ask({"src": source, "mt": text, "ref": reference})
+        return await self._ask({"src": source, "mt": text, "ref": reference})
 
     def _load(self) -> None:
         config = self.config
@@ -136,7 +120,7 @@ class CometEngine(PartialEngine):
         if "error" in said:
             raise ConfigError(f"{config.model} cannot be loaded: {said['error']}")
 
-    def _score(self, requests: list[Request]) -> Sequence[Quality | EngineRequestError]:
+    def _score(self, requests: list[Request]) -> Sequence[Scored | EngineRequestError]:
         assert self._child is not None and self._child.stdin is not None
         try:
             self._child.stdin.write(json.dumps(requests) + "\n")
@@ -153,9 +137,9 @@ class CometEngine(PartialEngine):
         return json.loads(line)
 
 
-def _result(said: float | dict[str, str]) -> Quality | EngineRequestError:
+def _result(said: float | dict[str, str]) -> Scored | EngineRequestError:
     if isinstance(said, dict):
         return EngineRequestError(said["error"])
     if not math.isfinite(said):
         return EngineRequestError(f"the score is {said}")
-    return Quality(min(max(said, 0.0), 1.0), Tokens(1))
+    return Scored(min(max(said, 0.0), 1.0), Tokens(1))

@@ -1,8 +1,12 @@
-"""Control tokens of common chat formats, as texts of data and models may spell them.
+"""Texts of data and models on their way into prompts: nothing in them is read as a control token or as a tag of ours.
 
-Where the tokenizer is not known (an endpoint's, whatever reads a judge's prompt) this list stands for it. It holds the
-tokens of ChatML, Llama, Mistral, Gemma, Command, DeepSeek, GLM, EXAONE and Seed, what tags thoughts and tool calls,
-and the plain ones of sentencepiece, T5 and BERT.
+Tokenizers read control tokens (``<|im_end|>``) wherever they stand, so that a text that spells one ends its turn and
+opens another, as a user or as the model. :func:`defuse` is the one place where such spellings are broken. Texts without
+one stay as they are, and raw prompts are left alone: there the tokens are the user's own.
+
+Where the tokenizer is not known (an endpoint's, whatever reads a judge's prompt) :data:`COMMON` stands for it: the
+tokens of ChatML, Llama, Mistral, Gemma, Command, DeepSeek, GLM, EXAONE and Seed, what tags thoughts and tool calls, and
+the plain ones of sentencepiece, T5 and BERT.
 """
 
 from __future__ import annotations
@@ -59,48 +63,64 @@ _PLAIN = (re.escape(name).replace(r"\#", r"\d{1,6}") for name in (*_TURNS, *_TAG
 _EXACT = re.compile("|".join([*_PLAIN, "<[|\uff5c](?:[\\w\u2581]*[|\uff5c]>)?", r"\[\|\w+\|\]"]))
 _HIDDEN = re.compile(_UNSEEN[:-1])  # some of them are letters
 _JOINER = "\N{WORD JOINER}"
-SIGNS = {"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "[": "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}"}
-"""What stands for the first character of a token in a text that is shown to a judge."""
-SIGNS |= dict.fromkeys("\uff1c\ufe64", SIGNS["<"]) | {"\uff3b": SIGNS["["]}
+_SIGNS = {"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "[": "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}"}
+_SIGNS |= dict.fromkeys("\uff1c\ufe64", _SIGNS["<"]) | {"\uff3b": _SIGNS["["]}
 
 
-def show(text: str) -> str:
-    """``text`` with a sign of the same width in place of the first character of every control token."""
-    return COMMON.sub(lambda m: SIGNS[m[0][0]] + m[0][1:], text)
+def sign(token: str) -> str:
+    """For texts that a judge reads: a sign of the same width in place of the first character."""
+    return _SIGNS[token[0]] + token[1:]
 
 
-def split(text: str) -> str:
-    """``text`` in which an unseen character breaks every control token; one in disguise begins with a sign instead,
-    because what reads through the disguise would read through that character as well.
+def split(token: str) -> str:
+    """For texts of a conversation: an unseen character behind the first one, and nobody sees a difference."""
+    return token[0] + _JOINER + token[1:]
+
+
+def split_or_sign(token: str) -> str:
+    """:func:`split`, but a token in disguise begins with a sign instead: what reads through the disguise would read
+    through the unseen character as well.
     """
-    return COMMON.sub(lambda m: _broken(m[0]), text)
+    return split(token) if _EXACT.fullmatch(token) and not _HIDDEN.search(token) else sign(token)
 
 
-def _broken(token: str) -> str:
-    plain = _EXACT.fullmatch(token) and not _HIDDEN.search(token)
-    return token[0] + _JOINER + token[1:] if plain else SIGNS[token[0]] + token[1:]
+def special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """The control tokens of a tokenizer of Hugging Face's kind.
+
+    Its added tokens marked as special count, and of the others those that are common control tokens: ``</think>`` is
+    not marked, and chat templates cut a turn at it.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {t.content for t in added if t.special or COMMON.fullmatch(t.content)}
+    names |= set(getattr(tokenizer, "all_special_tokens", ()))
+    longest_first = sorted((n for n in names if len(n) > 1), key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def in_all_texts(value: Any, defuse: Callable[[str], str]) -> Any:
-    """``defuse`` on every text of nested plain data: keys, values, and the texts inside a tool call's ``arguments``,
-    which are JSON text: servers parse them, which undoes ``\\u003c``.
+def defuse(value: Any, tokens: re.Pattern[str], broken: Callable[[str], str]) -> Any:
+    """``value`` with every match of ``tokens`` broken.
+
+    Args:
+        value: a text, or nested plain data: all texts in it, keys included, and those inside a tool call's
+            ``arguments``, which are JSON text: servers parse them, which undoes ``\\u003c``.
+        broken: what to write for a match.
     """
     if isinstance(value, str):
-        return defuse(value)
+        return tokens.sub(lambda m: broken(m[0]), value)
     if isinstance(value, dict):
-        safe = {defuse(k) if isinstance(k, str) else k: in_all_texts(v, defuse) for k, v in value.items()}
+        safe = {defuse(k, tokens, broken): defuse(v, tokens, broken) for k, v in value.items()}
         if isinstance(safe.get("arguments"), str):
-            safe["arguments"] = _in_json(safe["arguments"], defuse)
+            safe["arguments"] = _in_json(safe["arguments"], tokens, broken)
         return safe
-    return [in_all_texts(v, defuse) for v in value] if isinstance(value, list) else value
+    return type(value)(defuse(v, tokens, broken) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _in_json(text: str, defuse: Callable[[str], str]) -> str:
+def _in_json(text: str, tokens: re.Pattern[str], broken: Callable[[str], str]) -> str:
     if "\\u" not in text:
         return text
     try:
         held = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    safe = in_all_texts(held, defuse)
+    safe = defuse(held, tokens, broken)
     return text if safe == held else json.dumps(safe, ensure_ascii=False)

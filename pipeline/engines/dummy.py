@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import math
 import os
 import random
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
@@ -34,32 +33,15 @@ from pipeline.engines.base import (
     LabelProbs,
     LogLikelihood,
     Prompt,
-    Quality,
-    Reward,
     SamplingParams,
+    Scored,
 )
-from pipeline.engines.context import fit
+from pipeline.engines.text import fit
 
-_WORDS = [
-    "alpha",
-    "bravo",
-    "coral",
-    "delta",
-    "ember",
-    "fjord",
-    "grove",
-    "harbor",
-    "indigo",
-    "jade",
-    "karma",
-    "lemon",
-    "mango",
-    "nectar",
-    "ocean",
-    "pearl",
-]
-
-
+_WORDS = (
+    *("alpha", "bravo", "coral", "delta", "ember", "fjord", "grove", "harbor"),
+    *("indigo", "jade", "karma", "lemon", "mango", "nectar", "ocean", "pearl"),
+)
 _ANSWERS = re.compile(r"<answer_(\w+)((?:-\w+)?)>\n(.*?)\n</answer_\1\2>", re.DOTALL)
 
 
@@ -92,6 +74,7 @@ class DummyEngineConfig(EngineConfig):
     """
 
     deterministic: ClassVar[bool] = True
+    decides: ClassVar[tuple[str, ...]] = ("words", "max_model_len", "accuracy", "best", "always", "seed")
     latency: float = bounded(0.0, ge=0)
     tail: float = bounded(0.0, ge=0)
     slots: int | None = bounded(None, ge=1)
@@ -118,34 +101,22 @@ class DummyEngineConfig(EngineConfig):
         if self.accuracy is not None and not self.best:
             raise ConfigError(f"{key}.accuracy: a probability, together with {key}.best, not {self.accuracy}")
 
-    def identity(self) -> dict[str, Any]:
-        judge = {"accuracy": self.accuracy, "best": self.best, "always": self.always, "seed": self.seed}
-        return {"kind": self.kind, "model": self.model, "words": self.words, **judge, "context": self.max_model_len}
-
     def create(self) -> Engine:
         return DummyEngine(self)
 
 
-class DummyEngine:
+class DummyEngine(Engine):
     """See :class:`DummyEngineConfig`."""
 
     def __init__(self, config: DummyEngineConfig) -> None:
+        super().__init__(config)
         self.config = config
         self.model = config.model or "dummy"
-        self.revision = config.revision
-        self.capabilities = config.capabilities()
-        self.verdict_tokens = config.verdict_room()
         self._slots = asyncio.Semaphore(config.slots) if config.slots else None
         self._unfinished = 0
 
     def unfinished(self) -> int:
         return self._unfinished
-
-    async def start(self) -> None:
-        """Nothing to load."""
-
-    async def stop(self) -> None:
-        """Nothing to release."""
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         if params.temperature == 0 and params.n != 1:
@@ -156,8 +127,8 @@ class DummyEngine:
         for k in range(params.n):
             seed = None if params.temperature == 0 else (params.seed or 0) + k
             length, probability, certainty, numbers = self._stream(f"{key} {seed}", 2 * params.max_tokens)
-            if params.choice or params.json_schema:
-                words = [self._structured(text, params, hash_rng(key, seed))]
+            if params.choice:
+                words = [self._judge(text, params.choice) or hash_rng(key, seed).choice(params.choice)]
             else:
                 words = [_WORDS[number % len(_WORDS)] for number in numbers[:length]]
             stopped = len(words) < params.max_tokens
@@ -187,11 +158,6 @@ class DummyEngine:
             bits = hashlib.shake_128(key.encode()).digest(24 + length)
         return length, second, third, bits[24:]
 
-    def _structured(self, text: str, params: SamplingParams, rng: random.Random) -> str:
-        if params.choice:
-            return self._judge(text, params.choice) or rng.choice(params.choice)
-        return json.dumps(_instance(json.loads(params.json_schema or "{}"), rng))
-
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
         text = await self._request("label_probs", prompt)
         said = self._judge(text, labels)
@@ -206,13 +172,12 @@ class DummyEngine:
     async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
         context = await self._request("loglikelihood", prompt)
         count = len(text.split()) + 1
-        return LogLikelihood(
-            -2 * count * hash_rng("ll", context, text).random(), count, self._tokens(context + text, 0)
-        )
+        logprob = -2 * count * hash_rng("ll", context, text).random()
+        return LogLikelihood(logprob, count, self._tokens(context + text, 0))
 
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
+    async def reward(self, prompt: Prompt, text: str) -> Scored:
         context = await self._request("reward", prompt)
-        return Reward(hash_rng("reward", context, text).gauss(0, 1), self._tokens(context + text, 0))
+        return Scored(hash_rng("reward", context, text).gauss(0, 1), self._tokens(context + text, 0))
 
     async def embed(self, text: str) -> Embedding:
         await self._request("embed", text)
@@ -222,12 +187,9 @@ class DummyEngine:
         norm = math.sqrt(sum(v * v for v in vector)) or 1.0
         return Embedding([v / norm for v in vector], self._tokens(text, 0))
 
-    async def quality(self, source: str, text: str, reference: str) -> Quality:
+    async def quality(self, source: str, text: str, reference: str) -> Scored:
         asked = await self._request("quality", f"{source}\n{text}\n{reference}")
-        return Quality(1.0 if text == reference else hash_rng("quality", asked).random(), self._tokens(asked, 0))
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        return len(_flatten(prompt).split())
+        return Scored(1.0 if text == reference else hash_rng("quality", asked).random(), self._tokens(asked, 0))
 
     def _judge(self, text: str, labels: Sequence[str]) -> str | None:
         """The label that a judge of known accuracy names; ``None`` when it is none, or no answers are shown."""
@@ -254,23 +216,18 @@ class DummyEngine:
         if config.dead and re.search(config.dead, text) and self._burn():
             raise EngineDead("the dummy engine was told to die")
         if config.latency:
-            await self._work(hash_rng("latency", kind, text), n)
+            rng = hash_rng("latency", kind, text)
+            sequences = 1 if self._slots is None else n
+            await asyncio.gather(*(self._sequence(self._latency(rng)) for _ in range(sequences)))
         if config.fail and re.search(config.fail, text):
             raise EngineRequestError("the dummy engine was told to fail this request")
         self._log(kind, text, "end")
         return text
 
-    async def _work(self, rng: random.Random, n: int) -> None:
-        """Take the time of one request for ``n`` candidates."""
-        if self._slots is None:
-            await self._sequence(self._latency(rng))
-        else:
-            await asyncio.gather(*(self._sequence(self._latency(rng), self._slots) for _ in range(n)))
-
-    async def _sequence(self, seconds: float, slots: asyncio.Semaphore | None = None) -> None:
+    async def _sequence(self, seconds: float) -> None:
         self._unfinished += 1
         try:
-            async with slots or nullcontext():
+            async with self._slots or nullcontext():
                 await asyncio.sleep(seconds)
         finally:
             self._unfinished -= 1
@@ -300,20 +257,3 @@ class DummyEngine:
 
 def _flatten(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m.get('content') or ''}" for m in prompt)
-
-
-def _instance(schema: dict[str, Any], rng: Any) -> Any:
-    """A value of a small JSON schema: what structured output promises."""
-    if "enum" in schema:
-        return rng.choice(schema["enum"])
-    match schema.get("type"):
-        case "object":
-            return {k: _instance(v, rng) for k, v in schema.get("properties", {}).items()}
-        case "array":
-            return [_instance(schema["items"], rng) for _ in range(schema.get("minItems", 3))]
-        case "integer":
-            return rng.randint(schema.get("minimum", 1), schema.get("maximum", 9))
-        case "number":
-            return rng.random()
-        case _:
-            return " ".join(rng.choice(_WORDS) for _ in range(5))

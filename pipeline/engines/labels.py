@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LOOKALIKES = "АВСЕНКМОРТХΑΒΕΗΙΚΜΝΟΡΤΧΖ"
 """Cyrillic and Greek capitals that look like Latin ones, and are typed for them."""
@@ -31,3 +31,13 @@ def match_label(token: str, labels: Sequence[str]) -> str | None:
     text = token.lstrip()
     owners = [label for label in labels if text and label.startswith(text)]
     return owners[0] if len(owners) == 1 else None
+
+
+def label_masses(top: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+    """Label -> the probability of all tokens that stand for it, of ``top``: token -> probability."""
+    probs = dict.fromkeys(labels, 0.0)
+    for token, probability in top.items():
+        label = match_label(token, labels)
+        if label is not None:
+            probs[label] += probability
+    return probs

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
-from pipeline.core.errors import EngineRequestError
+from pipeline.core.errors import EngineRequestError, PoisonRow
 from pipeline.core.row import Tokens
 from pipeline.engines.base import (
-    CountsUnfinished,
     Embedding,
     Engine,
     Generation,
     LabelProbs,
     LogLikelihood,
     Prompt,
-    Quality,
-    Reward,
     SamplingParams,
+    Scored,
 )
 
 
@@ -32,25 +30,22 @@ class InFlight:
     """Sequences that an engine works on or that wait for it.
 
     Attributes:
-        asked: sequences of the calls that have not returned.
+        asked: sequences of the calls that have not returned: a request for n candidates counts n until the last of
+            them has ended, so that those that wait for it are counted too. The engine may know better.
         on_end: called whenever a call has returned.
-
-    Args:
-        engine: told about by the meters in front of it, unless it knows better (:class:`CountsUnfinished`): a request
-            for n candidates counts n until the last of them has ended, so that those that wait for it are counted too.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._counting = engine if isinstance(engine, CountsUnfinished) else None
+        self._engine = engine
         self.asked = 0
         self.on_end: Callable[[], None] = lambda: None
 
     def now(self) -> int:
-        """How many."""
-        return self._counting.unfinished() if self._counting is not None else self.asked
+        known = self._engine.unfinished()
+        return self.asked if known is None else known
 
 
-class Meter:
+class Meter(Engine):
     """An engine in front of another that adds up the cost of the calls that go through it.
 
     Args:
@@ -95,12 +90,6 @@ class Meter:
         self.total.cached += cost.cached
         self.total.completion += cost.completion
 
-    async def start(self) -> None:
-        await self._engine.start()
-
-    async def stop(self) -> None:
-        await self._engine.stop()
-
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         return await self._count(self._engine.generate(prompt, params), params.n)
 
@@ -110,14 +99,28 @@ class Meter:
     async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
         return await self._count(self._engine.loglikelihood(prompt, text))
 
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
+    async def reward(self, prompt: Prompt, text: str) -> Scored:
         return await self._count(self._engine.reward(prompt, text))
 
     async def embed(self, text: str) -> Embedding:
         return await self._count(self._engine.embed(text))
 
-    async def quality(self, source: str, text: str, reference: str) -> Quality:
+    async def quality(self, source: str, text: str, reference: str) -> Scored:
         return await self._count(self._engine.quality(source, text, reference))
 
-    async def count_tokens(self, prompt: Prompt) -> int:
-        return await self._engine.count_tokens(prompt)
+
+class Refusal(Meter):
+    """Stands in front of an engine that a row has killed, and lets none of its requests through: so its stages do what
+    they do when a request fails.
+
+    Args:
+        error: raised by every call.
+    """
+
+    def __init__(self, engine: Engine, error: PoisonRow) -> None:
+        super().__init__(engine)
+        self._error = error
+
+    async def _count(self, call: Awaitable[object], sequences: int = 1) -> NoReturn:
+        getattr(call, "close", lambda: None)()  # a coroutine that never ran would complain
+        raise self._error

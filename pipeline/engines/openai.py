@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.core.bounds import bounded
@@ -23,16 +23,14 @@ from pipeline.engines.base import (
     EngineConfig,
     Generation,
     LabelProbs,
-    PartialEngine,
     Prompt,
     SamplingParams,
     Step,
     require,
 )
-from pipeline.engines.labels import match_label
-from pipeline.engines.reasoning import split_reasoning
-from pipeline.engines.structured import STRUCTURED, Structured, chosen, structured_fields
-from pipeline.engines.text import chat_messages
+from pipeline.engines.labels import label_masses
+from pipeline.engines.structured import STRUCTURED, Structured, chosen
+from pipeline.engines.text import chat_messages, split_reasoning
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -80,6 +78,8 @@ class OpenAIEngineConfig(EngineConfig):
             else ``none``. The first request of this kind tries it once, and goes on with what the endpoint takes.
     """
 
+    # Not verdict_tokens and structured_output: they decide whether a verdict can be read, and may be set to resume.
+    decides: ClassVar[tuple[str, ...]] = ("base_url", "extra_body", "logprobs", "top_logprobs", "assistant_prefill")
     model: str = bounded("", filled=True)
     base_url: str | None = None
     api_key_env: str | None = "OPENAI_API_KEY"
@@ -121,11 +121,6 @@ class OpenAIEngineConfig(EngineConfig):
         host = urlsplit(self.base_url or "").hostname or ""
         return None if host in ("localhost", "::1") or host.startswith("127.") else self.api_key_env
 
-    def identity(self) -> dict[str, Any]:
-        # Not verdict_tokens and structured_output: they decide whether a verdict can be read, and may be set to resume.
-        names = ("kind", "model", "revision", "base_url", "extra_body", "logprobs", "top_logprobs", "assistant_prefill")
-        return {name: getattr(self, name) for name in names}
-
     def thinks(self) -> bool:
         effort = self.extra_body.get("reasoning_effort")
         kwargs = self.extra_body.get("chat_template_kwargs") or {}
@@ -135,30 +130,24 @@ class OpenAIEngineConfig(EngineConfig):
         return OpenAIEngine(self)
 
 
-class OpenAIEngine(PartialEngine):
+class OpenAIEngine(Engine):
     """See :class:`OpenAIEngineConfig`. Nothing it raises, logs or returns holds the API key."""
 
     def __init__(self, config: OpenAIEngineConfig) -> None:
+        super().__init__(config)
         self.config = config
-        self.model = config.model
-        self.revision = config.revision
-        self.capabilities = config.capabilities()
         self._client: AsyncOpenAI | None = None
         self._key = os.environ.get(config.api_key_env or "")
         holds_secret(config.api_key_env)
+        # Seconds that one request may take: every attempt's time-out and one more, and the waits between them.
+        self._longest = config.timeout * (config.retries + 2) + _LONGEST_WAIT * config.retries
         self._slots = asyncio.Semaphore(config.concurrency)
         self._pace: AsyncLimiter | None = None
-        self.verdict_tokens = config.verdict_room()
         self._structured = Structured(config.structured_output, config.base_url, config.thinks())
 
     async def start(self) -> None:
-        """Make the client; no request is sent.
-
-        Raises:
-            ConfigError: a package or the key is not on this machine.
-        """
         config = self.config
-        config.ready("engine")  # again: the worker's environment is not the driver's
+        config.ready("engine")
         from aiolimiter import AsyncLimiter
         from openai import AsyncOpenAI
 
@@ -174,7 +163,6 @@ class OpenAIEngine(PartialEngine):
             self._pace = AsyncLimiter(max(1.0, rate), max(1.0, 1 / rate))
 
     async def stop(self) -> None:
-        """Close the connections."""
         if self._client is not None:
             await self._client.close()
 
@@ -184,25 +172,20 @@ class OpenAIEngine(PartialEngine):
         ``num_tokens`` counts the returned log-probabilities; without them it is an even share of the usage.
         Completion k is labelled ``seed + k``, which is how vLLM servers seed; others promise less.
         """
-        greedy = params.temperature == 0
-        if greedy and params.n != 1:
+        if params.temperature == 0 and params.n != 1:
             raise EngineRequestError("n must be 1 when using greedy sampling")
         fields: dict[str, Any] = {
             "n": params.n,
             "temperature": params.temperature,
             "top_p": params.top_p,
             self.config.max_tokens_field: params.max_tokens,
-            "seed": None if greedy else params.seed,
+            "seed": params.seed_of(0),
             "stop": list(params.stop) or None,
             "min_p": params.min_p or None,
             "top_k": params.top_k or None,
         }
         if params.choice:
-            mode = await self._structured.mode(lambda fields: self._try(fields, params.max_tokens))
-            fields |= structured_fields(mode, params.choice)
-        if params.json_schema:
-            schema = {"name": "answer", "schema": json.loads(params.json_schema), "strict": True}
-            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+            fields |= await self._structured.fields(params.choice, lambda held: self._try(held, params.max_tokens))
 
         def parse(data: Any) -> Generation:
             choices = sorted(data.get("choices") or [], key=lambda choice: choice.get("index", 0))
@@ -212,11 +195,9 @@ class OpenAIEngine(PartialEngine):
             tokens = _usage(data)
             share, rest = divmod(tokens.completion, params.n)
             completions = [_completion(c, share + (k < rest)) for k, c in enumerate(choices[: params.n])]
-            for completion in completions if params.choice else ():
-                completion.text = chosen(completion.text)
-            if not greedy and params.seed is not None:
-                for k, completion in enumerate(completions):
-                    completion.seed = params.seed + k
+            for k, completion in enumerate(completions):
+                completion.seed = params.seed_of(k)
+                completion.text = chosen(completion.text) if params.choice else completion.text
             return Generation(completions, tokens)
 
         return await self._sample(prompt, fields, 0, parse)
@@ -241,16 +222,8 @@ class OpenAIEngine(PartialEngine):
         def parse(data: Any) -> LabelProbs:
             choice = data["choices"][0]
             steps = _steps(choice.get("logprobs"))
-            probs = dict.fromkeys(labels, 0.0)
-            for token, probability in steps[0].top.items() if steps else ():
-                label = match_label(token, labels)
-                if label is not None:
-                    probs[label] += probability
-            if room == 1:
-                return LabelProbs(probs, _usage(data))
-            said = _completion(choice, len(steps))
-            thoughts = f"<think>{said.reasoning}" if said.reasoning and not said.text else ""
-            return LabelProbs(probs, _usage(data), thoughts or said.text, steps, said.finish_reason)
+            probs = label_masses(steps[0].top if steps else {}, labels)
+            return LabelProbs(probs, _usage(data), None if room == 1 else _completion(choice, len(steps)), steps)
 
         return await self._sample(prompt, fields, self.config.top_logprobs, parse)
 
@@ -292,11 +265,11 @@ class OpenAIEngine(PartialEngine):
                 await self._pace.acquire()
             try:
                 # The package's time-out restarts with every byte that arrives: an endpoint that trickles never ends.
-                async with asyncio.timeout(self._longest()):
+                async with asyncio.timeout(self._longest):
                     # The raw response: the package's models drop or guess what they do not know, such as reasoning.
                     raw = await resource.with_raw_response.create(model=self.model, **arguments)
             except TimeoutError:
-                raise EngineRequestError(f"no complete answer within {self._longest():g} s, retries included") from None
+                raise EngineRequestError(f"no complete answer within {self._longest:g} s, retries included") from None
             except openai.OpenAIError as error:
                 raise _kind_of(error)(self._scrub(self._explain(error))) from None
         try:
@@ -307,10 +280,6 @@ class OpenAIEngine(PartialEngine):
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             message = f"unexpected response ({type(error).__name__}): {raw.http_response.text}"
             raise EngineRequestError(self._scrub(message)) from None
-
-    def _longest(self) -> float:
-        """Seconds that one request may take: every attempt's time-out and one more, and the waits between them."""
-        return self.config.timeout * (self.config.retries + 2) + _LONGEST_WAIT * self.config.retries
 
     def _explain(self, error: Exception) -> str:
         import openai
@@ -348,10 +317,8 @@ def _steps(logprobs: Any) -> list[Step]:
         items = [(i["token"], [(t["token"], t["logprob"]) for t in i["top_logprobs"]]) for i in logprobs["content"]]
     else:
         tops = logprobs["top_logprobs"]
-        items = [
-            (token, list(top.items()))
-            for token, top in zip(logprobs.get("tokens") or [""] * len(tops), tops, strict=True)
-        ]
+        tokens = logprobs.get("tokens") or [""] * len(tops)
+        items = [(token, list(top.items())) for token, top in zip(tokens, tops, strict=True)]
     found = []
     for token, pairs in items:
         top: dict[str, float] = {}

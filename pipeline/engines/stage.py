@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 from pipeline.core.row import Row
 from pipeline.engines.base import Engine
 
+PROMPT = ("prompt_id", "task", "language", "messages", "errors")
+"""Columns that a stage reads to know the prompt."""
+
 
 class Stage(ABC):
     """What a pass runs on every row.

@@ -28,34 +28,31 @@ class Structured:
         thinks: whether the model is told to think first: vLLM servers without a reasoning parser would not let it.
     """
 
-    def __init__(self, wanted: str, base_url: str | None, thinks: bool = False) -> None:
-        self._mode = by_address(base_url) if wanted == "auto" else wanted
-        if thinks and (wanted, self._mode) == ("auto", "choice"):
-            self._mode = "none"
-        self._known = self._mode == "none"
+    def __init__(self, wanted: str, base_url: str | None, thinks: bool) -> None:
+        first = by_address(base_url) if wanted == "auto" else wanted
+        if thinks and wanted == "auto" and first == "choice":
+            first = "none"
+        self._left = list(STRUCTURED[STRUCTURED.index(first) :])
+        self._known = False
         self._lock = asyncio.Lock()
 
-    async def mode(self, takes: Callable[[dict[str, Any]], Awaitable[bool]]) -> str:
-        """The way to take.
+    async def fields(self, choice: Sequence[str], takes: Callable[[dict[str, Any]], Awaitable[bool]]) -> dict[str, Any]:
+        """The fields of a request whose answer is one of ``choice``.
 
         Args:
             takes: asks the endpoint whether it takes some fields.
         """
-        if self._known:
-            return self._mode
         async with self._lock:
             while not self._known:
-                if self._mode == "none" or await takes(structured_fields(self._mode, ("A", "B"))):
-                    self._known = True
-                    break
-                later = STRUCTURED[STRUCTURED.index(self._mode) + 1]
-                logger.warning(
-                    "structured_output: the endpoint refuses %s, trying %s; set structured_output to spare the try",
-                    self._mode,
-                    later,
-                )
-                self._mode = later
-        return self._mode
+                self._known = self._left[0] == "none" or await takes(structured_fields(self._left[0], ("A", "B")))
+                if not self._known:
+                    refused = self._left.pop(0)
+                    logger.warning(
+                        "structured_output: the endpoint refuses %s, trying %s; set structured_output to spare the try",
+                        refused,
+                        self._left[0],
+                    )
+        return structured_fields(self._left[0], choice)
 
 
 def by_address(base_url: str | None) -> str:
@@ -70,20 +67,14 @@ def by_address(base_url: str | None) -> str:
 
 
 def structured_fields(mode: str, choice: Sequence[str]) -> dict[str, Any]:
-    """The request's fields."""
     if mode == "choice":
         return {"structured_outputs": {"choice": list(choice)}}
     if mode == "none":
         return {}
-    schema = {
-        "type": "object",
-        "properties": {_KEY: {"type": "string", "enum": list(choice)}},
-        "required": [_KEY],
-        "additionalProperties": False,
-    }
-    return {
-        "response_format": {"type": "json_schema", "json_schema": {"name": "choice", "schema": schema, "strict": True}}
-    }
+    values = {_KEY: {"type": "string", "enum": list(choice)}}
+    schema = {"type": "object", "properties": values, "required": [_KEY], "additionalProperties": False}
+    held = {"name": _KEY, "schema": schema, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": held}}
 
 
 def chosen(text: str) -> str:

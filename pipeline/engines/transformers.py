@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineRequestError, nearest
 from pipeline.core.remote import model_path
 from pipeline.core.row import Tokens
-from pipeline.engines.base import ENGINES, Engine, EngineConfig, PartialEngine, Prompt, Reward, require
-from pipeline.engines.batching import Batcher
-from pipeline.engines.text import ControlTokens, chat_messages
+from pipeline.engines.base import ENGINES, Engine, EngineConfig, Prompt, Scored, require
+from pipeline.engines.batching import BatchedEngine
+from pipeline.engines.control import special_tokens
+from pipeline.engines.text import chat_messages
 from pipeline.engines.weights import refuse_pickles
 
 
@@ -36,6 +37,7 @@ class TransformersEngineConfig(EngineConfig):
         head: ``linear``, transformers' own; ``mlp``, two linear layers with a ReLU between them (INF-ORM's).
     """
 
+    decides: ClassVar[tuple[str, ...]] = ("dtype", "max_length", "chat_template_kwargs", "model_class", "head")
     model: str = bounded("", filled=True)
     dtype: str = "auto"
     device: str | None = None
@@ -48,7 +50,7 @@ class TransformersEngineConfig(EngineConfig):
     head: str = bounded("linear", one_of=("linear", "mlp"))
 
     def capabilities(self) -> frozenset[str]:
-        return frozenset({"reward", "count_tokens"})
+        return frozenset({"reward"})
 
     def gpus(self) -> float:
         return 1.0 if (self.device or "").startswith("cuda") else 0.0
@@ -61,47 +63,27 @@ class TransformersEngineConfig(EngineConfig):
         if not self.allow_pickle_weights:
             refuse_pickles(model_path(self.model), key)
 
-    def identity(self) -> dict[str, Any]:
-        names = ("kind", "model", "revision", "dtype", "max_length", "chat_template_kwargs", "model_class", "head")
-        return {name: getattr(self, name) for name in names}
-
     def create(self) -> Engine:
         return TransformersEngine(self)
 
 
-class TransformersEngine(PartialEngine):
+class TransformersEngine(BatchedEngine[tuple[Prompt, str]]):
     """See :class:`TransformersEngineConfig`."""
 
     def __init__(self, config: TransformersEngineConfig) -> None:
+        super().__init__(config, config.batch_size)
         self.config = config
-        self.model = config.model
-        self.revision = config.revision
-        self.capabilities = config.capabilities()
-        self._batcher: Batcher[tuple[Prompt, str], Reward] = Batcher("transformers", config.batch_size, self._score)
-
-    async def start(self) -> None:
-        """Load the model.
-
-        Raises:
-            ConfigError: packages are missing, ``model_class`` is unknown, the checkpoint has no head of one logit.
-        """
-        await self._batcher.call(self._load)
-        self._batcher.start()
 
     async def stop(self) -> None:
-        """Release the model; requests that wait get :class:`EngineDead`."""
-        await self._batcher.stop()
+        await super().stop()
         del self._model, self._tokenizer
 
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
-        return await self._batcher.ask((prompt, text))
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        return len(await self._batcher.call(self._encode, prompt, None))
+    async def reward(self, prompt: Prompt, text: str) -> Scored:
+        return await self._ask((prompt, text))
 
     def _load(self) -> None:
         config = self.config
-        config.ready("engine")  # again: the worker's environment is not the driver's
+        config.ready("engines.*")
         import torch
         import transformers
 
@@ -109,23 +91,19 @@ class TransformersEngine(PartialEngine):
         if auto is None:
             raise ConfigError(f"model_class: no {config.model_class!r}{nearest(config.model_class, dir(transformers))}")
         name = model_path(config.model)
-        if not config.allow_pickle_weights:
-            refuse_pickles(name, "engines.*")
         source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **source)
-        self._control = ControlTokens(self._tokenizer)
+        self._special = special_tokens(self._tokenizer)
         spread = {"device_map": "auto"} if config.device == "auto" else {}
         if config.head == "mlp":
             source["num_labels"] = 1
             auto = _with_mlp_head(auto, transformers.AutoConfig.from_pretrained(name, **source))
         plain = {} if config.allow_pickle_weights or name.endswith(".gguf") else {"use_safetensors": True}
-        model, info = auto.from_pretrained(
-            name, dtype=config.dtype, output_loading_info=True, **spread, **plain, **source
-        )
-        if model.config.num_labels != 1 or info["missing_keys"]:  # a missing head would be filled with noise
-            found = (
-                f"{model.config.num_labels} labels instead of 1, missing weights: {sorted(info['missing_keys'])[:3]}"
-            )
+        options = {"dtype": config.dtype, "output_loading_info": True, **spread, **plain, **source}
+        model, info = auto.from_pretrained(name, **options)
+        labels, missing = model.config.num_labels, sorted(info["missing_keys"])
+        if labels != 1 or missing:  # a missing head would be filled with noise
+            found = f"{labels} labels instead of 1, missing weights: {missing[:3]}"
             raise ConfigError(f"{config.model} is no reward model: {found}")
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = (model if spread else model.to(device)).eval()
@@ -134,7 +112,7 @@ class TransformersEngine(PartialEngine):
         self._max_length = config.max_length or min(limit for limit in limits if limit)
         self._pad: int | None = text_config.pad_token_id
 
-    def _score(self, requests: list[tuple[Prompt, str]]) -> list[Reward | EngineRequestError]:
+    def _score(self, requests: list[tuple[Prompt, str]]) -> list[Scored | EngineRequestError]:
         rows = [self._try(self._encode, prompt, text) for prompt, text in requests]
         encoded = [row for row in rows if not isinstance(row, EngineRequestError)]
         values = self._try(self._forward, encoded) if encoded else []
@@ -157,24 +135,19 @@ class TransformersEngine(PartialEngine):
         except Exception as error:
             return EngineRequestError(f"{type(error).__name__}: {str(error)[:300]}")
 
-    def _encode(self, prompt: Prompt, text: str | None) -> list[int]:
-        """Token ids of the conversation with ``text`` as its answer (``None``: up to where the answer begins)."""
+    def _encode(self, prompt: Prompt, text: str) -> list[int]:
+        """Token ids of the conversation with ``text`` as its answer."""
         if isinstance(prompt, str):
-            ids: list[int] = self._tokenizer(prompt + (text or ""))["input_ids"]
+            ids: list[int] = self._tokenizer(prompt + text)["input_ids"]
         else:
-            answer = [] if text is None else [{"role": "assistant", "content": text}]
-            rendered = self._tokenizer.apply_chat_template(
-                chat_messages([*prompt, *answer], self._control),
-                tokenize=False,
-                add_generation_prompt=text is None,
-                **self.config.chat_template_kwargs,
-            )
+            turns = chat_messages([*prompt, {"role": "assistant", "content": text}], self._special)
+            rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, **self.config.chat_template_kwargs)
             ids = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        if text is not None and not 0 < len(ids) <= self._max_length:
+        if not 0 < len(ids) <= self._max_length:
             raise EngineRequestError(f"the conversation has {len(ids)} tokens; the limit is {self._max_length}")
         return ids
 
-    def _forward(self, rows: list[list[int]]) -> list[Reward | EngineRequestError]:
+    def _forward(self, rows: list[list[int]]) -> list[Scored | EngineRequestError]:
         import torch
 
         width = max(map(len, rows))
@@ -191,7 +164,7 @@ class TransformersEngine(PartialEngine):
         with torch.inference_mode():
             logits = self._model(input_ids=ids, attention_mask=mask).logits
         return [
-            Reward(value, Tokens(1, len(row))) if math.isfinite(value) else EngineRequestError(f"the score is {value}")
+            Scored(value, Tokens(1, len(row))) if math.isfinite(value) else EngineRequestError(f"the score is {value}")
             for row, value in zip(rows, logits.float().squeeze(-1).tolist(), strict=True)
         ]
 

@@ -5,24 +5,21 @@ Tested with vLLM 0.32 (CPU build); the names used here exist from 0.29 to 0.33.
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
-import json
 import logging
 import math
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineDead, EngineRequestError
 from pipeline.core.remote import model_path
 from pipeline.core.row import Message, Tokens
-from pipeline.engines import vllm_start
+from pipeline.engines import vllm_cpu
 from pipeline.engines.base import (
     ENGINES,
     Completion,
@@ -32,25 +29,23 @@ from pipeline.engines.base import (
     Generation,
     LabelProbs,
     LogLikelihood,
-    PartialEngine,
     Prompt,
-    Reward,
     SamplingParams,
+    Scored,
 )
 from pipeline.engines.certainty import self_certainty
-from pipeline.engines.context import fit
-from pipeline.engines.processor import has_fast_bfloat16
-from pipeline.engines.reasoning import split_reasoning
-from pipeline.engines.text import ControlTokens, chat_messages
+from pipeline.engines.control import defuse, special_tokens, split
+from pipeline.engines.text import chat_messages, fit, split_reasoning
 from pipeline.engines.weights import refuse_pickles
 
 logger = logging.getLogger(__name__)
 
 _RUNNERS = {
-    "generate": frozenset({"generate", "label_probs", "loglikelihood", "count_tokens"}),
-    "reward": frozenset({"reward", "count_tokens"}),
-    "embed": frozenset({"embed", "count_tokens"}),
+    "generate": frozenset({"generate", "label_probs", "loglikelihood"}),
+    "reward": frozenset({"reward"}),
+    "embed": frozenset({"embed"}),
 }
+_POOLING = {"reward": "classify", "embed": "embed"}
 
 
 @ENGINES.register("vllm")
@@ -77,6 +72,11 @@ class VLLMEngineConfig(EngineConfig):
         add_bos: put the tokenizer's BOS token before raw prompts whose tokenizer adds none.
     """
 
+    # Not truncate_prompt: it changes nothing but rows that would fail, and may be set to retry these.
+    decides: ClassVar[tuple[str, ...]] = (
+        *("runner", "dtype", "max_model_len", "chat_template", "chat_template_kwargs", "thinking", "reasoning_tags"),
+        *("lora", "add_bos", "engine_args"),
+    )
     model: str = bounded("", filled=True, cure="a model's name or path")
     runner: str = bounded("generate", one_of=tuple(_RUNNERS))
     dtype: str = "auto"
@@ -118,7 +118,7 @@ class VLLMEngineConfig(EngineConfig):
                 refuse_pickles(folder, key)
 
     def gpus(self) -> float:
-        return 0.0 if _cpu_build() else float(self.tensor_parallel_size * self.pipeline_parallel_size)
+        return 0.0 if vllm_cpu.is_cpu_build() else float(self.tensor_parallel_size * self.pipeline_parallel_size)
 
     def parallel(self) -> tuple[int, int]:
         return self.tensor_parallel_size, self.pipeline_parallel_size
@@ -135,74 +135,55 @@ class VLLMEngineConfig(EngineConfig):
     def max_requests(self) -> int:
         return self.max_num_seqs
 
-    def identity(self) -> dict[str, Any]:
-        names = ["model", "revision", "runner", "dtype", "max_model_len", "chat_template", "chat_template_kwargs"]
-        names += ["thinking", "reasoning_tags", "lora", "add_bos", "engine_args"]
-        # Not truncate_prompt: it changes nothing but rows that would fail, and may be set to retry these.
-        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
-
     def create(self) -> Engine:
         return VLLMEngine(self)
 
 
-def _cpu_build() -> bool:
-    """Whether the installed vLLM is its CPU build (asked without importing it)."""
-    try:
-        importlib.metadata.distribution("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-class VLLMEngine(PartialEngine):
+class VLLMEngine(Engine):
     """See :class:`VLLMEngineConfig`."""
 
     def __init__(self, config: VLLMEngineConfig) -> None:
+        super().__init__(config)
         self.config = config
-        self.model = config.model
-        self.revision = config.revision
-        self.capabilities = config.capabilities()
-        self.verdict_tokens = config.verdict_room()
         self._ids = itertools.count()
         self._labels: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self._llm: Any = None
         self._tokenizer: Any = None
-        self._control: Any = None
+        self._special: Any = None
         self._lora: Any = None
-        self._own_template = Path(config.chat_template).read_text() if config.chat_template else ""
+        self._template_arguments = dict(config.chat_template_kwargs)
+        if config.thinking is not None:
+            self._template_arguments["enable_thinking"] = config.thinking
+        if config.chat_template:
+            self._template_arguments["chat_template"] = Path(config.chat_template).read_text()
 
     async def start(self) -> None:
-        self.config.ready("engines.*")  # again: what lies here may not be what lies with the driver
+        self.config.ready("engines.*")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        if _cpu_build():
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
-            if self.config.tensor_parallel_size > 1:
-                # Its processes want a NUMA node each, which a small machine lacks ("Not enough allowed NUMA nodes").
-                os.environ.setdefault("VLLM_CPU_SIM_MULTI_NUMA", "1")
-            vllm_start.begin()
+        on_cpu = vllm_cpu.is_cpu_build()
+        if on_cpu:
+            vllm_cpu.set_environment(self.config.tensor_parallel_size)
+            vllm_cpu.begin()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine import utils
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        if _cpu_build():
-            vllm_start.use(utils)
+        if on_cpu:
+            vllm_cpu.use(utils)
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
         self._tokenizer = self._llm.get_tokenizer()
-        self._control = ControlTokens(self._tokenizer)
+        self._special = special_tokens(self._tokenizer)
         if self.config.lora:
             self._lora = LoRARequest("lora", 1, self.config.lora)
 
     def _engine_args(self) -> dict[str, Any]:
         config = self.config
+        same = ("revision", "dtype", "max_num_seqs", "tensor_parallel_size", "pipeline_parallel_size")
         args: dict[str, Any] = {
             "model": model_path(config.model),
-            "revision": config.revision,
-            "dtype": config.dtype,
-            "max_num_seqs": config.max_num_seqs,
-            "tensor_parallel_size": config.tensor_parallel_size,
-            "pipeline_parallel_size": config.pipeline_parallel_size,
+            **{name: getattr(config, name) for name in same},
             "disable_log_stats": True,
             "max_logprobs": -1,  # self-certainty asks for as many as the plan says
             "enable_lora": config.lora is not None,
@@ -211,19 +192,13 @@ class VLLMEngine(PartialEngine):
             args["load_format"] = "safetensors"  # of the hub's repositories: what is here was looked at (ready)
         if config.max_model_len is not None:
             args["max_model_len"] = config.max_model_len
-        if config.runner == "reward":
-            args |= {"runner": "pooling", "convert": "classify"}
-        elif config.runner == "embed":
-            args |= {"runner": "pooling", "convert": "embed"}
-        if _cpu_build():
-            # A seeded request whose prefill is split over two steps kills the CPU engine ("CPU Generator does not use
-            # offset"), so prefills must not be chunked, and every prompt must fit into one step.
-            args |= {"enforce_eager": True, "enable_chunked_prefill": False}
-            if config.dtype == "auto" and "dtype" not in config.engine_args and not has_fast_bfloat16():
+        if config.runner in _POOLING:
+            args |= {"runner": "pooling", "convert": _POOLING[config.runner]}
+        if vllm_cpu.is_cpu_build():
+            args |= vllm_cpu.arguments(config.max_model_len)
+            if config.dtype == "auto" and not vllm_cpu.has_fast_bfloat16() and "dtype" not in config.engine_args:
                 logger.warning("%s: this processor has no fast bfloat16: computing in float32", config.model)
                 args["dtype"] = "float32"
-            if config.max_model_len is not None:
-                args["max_num_batched_tokens"] = max(config.max_model_len, 2048)
         return args | config.engine_args
 
     async def stop(self) -> None:
@@ -235,30 +210,23 @@ class VLLMEngine(PartialEngine):
         return int(self._llm.output_processor.get_num_unfinished_requests()) if self._llm is not None else 0
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        from vllm import SamplingParams as VLLMParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import StructuredOutputsParams
 
-        structured = None
-        if params.json_schema:
-            structured = StructuredOutputsParams(json=json.loads(params.json_schema))
-        elif params.choice and not self.config.thinks():  # it would leave no room for the thoughts
-            structured = StructuredOutputsParams(choice=list(params.choice))
-        with _parameter_errors():
-            sampling = VLLMParams(
-                n=params.n,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                top_k=params.top_k,
-                min_p=params.min_p,
-                max_tokens=params.max_tokens,
-                seed=params.seed,
-                stop=list(params.stop) or None,
-                logprobs=params.confidence_tokens,
-                structured_outputs=structured,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
+        held = params.choice and not self.config.thinks()  # it would leave no room for the thoughts
         ids = self._fit(self._prompt_ids(prompt), params.max_tokens)
-        output = await self._run(ids, sampling)
+        output = await self._sample(
+            ids,
+            n=params.n,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            min_p=params.min_p,
+            max_tokens=params.max_tokens,
+            seed=params.seed,
+            stop=list(params.stop) or None,
+            logprobs=params.confidence_tokens,
+            structured_outputs=StructuredOutputsParams(choice=list(params.choice)) if held else None,
+        )
         opening, closing = self.config.reasoning_tags
         # Many chat templates open the thinking themselves, so that the text begins inside it.
         opened = self._tokenizer.decode(ids[-8:]).rstrip().endswith(opening)
@@ -273,7 +241,7 @@ class VLLMEngine(PartialEngine):
                     num_tokens=len(child.token_ids),
                     logprob=child.cumulative_logprob,
                     self_certainty=self._certainty(child.logprobs, params.confidence_tokens),
-                    seed=None if params.seed is None or params.temperature == 0 else params.seed + child.index,
+                    seed=params.seed_of(child.index),
                 )
             )
         if len(completions) != params.n:
@@ -288,19 +256,11 @@ class VLLMEngine(PartialEngine):
         return self_certainty(top, self._llm.model_config.get_vocab_size())
 
     async def label_probs(self, prompt: Prompt, labels: Sequence[str], prefill: str = "") -> LabelProbs:
-        from vllm import SamplingParams as VLLMParams
-        from vllm.sampling_params import RequestOutputKind
-
         variants = self._label_ids(tuple(labels))
         wanted = [i for ids in variants.values() for i in ids]
-        ids = self._prompt_ids(prompt)
-        if prefill:
-            ids = [*ids, *self._tokenizer.encode(prefill, add_special_tokens=False)]
-        ids = self._fit(ids, 1)
-        sampling = VLLMParams(
-            temperature=0.0, max_tokens=1, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
-        )
-        output = await self._run(ids, sampling)
+        begun = self._tokenizer.encode(prefill, add_special_tokens=False) if prefill else []
+        ids = self._fit([*self._prompt_ids(prompt), *begun], 1)
+        output = await self._sample(ids, temperature=0.0, max_tokens=1, logprob_token_ids=wanted)
         logprobs = output.outputs[0].logprobs[0]
         probs = {
             label: sum(math.exp(logprobs[i].logprob) for i in ids if i in logprobs) for label, ids in variants.items()
@@ -308,48 +268,34 @@ class VLLMEngine(PartialEngine):
         return LabelProbs(probs, _tokens(output, 1))
 
     async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
-        from vllm import SamplingParams as VLLMParams
-        from vllm.sampling_params import RequestOutputKind
-
-        context = self._prompt_ids(prompt)
-        answer = self._tokenizer.encode(self._control.defuse(text), add_special_tokens=False)
+        answer = self._tokenizer.encode(defuse(text, self._special, split), add_special_tokens=False)
         if not isinstance(prompt, str) and self._tokenizer.eos_token_id is not None:
             answer = [*answer, self._tokenizer.eos_token_id]
         if not answer:
             raise EngineRequestError("an empty text has no log-likelihood")
-        sampling = VLLMParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
-        )
-        ids = self._fit([*context, *answer], 1, whole=len(answer))
-        output = await self._run(ids, sampling)
+        ids = self._fit([*self._prompt_ids(prompt), *answer], 1, whole=len(answer))
+        output = await self._sample(ids, temperature=0.0, max_tokens=1, prompt_logprobs=0)
         positions = range(len(ids) - len(answer), len(ids))
         total = sum(output.prompt_logprobs[i][ids[i]].logprob for i in positions)
         return LogLikelihood(total, len(answer), _tokens(output, 1))
 
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
-        from vllm import PoolingParams
-
+    async def reward(self, prompt: Prompt, text: str) -> Scored:
         if isinstance(prompt, str):
             raise EngineRequestError("a reward model scores conversations, not raw prompts")
         messages = [*prompt, {"role": "assistant", "content": text}]
         ids = self._fit(self._template(messages, add_generation_prompt=False), 0)
-        output = await self._encode(ids, PoolingParams(task="classify", use_activation=False))
+        output = await self._encode(ids, task="classify", use_activation=False)
         values = output.outputs.data.flatten().tolist()
         if len(values) != 1:
             raise EngineRequestError(f"{self.model} gives {len(values)} numbers per text; a reward model gives 1")
         if not math.isfinite(values[0]):
             raise EngineRequestError(f"the score is {values[0]}")
-        return Reward(float(values[0]), _tokens(output, 0))
+        return Scored(float(values[0]), _tokens(output, 0))
 
     async def embed(self, text: str) -> Embedding:
-        from vllm import PoolingParams
-
-        ids = self._fit(self._tokenizer.encode(self._control.defuse(text)), 0)
-        output = await self._encode(ids, PoolingParams(task="embed"))
+        ids = self._fit(self._tokenizer.encode(defuse(text, self._special, split)), 0)
+        output = await self._encode(ids, task="embed")
         return Embedding([float(v) for v in output.outputs.data.flatten().tolist()], _tokens(output, 0))
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        return len(self._prompt_ids(prompt))
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -362,18 +308,10 @@ class VLLMEngine(PartialEngine):
         return fit(ids, self._llm.model_config.max_model_len, reserve, self.config.truncate_prompt, whole)
 
     def _template(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
-        kwargs = dict(self.config.chat_template_kwargs)
-        if self.config.thinking is not None:
-            kwargs["enable_thinking"] = self.config.thinking
-        if self.config.chat_template:
-            kwargs["chat_template"] = self._own_template
-        turns = chat_messages(messages, self._control)
+        options = {"add_generation_prompt": add_generation_prompt, "tokenize": True, "return_dict": False}
+        turns = chat_messages(messages, self._special)
         try:
-            return list(
-                self._tokenizer.apply_chat_template(
-                    turns, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False, **kwargs
-                )
-            )
+            return list(self._tokenizer.apply_chat_template(turns, **options, **self._template_arguments))
         except Exception as error:  # Jinja raises whatever the template author liked
             raise EngineRequestError(f"chat template: {error}") from error
 
@@ -383,8 +321,7 @@ class VLLMEngine(PartialEngine):
         A form whose first token several labels share says nothing (many tokenizers split `` 5`` into a space and a
         digit) and is left out.
         """
-        known = self._labels.get(labels)
-        if known is None:
+        if labels not in self._labels:
             encode = self._tokenizer.encode
             first = {
                 label: {encode(form, add_special_tokens=False)[0] for form in (label, " " + label)} for label in labels
@@ -394,50 +331,36 @@ class VLLMEngine(PartialEngine):
             if not all(known.values()):
                 raise EngineRequestError(f"{self.model}'s tokenizer does not tell the labels {labels} apart")
             self._labels[labels] = known
-        return known
+        return self._labels[labels]
 
-    async def _run(self, ids: list[int], sampling: Any) -> Any:
+    async def _sample(self, ids: list[int], **fields: Any) -> Any:
+        from vllm import SamplingParams as VLLMParams
+        from vllm.sampling_params import RequestOutputKind
+
+        try:
+            params = VLLMParams(output_kind=RequestOutputKind.FINAL_ONLY, **fields)
+        except Exception as error:  # a combination that vLLM refuses
+            raise EngineRequestError(str(error)) from error
+        return await self._ask(self._llm.generate, ids, params, lora_request=self._lora)
+
+    async def _encode(self, ids: list[int], **fields: Any) -> Any:
+        from vllm import PoolingParams
+
+        return await self._ask(self._llm.encode, ids, PoolingParams(**fields))
+
+    async def _ask(self, call: Callable[..., AsyncIterator[Any]], ids: list[int], params: Any, **more: Any) -> Any:
+        """The last output of one request; vLLM's exceptions become the engine's death, or this request's failure."""
         from vllm.inputs.llm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
 
-        async with _engine_errors():
-            stream = self._llm.generate(
-                TokensPrompt(prompt_token_ids=ids), sampling, str(next(self._ids)), lora_request=self._lora
-            )
-            return await _last(stream)
-
-    async def _encode(self, ids: list[int], pooling: Any) -> Any:
-        from vllm.inputs.llm import TokensPrompt
-
-        async with _engine_errors():
-            return await _last(self._llm.encode(TokensPrompt(prompt_token_ids=ids), pooling, str(next(self._ids))))
-
-
-async def _last(stream: AsyncIterator[Any]) -> Any:
-    results = [result async for result in stream]  # FINAL_ONLY: one
-    return results[-1]
-
-
-@asynccontextmanager
-async def _engine_errors() -> AsyncIterator[None]:
-    """Translate vLLM's exceptions: the engine's death, or one request's failure."""
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    try:
-        yield
-    except EngineDeadError as error:
-        raise EngineDead(str(error)) from error
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise EngineRequestError(f"{type(cause).__name__}: {cause}") from error
-
-
-@contextmanager
-def _parameter_errors() -> Iterator[None]:
-    """vLLM refuses a combination of sampling parameters: that is one request's failure."""
-    try:
-        yield
-    except Exception as error:
-        raise EngineRequestError(str(error)) from error
+        try:
+            stream = call(TokensPrompt(prompt_token_ids=ids), params, str(next(self._ids)), **more)
+            return [output async for output in stream][-1]
+        except EngineDeadError as error:
+            raise EngineDead(str(error)) from error
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise EngineRequestError(f"{type(cause).__name__}: {cause}") from error
 
 
 def _tokens(output: Any, completion: int) -> Tokens:

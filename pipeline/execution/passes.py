@@ -28,7 +28,7 @@ from pipeline.execution.observe import Histogram
 from pipeline.execution.pool import Outcome, Pool
 from pipeline.execution.spec import LayerSpec, PassSpec
 from pipeline.execution.watch import Watch
-from pipeline.judging.early import FIRST
+from pipeline.judging.verdicts import FIRST
 
 logger = logging.getLogger(__name__)
 

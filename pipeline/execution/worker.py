@@ -35,8 +35,7 @@ from pipeline.core.row import NESTED, Row, RowError, Usage, row_from_dict
 from pipeline.core.safety import redact
 from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.engines.base import Engine
-from pipeline.engines.meter import InFlight, Meter
-from pipeline.engines.refusal import Refusal
+from pipeline.engines.meter import InFlight, Meter, Refusal
 from pipeline.engines.stage import Stage
 from pipeline.execution.gate import UNLIMITED, Gate, Intake
 from pipeline.execution.journal import JournalClient

@@ -16,7 +16,7 @@ from pipeline.core.safety import say
 from pipeline.core.units import Made
 from pipeline.execution.schedule import Step
 from pipeline.jobs.job import Job, console, update_manifest
-from pipeline.judging.early import FirstVerdicts
+from pipeline.judging.verdicts import FirstVerdicts
 from pipeline.sampling.plans import PlanConfig
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Selector
@@ -25,7 +25,7 @@ logger = logging.getLogger("lemonpress")
 
 if TYPE_CHECKING:
     from pipeline.sampling.adaptive.accounts import LanguageAccount
-    from pipeline.sampling.adaptive.settings import Adaptive
+    from pipeline.sampling.plans import Adaptive
 
 
 BY_REFERENCE = (

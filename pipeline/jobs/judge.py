@@ -19,14 +19,12 @@ from pipeline.core.units import CANDIDATE, Made
 from pipeline.execution.schedule import Step
 from pipeline.jobs.job import job
 from pipeline.jobs.steps import made_so_far, measure_steps, run_steps
-from pipeline.judging.answers import AnswersStage
+from pipeline.judging.answers import AnswersStage, write_lookup
 from pipeline.judging.audit import VERSIONS, AuditStage, choose_rows, find_donors
-from pipeline.judging.compare import VERDICT, check_pairwise
-from pipeline.judging.early import FirstVerdicts
 from pipeline.judging.games import JudgeStage
-from pipeline.judging.lookup import write_lookup
 from pipeline.judging.names import AUDIT, ORIGINAL
-from pipeline.judging.templates import load_template
+from pipeline.judging.templates import check_pairwise, load_template
+from pipeline.judging.verdicts import VERDICT, FirstVerdicts
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pipeline.execution.schedule import Step
 from pipeline.jobs.adaptive import numbers_hold
 from pipeline.jobs.job import console, job
 from pipeline.jobs.steps import made_so_far, measure_steps, run_steps
-from pipeline.judging.early import FirstVerdicts
+from pipeline.judging.verdicts import FirstVerdicts
 from pipeline.prompts.sources import read_prompts
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy_stage import PolicyStage

@@ -16,8 +16,7 @@ from pipeline.core.safety import say
 from pipeline.core.units import Made
 from pipeline.execution.schedule import Plan, Planned, Step
 from pipeline.jobs.job import Job, stored_config
-from pipeline.tasks.measure import MeasureStage
-from pipeline.tasks.quality import QualityStage
+from pipeline.tasks.measure import MeasureStage, QualityStage
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,24 @@
 """Outside systems' answers: where they come from, one dataclass per ``kind``.
 
 A system that is no selector of this run takes part under its name in ``answers``: an answer in a column of the prompts,
-in a file, in another run, or written by a model that ``judge`` first asks.
+in a file, in another run, or written by a model that ``judge`` first asks. Those that lie elsewhere are put into an
+Arrow file below the run's folder, which every worker maps into memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
+from pipeline.core import tables
 from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, InputError, nearest
 from pipeline.core.folder import RunFolder
@@ -21,13 +27,12 @@ from pipeline.core.registry import Registry
 from pipeline.core.remote import is_uri
 from pipeline.core.row import Answer, Row
 from pipeline.engines.base import Engine, SamplingParams
-from pipeline.engines.stage import Stage
+from pipeline.engines.stage import PROMPT, Stage
 from pipeline.tasks import Task, task_for
 
-if TYPE_CHECKING:  # Arrow's compute functions load with it, and the config imports this module
-    from pipeline.judging.lookup import Lookup
-
 ANSWERS: Registry[AnswerSource] = Registry("source of answers", ("pipeline.judging.answers",))
+_STORED = pa.schema([("prompt_id", pa.string()), ("text", pa.string())])
+_BATCH = 1000
 
 
 @dataclass
@@ -160,7 +165,7 @@ class AnswersStage(Stage):
     Args:
         system: the outside system's name.
         source: where its answers come from.
-        run: folder with the answers to look up (see :class:`~pipeline.judging.lookup.Lookup`).
+        run: folder with the answers to look up (:class:`Lookup`).
         run_seed: seeds sampled answers.
         tasks: settings of the tasks that have any.
     """
@@ -171,16 +176,7 @@ class AnswersStage(Stage):
     run_seed: int = 1
     tasks: dict[str, Task] = field(default_factory=dict)
 
-    reads: ClassVar[tuple[str, ...]] = (
-        "prompt_id",
-        "task",
-        "language",
-        "messages",
-        "reference",
-        "source",
-        "answers",
-        "errors",
-    )
+    reads: ClassVar[tuple[str, ...]] = (*PROMPT, "reference", "source", "answers")
     writes: ClassVar[tuple[str, ...]] = ("answers",)
 
     def __post_init__(self) -> None:
@@ -213,7 +209,71 @@ class AnswersStage(Stage):
                 return (await engine.generate(task.instruct(row.messages, row), params)).completions[0].text
             case _:
                 if self._lookup is None:  # in the worker, not where the stage was made
-                    from pipeline.judging.lookup import Lookup
-
                     self._lookup = Lookup(RunFolder(self.run), self.system)
                 return self._lookup.get(row.prompt_id)
+
+
+def write_lookup(run: RunFolder, name: str, pairs: Iterable[tuple[str, str | None]]) -> tuple[int, str]:
+    """Store (prompt_id, text) pairs as they stream by.
+
+    Returns:
+        How many there are, and a digest of them.
+
+    Raises:
+        InputError: there is none.
+    """
+    import pyarrow.ipc
+
+    run.make("work", "answers")
+    seen, count, items = hashlib.blake2b(digest_size=16), 0, iter(pairs)
+    with run.fs.open_output_stream(_path(run, name)) as sink, pyarrow.ipc.new_file(sink, _STORED) as writer:
+        while batch := list(islice(items, _BATCH)):
+            count += len(batch)
+            seen.update(repr(batch).encode("utf-8", "surrogatepass"))
+            ids, texts = zip(*batch, strict=True)
+            writer.write_batch(pa.record_batch([pa.array(ids, pa.string()), pa.array(texts, pa.string())], _STORED))
+    if not count:
+        raise InputError(f"answers.{name}: there is no answer")
+    return count, seen.hexdigest()
+
+
+class Lookup:
+    """Finds texts in what :func:`write_lookup` stored: 8 bytes of memory a prompt, the texts stay on disk.
+
+    A file that is not on this machine's file system is copied to a temporary folder first.
+    """
+
+    def __init__(self, run: RunFolder, name: str) -> None:
+        import pyarrow.compute as pc  # not at the top: the config imports this module
+        import pyarrow.fs as pafs
+        import pyarrow.ipc
+
+        path = _path(run, name)
+        if not run.is_local:
+            self._copy = tempfile.TemporaryDirectory(prefix="lemonpress-answers-")
+            local = str(Path(self._copy.name, "answers.arrow"))
+            pafs.copy_files(path, local, source_filesystem=run.fs, destination_filesystem=pafs.LocalFileSystem())
+            path = local
+        with tables.reading(path), pyarrow.ipc.open_file(pa.memory_map(path)) as file:
+            if file.schema != _STORED:
+                raise InputError(
+                    f"{path}: holds {file.schema.names}, not {_STORED.names}; remove it, and run judge again"
+                )
+            table = file.read_all()
+        self._ids, self._texts = table.column("prompt_id"), table.column("text")
+        self._order = pc.sort_indices(self._ids).to_numpy()
+
+    def get(self, prompt_id: str) -> str | None:
+        """The text, ``None`` where there is none. O(log n)."""
+        at = bisect_left(self._order, prompt_id, key=self._id)
+        if at == len(self._order) or self._id(self._order[at]) != prompt_id:
+            return None
+        text: str | None = self._texts[int(self._order[at])].as_py()
+        return text
+
+    def _id(self, row: int) -> str:
+        return str(self._ids[int(row)].as_py())
+
+
+def _path(run: RunFolder, name: str) -> str:
+    return run.path("work", "answers", f"{name}.arrow")

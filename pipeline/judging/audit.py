@@ -20,9 +20,9 @@ from pipeline.core.hashing import derive_seed, hash_rng
 from pipeline.core.languages import base_language, is_language
 from pipeline.core.row import Row, answer
 from pipeline.engines.base import Engine
-from pipeline.engines.stage import Stage
+from pipeline.engines.stage import PROMPT, Stage
+from pipeline.judging.games import ORDERS, Referee, Refereeing
 from pipeline.judging.names import AUDIT, ORIGINAL
-from pipeline.judging.referee import ORDERS, Referee, Refereeing
 from pipeline.tasks import Task, task_for
 
 VERSIONS = ("identical", "truncated", "numbers", "shuffled", "language")
@@ -47,18 +47,7 @@ class AuditStage(Refereeing, Stage):
     seed: int = 1
     donors: Mapping[int, str | None] = field(default_factory=dict)
 
-    reads: ClassVar[tuple[str, ...]] = (
-        "row_id",
-        "prompt_id",
-        "task",
-        "language",
-        "messages",
-        "reference",
-        "selections",
-        "answers",
-        "games",
-        "errors",
-    )
+    reads: ClassVar[tuple[str, ...]] = (*PROMPT, "row_id", "reference", "selections", "answers", "games")
     writes: ClassVar[tuple[str, ...]] = ("games",)
 
     @property
@@ -84,7 +73,6 @@ class AuditStage(Refereeing, Stage):
 
 
 def original_answer(row: Row, opponent: str) -> str | None:
-    """The answer that the audit damages."""
     if row.reference and len(row.reference) >= _LONG_REFERENCE:
         return row.reference
     return answer(row, opponent) or next((s.text for s in row.selections if s.text), None)

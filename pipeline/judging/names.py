@@ -30,16 +30,13 @@ IS_AUDIT = f"^{AUDIT}"
 
 
 def candidate_system(plan: str, index: int) -> str:
-    """The name under which one candidate plays."""
     return f"{plan}{CANDIDATE}{index}"
 
 
 def is_candidate(system: str) -> bool:
-    """Whether a game's system is one candidate."""
     plan, mark, index = system.rpartition(CANDIDATE)
     return bool(mark and plan) and index.isdigit() and "/" not in system
 
 
 def is_audit(system: str) -> bool:
-    """Whether a game is of the judge's audit."""
     return system.startswith(AUDIT)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pipeline.engines.control import THOUGHTS
 from pipeline.engines.labels import LOOKALIKES, latin
-from pipeline.engines.reasoning import split_reasoning
+from pipeline.engines.text import split_reasoning
 from pipeline.judging import lexicon
 
 UNREADABLE = "unreadable"
@@ -64,11 +64,6 @@ def read_reply(
     return Reply(label, None if label is not None else CUT if cut else UNREADABLE)
 
 
-def read_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label of :func:`read_reply`."""
-    return read_reply(text, labels).label
-
-
 def _without_thoughts(text: str) -> str | None:
     """The reply behind its thoughts; ``None`` when they do not end."""
     for tag in THOUGHTS:
@@ -80,56 +75,43 @@ def _without_thoughts(text: str) -> str | None:
     return text
 
 
-@dataclass(frozen=True)
 class _Patterns:
     """The regular expressions for one tuple of labels."""
 
-    labels: tuple[str, ...]
-    whole: re.Pattern[str]
-    decorated: re.Pattern[str]
-    boxed: re.Pattern[str]
-    mention: re.Pattern[str]
-    announced: re.Pattern[str]
-    leading: re.Pattern[str]
-    alone: re.Pattern[str]
-    listed: re.Pattern[str]
-    several: re.Pattern[str]
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        one = "[" + "".join(map(re.escape, labels)) + "]"
+        any_case = "[" + "".join(sorted({c for label in labels for c in (label, label.lower())})) + "]"
+        stand = rf"(?<![{_LETTERS}+#/&=\\'’.-])({one})(?![{_LETTERS}+#/&=×*]|-\w|['’][a-z]{{1,2}}\b(?!en|an)|[.,]\d)"
+        end = r"(?=\s*(?:$|\n|[.;!。；！।)—–]|-\s|[,，]?\s*(?:because|since)\b))"
+        self.labels = labels
+        self.whole = re.compile(rf"[^\w+?=/&\\]*({any_case})[\s.,:;!。．)\]}}*_`\"'”’」』】）✅✔️☑️👍|~>-]*")
+        self.decorated = re.compile(
+            rf"(?:[(\[{{【「『“\"'*_`]{{1,6}}\s{{0,3}}({one})\s{{0,3}}[.:。]?\s{{0,3}}[)\]}}】」』”\"'*_`]+"
+            rf"|[(\[]{{1,6}}\s{{0,3}}({any_case})\s{{0,3}}[)\]]+)"
+        )
+        self.boxed = re.compile(rf"\\f?boxed\s*\{{\s*(?:\\text\s*\{{\s*)?\(?\s*({any_case})\s*\)?\s*\}}?\s*\}}")
+        self.mention = re.compile(stand)
+        self.announced = re.compile(
+            rf"(?:^|[\n.!?。！？,，])[ \t]*[^\n:：.!?。]{{1,60}}[:：][ \t]*(?:(?:{lexicon.ANSWER})[ \t]*)?"
+            rf"\(?({any_case})\)?{end}",
+            re.IGNORECASE,
+        )
+        self.leading = re.compile(
+            rf"\s*(?:\(({one})\)|({one})(?=\s*(?:\n|$)|[.)。,，、!—–:：](?!\d)|\s+[-—–]\s))(?![{_LETTERS}])"
+        )
+        self.alone = re.compile(rf"(?:^[ \t>#•-]*\(?|[.!?。][ \t]+\()({one})\)?[ \t.!。]*$", re.MULTILINE)
+        self.listed = re.compile(rf"(?:^|\n|[.;!?。]\s+)[ \t>#•-]*(?:\(({one})\)|({one})[.):：])(?=\s*\S)")
+        self.several = re.compile(
+            rf"(?<![{_LETTERS}])\(?({one})\)?[ \t]*(?:[,/&|;:]|->|→)*\s*"
+            rf"(?:(?:{_CONJUNCTIONS})(?![{_LETTERS}])\s*(?:(?:{lexicon.ANSWER})\s*)?)?\(?({one})\)?(?![{_LETTERS}+#])",
+            re.IGNORECASE,
+        )
 
     def label(self, found: str) -> str:
         return found if found in self.labels else found.upper()
 
 
-@functools.lru_cache(maxsize=64)
-def _patterns(labels: tuple[str, ...]) -> _Patterns:
-    one = "[" + "".join(map(re.escape, labels)) + "]"
-    any_case = "[" + "".join(sorted({c for label in labels for c in (label, label.lower())})) + "]"
-    stand = rf"(?<![{_LETTERS}+#/&=\\'’.-])({one})(?![{_LETTERS}+#/&=×*]|-\w|['’][a-z]{{1,2}}\b(?!en|an)|[.,]\d)"
-    end = r"(?=\s*(?:$|\n|[.;!。；！।)—–]|-\s|[,，]?\s*(?:because|since)\b))"
-    return _Patterns(
-        labels,
-        whole=re.compile(rf"[^\w+?=/&\\]*({any_case})[\s.,:;!。．)\]}}*_`\"'”’」』】）✅✔️☑️👍|~>-]*"),
-        decorated=re.compile(
-            rf"(?:[(\[{{【「『“\"'*_`]{{1,6}}\s{{0,3}}({one})\s{{0,3}}[.:。]?\s{{0,3}}[)\]}}】」』”\"'*_`]+"
-            rf"|[(\[]{{1,6}}\s{{0,3}}({any_case})\s{{0,3}}[)\]]+)"
-        ),
-        boxed=re.compile(rf"\\f?boxed\s*\{{\s*(?:\\text\s*\{{\s*)?\(?\s*({any_case})\s*\)?\s*\}}?\s*\}}"),
-        mention=re.compile(stand),
-        announced=re.compile(
-            rf"(?:^|[\n.!?。！？,，])[ \t]*[^\n:：.!?。]{{1,60}}[:：][ \t]*(?:(?:{lexicon.ANSWER})[ \t]*)?"
-            rf"\(?({any_case})\)?{end}",
-            re.IGNORECASE,
-        ),
-        leading=re.compile(
-            rf"\s*(?:\(({one})\)|({one})(?=\s*(?:\n|$)|[.)。,，、!—–:：](?!\d)|\s+[-—–]\s))(?![{_LETTERS}])"
-        ),
-        alone=re.compile(rf"(?:^[ \t>#•-]*\(?|[.!?。][ \t]+\()({one})\)?[ \t.!。]*$", re.MULTILINE),
-        listed=re.compile(rf"(?:^|\n|[.;!?。]\s+)[ \t>#•-]*(?:\(({one})\)|({one})[.):：])(?=\s*\S)"),
-        several=re.compile(
-            rf"(?<![{_LETTERS}])\(?({one})\)?[ \t]*(?:[,/&|;:]|->|→)*\s*"
-            rf"(?:(?:{_CONJUNCTIONS})(?![{_LETTERS}])\s*(?:(?:{lexicon.ANSWER})\s*)?)?\(?({one})\)?(?![{_LETTERS}+#])",
-            re.IGNORECASE,
-        ),
-    )
+_patterns = functools.lru_cache(maxsize=64)(_Patterns)
 
 
 def _normalise(text: str, patterns: _Patterns) -> str:
@@ -150,7 +132,6 @@ def _normalise(text: str, patterns: _Patterns) -> str:
 
 
 def _begins(text: str, at: int) -> bool:
-    """Whether a sentence begins at a position."""
     before = text[:at].rstrip(" \t(*_\"'“")
     return not before or before[-1] in ".!?。\n:"
 

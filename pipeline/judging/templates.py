@@ -24,7 +24,7 @@ from pipeline.core.errors import ConfigError, nearest
 from pipeline.core.hashing import digest
 from pipeline.core.languages import base_language
 from pipeline.core.row import Message
-from pipeline.engines.control import SIGNS, show
+from pipeline.engines.control import COMMON, defuse, sign
 
 FOLDER = Path(__file__).parent / "templates"
 _SECTIONS = ("system", "user", "prefill", "labels")
@@ -61,16 +61,23 @@ class JudgeTemplate:
                 tags of the template that occur inside them are defused, and so are the control tokens of common chat
                 formats (an endpoint's tokenizer would read them; engines of this process see to their own).
         """
-        tags = _own_tags(self.system + self.user)
-        values = {k: _defuse(v, tags) for k, v in {**values, "question": conversation(messages)}.items()}
+        values = {k: self.defused(v) for k, v in {**values, "question": conversation(messages)}.items()}
         values["_frame"] = _frame_word.get()
         system, user = (_compile(_framed(s)).render(**values).strip() for s in (self.system, self.user))
         turns: list[Message] = [{"role": "system", "content": system}] if system else []
         return [*turns, {"role": "user", "content": user}]
 
-    def defused(self, text: str) -> str:
-        """A text of a model as :meth:`render` shows it, for turns that follow: a judge's reason quotes the answers."""
-        return str(_defuse(text, _own_tags(self.system + self.user)))
+    def defused(self, value: Any) -> Any:
+        """Texts of models as :meth:`render` shows them: a candidate cannot close its frame and speak as us. Also for
+        turns that follow: a judge's reason quotes the answers.
+        """
+        return defuse(defuse(value, _own_tags(self.system + self.user), sign), COMMON, sign)
+
+    @functools.cached_property
+    def options(self) -> dict[str, str]:
+        """Label -> the words of the options that the template ends with."""
+        found = re.findall(r"^\((\w)\) (.+)$", self.user, re.MULTILINE)
+        return {label: words for label, words in found if label in self.labels}
 
 
 @contextmanager
@@ -154,6 +161,13 @@ def load_template(name: str, language: str | None = None, key: str = "template")
     )
 
 
+def check_pairwise(name: str, key: str) -> None:
+    """Raise ConfigError, naming ``key``, unless the template can compare two answers."""
+    labels = load_template(name, key=key).labels
+    if len(labels) != 3:
+        raise ConfigError(f"{key}: {name} needs three [labels] (first is better, second is better, tie), not {labels}")
+
+
 def _find(name: str, language: str, key: str) -> Path:
     own = Path(name).expanduser()
     base = own.with_suffix("") if own.suffix == ".txt" else FOLDER / name
@@ -177,12 +191,3 @@ def _own_tags(source: str) -> re.Pattern[str]:
     """
     names = "|".join(sorted({name.lower() for name in _TAG.findall(source)}))
     return re.compile(rf"[<\uff1c\ufe64](?=\s*(?:/\s*)?(?:{names}))" if names else "(?!)", re.IGNORECASE)
-
-
-def _defuse(value: Any, tags: re.Pattern[str]) -> Any:
-    """Break tags and control tokens inside a text, so that a candidate cannot close its frame and speak as us."""
-    if isinstance(value, str):
-        return show(tags.sub(lambda m: SIGNS[m[0]], value))
-    if isinstance(value, list | tuple):
-        return type(value)(_defuse(v, tags) for v in value)
-    return value

@@ -40,7 +40,6 @@ class Evidence(SingleTemperature):
     redraws: int = bounded(2, ge=0)
     languages: dict[str, str] = field(default_factory=lambda: {"default": "en", "en": "zh"})
     instruction: str = "Answer in {language} only."
-    origin: ClassVar[str] = "evidence"
     grows: ClassVar[bool] = False  # how many were refused, and drawn again, is not known afterwards
 
     def check(self, key: str) -> None:
@@ -81,8 +80,7 @@ class Evidence(SingleTemperature):
 
     def requests(self, plan: str, prompt_id: str, run_seed: int, draw: int = 0, have: int = 0) -> list[PlannedRequest]:
         seed = derive_seed(run_seed, prompt_id, plan, 0, draw)
-        planned = self._stochastic(self.n - have, self.temperature, seed)
-        return [replace(planned, origin=self.origin)]
+        return [replace(self._stochastic(self.n - have, self.temperature, seed), origin="evidence")]
 
     def accepts(self, candidate: Candidate) -> bool:
         return candidate.text is not None and is_language(candidate.text, candidate.language) is not False

@@ -6,9 +6,8 @@ Source: "When Life Gives You Samples" (arXiv 2506.20544), sampling section. Reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError
@@ -17,10 +16,17 @@ from pipeline.core.languages import is_among
 from pipeline.core.registry import Registry
 from pipeline.core.row import Candidate, Row
 from pipeline.engines.base import Prompt, SamplingParams
-from pipeline.sampling.adaptive.settings import Adaptive
 from pipeline.tasks.base import Task
 
 PLANS: Registry[PlanConfig] = Registry("sampling plan", ("pipeline.sampling.plans", "pipeline.sampling.evidence"))
+
+SCORING = ("best_of_n", "judge", "likelihood", "self_certainty", "oracle")
+"""Kinds of selectors that give every candidate a number by itself, of which they choose the largest."""
+
+VOTING = ("majority_vote",)
+
+FAIR = ("language",)
+"""What a budget can be dealt out within."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,44 @@ class PlannedRequest:
     params: SamplingParams
     origin: str
 
-    def with_stop(self, stop: Sequence[str]) -> SamplingParams:
-        """The parameters, with the task's stop strings added to the plan's own."""
-        return replace(self.params, stop=(*self.params.stop, *stop)) if stop else self.params
+
+@dataclass
+class Adaptive:
+    """Draw the candidates in rounds, and more of them only where they are worth their tokens.
+
+    Attributes:
+        by: the selector whose scores or votes decide, by its name under ``selectors``; ``null`` = off: the same N for
+            all prompts.
+        first: candidates of every prompt in the first round. The plan's ``n`` is the most that a prompt can get.
+        mean_n: the budget: the tokens that so many candidates of every prompt cost on average, as the first round's
+            lengths show.
+        tokens: the budget in completion tokens per prompt on average, instead of ``mean_n``.
+        rounds: all rounds, the first one included. Each further one loads the model again.
+        fair: ``language`` = every language gets the tokens that ``mean_n`` candidates of each of its prompts cost, and
+            deals them out among its own prompts; ``null`` = the largest gain per token comes first, whatever its
+            language, which leaves little to languages whose answers take many tokens.
+        min_gain: another candidate is drawn only where its expected gain is larger: in the score's unit, or, by votes,
+            in the probability that the leading answer is the most probable one.
+    """
+
+    by: str | None = None
+    first: int = bounded(4, ge=2)
+    mean_n: float | None = None
+    tokens: float | None = bounded(None, gt=0)
+    rounds: int = bounded(2, ge=2, cure="{at}.by=null turns rounds off")
+    fair: str | None = bounded(None, one_of=FAIR)
+    min_gain: float = bounded(0.0, ge=0)
+
+    def check_with(self, key: str, n: int) -> None:
+        """Raise ConfigError, naming the key below ``key``, on a value that cannot work with a plan of ``n``."""
+        if self.by is None:
+            return
+        if self.first >= n:
+            raise ConfigError(f"{key}.first: from 2 to less than the plan's n ({n}), not {self.first}")
+        if (self.mean_n is None) == (self.tokens is None):
+            raise ConfigError(f"{key}: set one of {key}.mean_n and {key}.tokens: the budget of all rounds together")
+        if self.mean_n is not None and not self.first <= self.mean_n <= n:
+            raise ConfigError(f"{key}.mean_n: from {key}.first to n ({self.first} to {n}), not {self.mean_n:g}")
 
 
 @dataclass
@@ -77,7 +118,6 @@ class PlanConfig:
     adaptive: Adaptive = field(default_factory=Adaptive)
 
     def wants(self, language: str | None) -> bool:
-        """Whether the plan is for prompts in ``language``."""
         return is_among(language, self.only_languages)
 
     def check(self, key: str) -> None:
@@ -115,11 +155,9 @@ class PlanConfig:
         return 0
 
     def prompt(self, task: Task, row: Row) -> Prompt:
-        """What the generator is asked."""
         return task.instruct(row.messages, row)
 
     def answer_language(self, task: Task, row: Row) -> str | None:
-        """Language in which the candidates should be."""
         return task.answer_language(row)
 
     def accepts(self, candidate: Candidate) -> bool:
@@ -127,28 +165,15 @@ class PlanConfig:
         return True
 
     def _greedy(self) -> PlannedRequest:
-        params = SamplingParams(
-            n=1,
-            temperature=0.0,
-            max_tokens=self.max_tokens,
-            stop=tuple(self.stop),
-            confidence_tokens=self.confidence_tokens,
-        )
-        return PlannedRequest(params, "greedy")
+        return self._request("greedy", temperature=0.0)
 
     def _stochastic(self, n: int, temperature: float, seed: int) -> PlannedRequest:
-        params = SamplingParams(
-            n=n,
-            temperature=temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            max_tokens=self.max_tokens,
-            seed=seed,
-            stop=tuple(self.stop),
-            confidence_tokens=self.confidence_tokens,
-        )
-        return PlannedRequest(params, "sample")
+        cuts: dict[str, Any] = {"top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p}
+        return self._request("sample", n=n, temperature=temperature, seed=seed, **cuts)
+
+    def _request(self, origin: str, **params: Any) -> PlannedRequest:
+        limits: dict[str, Any] = {"max_tokens": self.max_tokens, "stop": tuple(self.stop)}
+        return PlannedRequest(SamplingParams(**params, **limits, confidence_tokens=self.confidence_tokens), origin)
 
 
 @PLANS.register("greedy")

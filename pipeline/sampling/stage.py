@@ -12,7 +12,7 @@ from pipeline.core.policy import Policy
 from pipeline.core.row import Candidate, Row, Score
 from pipeline.engines.base import Engine, Prompt
 from pipeline.engines.certainty import SCORER as CERTAINTY
-from pipeline.engines.stage import Stage
+from pipeline.engines.stage import PROMPT, Stage
 from pipeline.sampling.plans import PlanConfig, PlannedRequest
 from pipeline.tasks import Task, task_for
 
@@ -44,16 +44,7 @@ class GenerateStage(Stage):
     policy: Policy | None = None
     have: int = 0
 
-    reads: ClassVar[tuple[str, ...]] = (
-        "prompt_id",
-        "task",
-        "language",
-        "messages",
-        "reference",
-        "candidates",
-        "scores",
-        "errors",
-    )
+    reads: ClassVar[tuple[str, ...]] = (*PROMPT, "reference", "candidates", "scores")
     writes: ClassVar[tuple[str, ...]] = ("candidates", "scores")
 
     @property
@@ -62,7 +53,6 @@ class GenerateStage(Stage):
 
     @property
     def set_name(self) -> str:
-        """The candidate set that this plan adds to."""
         return self.config.candidate_set or self.plan
 
     def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> GenerateStage:
@@ -127,7 +117,7 @@ class GenerateStage(Stage):
         request: PlannedRequest,
         failures: list[EngineRequestError],
     ) -> list[tuple[Candidate, float | None]]:
-        params = request.with_stop(task.stops())
+        params = replace(request.params, stop=(*request.params.stop, *task.stops()))
         base: dict[str, Any] = {
             "model": engine.model,
             "revision": engine.revision,
@@ -142,8 +132,7 @@ class GenerateStage(Stage):
             generation = await engine.generate(prompt, params)
         except EngineRequestError as error:
             failures.append(error)
-            seeds = [None if params.seed is None else params.seed + k for k in range(params.n)]
-            return [(Candidate(**base, seed=seed, error=str(error)), None) for seed in seeds]
+            return [(Candidate(**base, seed=params.seed_of(k), error=str(error)), None) for k in range(params.n)]
         return [
             (
                 Candidate(

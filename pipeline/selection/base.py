@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.hashing import argmax, derive_seed
 from pipeline.core.registry import Registry
-from pipeline.core.row import Candidate, Row, Score, Selection
+from pipeline.core.row import Candidate, Row
 from pipeline.engines.base import Engine, spell_needs
-from pipeline.judging.compare import Judge
-from pipeline.judging.early import FirstVerdicts
+from pipeline.judging.templates import JudgeTemplate, check_pairwise, load_template
+from pipeline.judging.verdicts import FirstVerdicts, Judge
 from pipeline.tasks import Task, task_for
 from pipeline.tasks.base import Question
 
 if TYPE_CHECKING:  # numpy loads with it, and the config imports this module
     from pipeline.tasks.utilities import Utility
 
-SELECTORS: Registry[Selector] = Registry("selector", ("pipeline.selection",))
+_FILES = (
+    *("best_of_n", "chops", "fusion", "greedy", "likelihood", "longest", "majority_vote", "mbr", "one_pass", "oracle"),
+    *("pointwise_judge", "random", "sample", "self_certainty", "tournament", "weighted_vote", "xmbr"),
+)
+SELECTORS: Registry[Selector] = Registry("selector", tuple(f"pipeline.selection.{name}" for name in _FILES))
 selector = SELECTORS.register
 """Decorator for a selector class, built in or a user's own: ``@selector("mine")``."""
 
+T = TypeVar("T")
 
 SELECTABLE = ("greedy", "sample", "given")
 """Origins of candidates that may be chosen."""
@@ -66,6 +70,11 @@ class Pool:
     early: FirstVerdicts | None = None
 
     @property
+    def task(self) -> Task:
+        """The row's task: canonical answers and verification."""
+        return task_for(self.row, self.tasks)
+
+    @property
     def question(self) -> Question:
         """The prompt as judges, reward models and fusors see it."""
         return self.task.question(self.row)
@@ -75,10 +84,14 @@ class Pool:
         assert self.engine is not None
         return Judge(self.engine, self.question, self.early)
 
-    @property
-    def task(self) -> Task:
-        """The row's task: canonical answers and verification."""
-        return task_for(self.row, self.tasks)
+    async def reward(self, text: str) -> float:
+        """The engine's score of an answer to this prompt."""
+        assert self.engine is not None
+        return (await self.engine.reward(self.question.messages, text)).value
+
+    def template(self, name: str) -> JudgeTemplate:
+        """A judge template, in the prompt's language where it is there in it."""
+        return load_template(name, self.row.language)
 
     def selectable(self) -> list[int]:
         """Ints of candidates that may be chosen: they have a text, are not evidence and not barred."""
@@ -87,8 +100,16 @@ class Pool:
             usable = [i for i in usable if self.candidates[i].origin in self.origins]
         return [i for i in usable if i not in self.barred]
 
+    async def of_each(self, read: Callable[[str], T]) -> list[T | None]:
+        """What a function makes of every selectable candidate's text, off the event loop; ``None`` for the others."""
+        chosen = set(self.selectable())
+
+        def every() -> list[T | None]:
+            return [read(c.text or "") if i in chosen else None for i, c in enumerate(self.candidates)]
+
+        return await asyncio.to_thread(every)
+
     def greedy(self) -> int | None:
-        """Index of the greedy candidate, if the pool has a usable one."""
         return next((i for i in self.selectable() if self.candidates[i].origin == "greedy"), None)
 
     def key(self, *parts: Any) -> tuple[Any, ...]:
@@ -140,6 +161,10 @@ class Selector:
     kind: ClassVar[str] = ""
     draws: ClassVar[str] = ""
     """The kind whose seeded choices it shares; empty = its own."""
+    template_keys: ClassVar[tuple[str, ...]] = ()
+    """Its keys that name judge templates."""
+    compares: ClassVar[bool] = False
+    """Whether these templates are for two answers: their labels mean first, second, tie."""
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "0"
     source: ClassVar[str] = ""
@@ -151,6 +176,9 @@ class Selector:
         """Raise ConfigError, naming the key, on a contradiction."""
         if self.requires() and not self.engine:
             raise ConfigError(f"{key}.engine: {self.kind} needs an engine that can {spell_needs(self.requires())}")
+        for name in self.template_keys:
+            check = check_pairwise if self.compares else load_template
+            check(getattr(self, name), key=f"{key}.{name}")
 
     def requires(self) -> frozenset[str]:
         """The part of ``needs`` that these settings call for."""
@@ -161,8 +189,8 @@ class Selector:
         return None
 
     def templates(self) -> dict[str, str]:
-        """Purpose -> hash of every judge template that it uses: part of the fingerprint."""
-        return {}
+        """Name -> hash of every judge template that it uses: part of the fingerprint."""
+        return {getattr(self, key): load_template(getattr(self, key)).hash for key in self.template_keys}
 
     def highest(self) -> float:
         """The largest number that it can give a candidate, where that is known."""
@@ -201,14 +229,3 @@ async def score_texts(
     scores |= {t: None if isinstance(r, BaseException) else r for t, r in zip(texts, results, strict=True)}
     values = [None if c.text is None else scores[c.text] for c in pool.candidates]
     return values, {"failed": len(failures), "failure": str(failures[0])[:500]} if failures else {}
-
-
-def to_records(name: str, pool: Pool, choice: Choice) -> tuple[Selection, Score | None]:
-    """Turn a selector's answer into what the table stores."""
-    text = choice.text
-    if choice.index is not None and choice.index >= 0:
-        text = pool.candidates[choice.index].text
-    detail = json.dumps(choice.detail, ensure_ascii=False, sort_keys=True) if choice.detail else None
-    selection = Selection(pool.plan, name, choice.index, text, choice.score, detail)
-    score = None if choice.values is None else Score(name, pool.plan, list(choice.values))
-    return selection, score

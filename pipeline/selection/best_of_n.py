@@ -22,10 +22,5 @@ class BestOfN(Selector):
     source: ClassVar[str] = "arXiv 2506.20544, selection"
 
     async def select(self, pool: Pool) -> Choice:
-        values, failures = await score_texts(pool, lambda text: self._reward(pool, text))
+        values, failures = await score_texts(pool, pool.reward)
         return self.best(pool, values, **failures)
-
-    @staticmethod
-    async def _reward(pool: Pool, text: str) -> float | None:
-        assert pool.engine is not None
-        return (await pool.engine.reward(pool.question.messages, text)).value

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from pipeline.core.bounds import bounded
 from pipeline.engines.base import SamplingParams
-from pipeline.judging.templates import load_template
 from pipeline.selection.base import Pool, selector
 from pipeline.selection.one_pass import OnePass
 
@@ -28,19 +27,12 @@ class CHOPS(OnePass):
     needs: ClassVar[frozenset[str]] = frozenset({"generate"})
     cost: ClassVar[str] = "1 + R = 2"
     source: ClassVar[str] = "arXiv 2506.20544, CHOPS"
+    template_keys: ClassVar[tuple[str, ...]] = ("template", "checklist_template")
     checklist_template: str = "checklist"
     checklist_tokens: int = bounded(256, ge=1)
 
-    def check(self, key: str) -> None:
-        super().check(key)
-        load_template(self.checklist_template, key=f"{key}.checklist_template")
-
-    def templates(self) -> dict[str, str]:
-        return super().templates() | {self.checklist_template: load_template(self.checklist_template).hash}
-
     async def _checklist(self, pool: Pool) -> str:
         assert pool.engine is not None
-        template = load_template(self.checklist_template, pool.row.language)
+        turns = pool.judge().render(pool.template(self.checklist_template))
         params = SamplingParams(temperature=0.0, max_tokens=self.checklist_tokens)
-        generation = await pool.engine.generate(pool.judge().render(template), params)
-        return generation.completions[0].text.strip()
+        return (await pool.engine.generate(turns, params)).completions[0].text.strip()

@@ -9,7 +9,6 @@ from pipeline.core.bounds import bounded
 from pipeline.core.errors import EngineRequestError
 from pipeline.core.hashing import derive_seed, hash_rng
 from pipeline.engines.base import SamplingParams
-from pipeline.judging.templates import load_template
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -33,16 +32,13 @@ class Fusion(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({"generate"})
     cost: ClassVar[str] = "1"
     source: ClassVar[str] = "arXiv 2510.00931 (FusioN)"
+    template_keys: ClassVar[tuple[str, ...]] = ("template",)
     template: str = "fusion"
     temperature: float = bounded(0.0, ge=0)
     max_tokens: int = bounded(1024, ge=1)
 
     def check(self, key: str) -> None:
         super().check(key)
-        load_template(self.template, key=f"{key}.template")
-
-    def templates(self) -> dict[str, str]:
-        return {self.template: load_template(self.template).hash}
 
     async def select(self, pool: Pool) -> Choice:
         assert pool.engine is not None
@@ -50,11 +46,8 @@ class Fusion(Selector):
         if len({pool.candidates[i].text for i in order}) == 1:
             return Choice(order[0], detail={"identical": True})
         hash_rng(*pool.key(self.kind)).shuffle(order)
-        asked = pool.question
         answers = [(str(place), pool.candidates[i].text) for place, i in enumerate(order, 1)]
-        prompt = load_template(self.template, pool.row.language).render(
-            messages=asked.messages, answers=answers, language=asked.language
-        )
+        prompt = pool.judge().render(pool.template(self.template), answers=answers)
         seed = derive_seed(*pool.key(self.kind, "seed")) if self.temperature else None
         params = SamplingParams(temperature=self.temperature, max_tokens=self.max_tokens, seed=seed)
         detail: dict[str, Any] = {"order": order}

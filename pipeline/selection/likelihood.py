@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.core.bounds import bounded
-from pipeline.core.errors import EngineRequestError
+from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Candidate
-from pipeline.engines.base import Engine
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -23,11 +22,18 @@ class Likelihood(Selector):
 
     Attributes:
         normalize: ``mean`` per token (the end token counts) or ``total``.
+        rescore: score every candidate on ``engine``, also those that bring a log-probability.
     """
 
     cost: ClassVar[str] = "0 for sampled candidates, N prefills for given ones"
     source: ClassVar[str] = "arXiv 2506.20544, selection"
     normalize: str = bounded("mean", one_of=("mean", "total"))
+    rescore: bool = False
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.rescore and not self.engine:
+            raise ConfigError(f"{key}.engine: rescore=true needs an engine that can loglikelihood")
 
     def highest(self) -> float:
         return 0.0
@@ -44,16 +50,13 @@ class Likelihood(Selector):
         if candidate.text in pool.known:
             return pool.known[candidate.text]
         logprob, count = candidate.logprob, candidate.num_tokens
-        if logprob is None and pool.engine is not None:
-            logprob, count = await self._score(pool.engine, pool, candidate.text)
+        if (logprob is None or self.rescore) and pool.engine is not None:
+            asked = pool.task.instruct(pool.row.messages, pool.row)
+            try:
+                found = await pool.engine.loglikelihood(asked, candidate.text)
+            except EngineRequestError:
+                return None
+            logprob, count = found.logprob, found.num_tokens
         if logprob is None or not count:
             return None
         return logprob / count if self.normalize == "mean" else logprob
-
-    @staticmethod
-    async def _score(engine: Engine, pool: Pool, text: str) -> tuple[float | None, int | None]:
-        try:
-            result = await engine.loglikelihood(pool.task.instruct(pool.row.messages, pool.row), text)
-        except EngineRequestError:
-            return None, None
-        return result.logprob, result.num_tokens

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,14 +33,8 @@ class MajorityVote(Selector):
 
 async def final_answers(pool: Pool) -> list[str | None]:
     """Each candidate's canonical final answer; ``None`` where it may not be chosen or has no closed answer."""
-    chosen, task = set(pool.selectable()), pool.task
-
-    def read() -> list[str | None]:
-        return [
-            task.canonicalise(c.text or "", pool.row) if i in chosen else None for i, c in enumerate(pool.candidates)
-        ]
-
-    return await asyncio.to_thread(read)
+    task = pool.task
+    return await pool.of_each(lambda text: task.canonicalise(text, pool.row))
 
 
 def by_answer(answers: list[str | None]) -> dict[str, list[int]]:

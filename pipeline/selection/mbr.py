@@ -13,11 +13,9 @@ from pipeline.core.bounds import bounded
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.hashing import hash_rng
 from pipeline.engines.base import Engine
-from pipeline.judging.compare import VERDICT, PairwiseJudge, check_pairwise
-from pipeline.judging.templates import load_template
+from pipeline.judging.verdicts import VERDICT
 from pipeline.selection.base import Choice, Pool, Selector, selector
-from pipeline.tasks.chrf import aggregate_chrf
-from pipeline.tasks.utilities import UTILITIES, cosine_matrix
+from pipeline.tasks.utilities import UTILITIES, aggregate_chrf, cosine_matrix
 
 Matrix = Sequence[Sequence[float | None]]
 
@@ -53,6 +51,8 @@ class MBR(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({"embed", VERDICT})
     cost: ClassVar[str] = "0 (chrf, bleu), N embeddings, judge: N(N-1) = 20 at N=5"
     source: ClassVar[str] = "arXiv 2506.20544, selection"
+    template_keys: ClassVar[tuple[str, ...]] = ("template",)
+    compares: ClassVar[bool] = True
     utility: str = bounded("chrf", one_of=UTILITY_NAMES)
     template: str = "pairwise_selection"
     approximation: str | None = bounded(None, one_of=tuple(_APPROXIMATIONS), cure="null = exact")
@@ -65,16 +65,14 @@ class MBR(Selector):
         super().check(key)
         if self.utility == "bleu" and importlib.util.find_spec("sacrebleu") is None:
             raise ConfigError(f"{key}.utility: bleu needs the package sacrebleu (pip install sacrebleu)")
-        check_pairwise(self.template, f"{key}.template")
         if self.approximation is not None and self.utility not in _APPROXIMATIONS[self.approximation]:
             able = " and ".join(_APPROXIMATIONS[self.approximation])
             raise ConfigError(f"{key}.approximation: {self.approximation} is for {able}, not for {self.utility}")
 
     def templates(self) -> dict[str, str]:
-        return {self.template: load_template(self.template).hash} if self.utility == "judge" else {}
+        return super().templates() if self.utility == "judge" else {}
 
     def _references(self, pool: Pool, n: int) -> list[int]:
-        """Which of n candidates are references."""
         if self.approximation is None or n <= self.references:
             return list(range(n))
         return sorted(hash_rng(*pool.key("mbr references")).sample(range(n), self.references))
@@ -86,30 +84,28 @@ class MBR(Selector):
         """The best candidate by the other candidates and ``extra`` texts, which ``across`` is the template for."""
         indices = pool.selectable()
         texts = [pool.candidates[i].text or "" for i in indices]
-        matrix: Matrix
-        means: list[float | None] | None = None
+        means: Sequence[float | None]
         if self.approximation == "aggregate":
-            found = await asyncio.to_thread(aggregate_chrf, texts, extra)
-            means, detail = [*found], {**detail, "approximation": "aggregate"}
-            matrix = []
+            means = await asyncio.to_thread(aggregate_chrf, texts, extra)
+            detail |= {"approximation": "aggregate"}
         elif self.utility == "judge":
-            judge = PairwiseJudge(pool.judge())
-            templates = [load_template(name, pool.row.language) for name in (self.template, across)]
-            matrix = [_with_ties(row) for row in await judge.matrix(templates[0], texts, templates[1], extra)]
+            judge = pool.judge()
+            games = await judge.matrix(pool.template(self.template), texts, pool.template(across), extra)
+            means = mean_of_others([_with_ties(row) for row in games])
             detail |= judge.tally.detail()
         elif self.utility == "embedding":
             assert pool.engine is not None
-            matrix = await _embedding_matrix(pool.engine, texts, extra)
+            means = mean_of_others(await _embedding_matrix(pool.engine, texts, extra))
         else:
             utility = pool.utilities.get(self.utility) or UTILITIES[self.utility]
             chosen = self._references(pool, len(texts))
             if len(chosen) < len(texts):
                 detail |= {"approximation": "reference_subset", "references": len(chosen)}
             references = [*(texts[j] for j in chosen), *extra]
-            part = await asyncio.to_thread(utility, texts, references, pool.task.answer_language(pool.row))
-            matrix = _spread(part, chosen, len(texts))
+            matrix = await asyncio.to_thread(utility, texts, references, pool.task.answer_language(pool.row))
+            means = mean_of_others(matrix, chosen)
         values: list[float | None] = [None] * len(pool.candidates)
-        for i, value in zip(indices, mean_of_others(matrix) if means is None else means, strict=True):
+        for i, value in zip(indices, means, strict=True):
             values[i] = value
         return self.best(pool, values, **detail)
 
@@ -123,27 +119,19 @@ def _with_ties(row: Sequence[float | None]) -> list[float | None]:
     return [None] * len(row) if known <= 1 < len(row) else [0.5 if u is None else u for u in row]
 
 
-def _spread(matrix: Matrix, columns: Sequence[int], n: int) -> Matrix:
-    """The matrix over all n candidates, ``None`` where there is no column; columns beyond ``columns`` follow."""
-    if len(columns) == n:
-        return matrix
-    spread = []
-    for row in matrix:
-        wide: list[float | None] = [None] * n
-        for j, value in zip(columns, row, strict=False):
-            wide[j] = value
-        spread.append([*wide, *row[len(columns) :]])
-    return spread
-
-
-def mean_of_others(matrix: Matrix) -> list[float | None]:
+def mean_of_others(matrix: Matrix, columns: Sequence[int] | None = None) -> list[float | None]:
     """Means of the rows without their own column and without ``None``; 0 where there is nothing to compare with.
 
     ``math.fsum`` does not depend on the order, so that equal texts tie exactly and the hash decides, not rounding.
+
+    Args:
+        columns: whose the first columns are, where not every row has one.
     """
+    place = {i: j for j, i in enumerate(range(len(matrix)) if columns is None else columns)}
     means: list[float | None] = []
     for i, row in enumerate(matrix):
-        valid = [u for j, u in enumerate(row) if j != i and u is not None]
+        own = place.get(i)
+        valid = [u for j, u in enumerate(row) if j != own and u is not None]
         means.append(math.fsum(valid) / len(valid) if valid else 0.0 if len(row) == 1 else None)
     return means
 

@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 
 from pipeline.core.bounds import bounded
 from pipeline.core.hashing import hash_rng
-from pipeline.judging.compare import VERDICT, Tally
-from pipeline.judging.templates import load_template
-from pipeline.judging.verdicts import LETTERS, pick
+from pipeline.judging.verdicts import LETTERS, VERDICT, Judge
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 EMPTY_CHECKLIST = "the checklist is empty"
@@ -37,15 +35,12 @@ class OnePass(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({VERDICT})
     cost: ClassVar[str] = "R = 1"
     source: ClassVar[str] = "arXiv 2506.20544, CHOPS without its checklist"
+    template_keys: ClassVar[tuple[str, ...]] = ("template",)
     template: str = "one_pass"
     permutations: int = bounded(1, ge=1)
 
     def check(self, key: str) -> None:
         super().check(key)
-        load_template(self.template, key=f"{key}.template")
-
-    def templates(self) -> dict[str, str]:
-        return {self.template: load_template(self.template).hash}
 
     async def select(self, pool: Pool) -> Choice:
         indices = pool.selectable()
@@ -54,10 +49,10 @@ class OnePass(Selector):
         if len(indices) > len(LETTERS):
             raise ValueError(f"one-pass selection shows at most {len(LETTERS)} candidates, not {len(indices)}")
         checklist = await self._checklist(pool)
-        tally = Tally()
+        judge = pool.judge()
         orders = [self._order(pool, indices, r) for r in range(self.permutations)]
-        picks = await asyncio.gather(*(self._pick(pool, order, checklist, tally) for order in orders))
-        detail: dict[str, Any] = {"permutations": picks, **tally.detail()}
+        picks = await asyncio.gather(*(self._pick(pool, judge, order, checklist) for order in orders))
+        detail: dict[str, Any] = {"permutations": picks, **judge.tally.detail()}
         if checklist is not None:
             detail |= {"checklist": checklist} if checklist else {"without": EMPTY_CHECKLIST}
         votes = Counter(pool.candidates[p["pick"]].text for p in picks if p["pick"] is not None)
@@ -75,12 +70,11 @@ class OnePass(Selector):
         hash_rng(*pool.key(self.draws, block)).shuffle(order)
         return order[turn:] + order[:turn]
 
-    async def _pick(self, pool: Pool, order: list[int], checklist: str | None, tally: Tally) -> dict[str, Any]:
-        template = load_template(self.template, pool.row.language)
+    async def _pick(self, pool: Pool, judge: Judge, order: list[int], checklist: str | None) -> dict[str, Any]:
         labels = LETTERS[: len(order)]
         answers = [(label, pool.candidates[i].text) for label, i in zip(labels, order, strict=True)]
-        said = await pool.judge().verdict(template, labels, checklist=checklist or "", answers=answers)
-        label = pick(said.probs, *pool.key(self.draws, order))
-        tally.add(label is not None, said)
+        template = pool.template(self.template)
+        said = await judge.verdict(template, labels, checklist=checklist or "", answers=answers)
+        label = said.pick(*pool.key(self.draws, order))
         probs = [round(said.probs.get(label, 0.0), 6) for label in labels]
         return {"order": order, "probs": probs, "pick": None if label is None else order[labels.index(label)]}

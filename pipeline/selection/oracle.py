@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,15 +25,8 @@ class Oracle(Selector):
         return 1.0
 
     async def select(self, pool: Pool) -> Choice:
-        task, reference, chosen = pool.task, pool.row.reference, set(pool.selectable())
-
-        def qualities() -> list[float | None]:
-            return [
-                task.verify(c.text or "", reference, pool.row) if i in chosen else None
-                for i, c in enumerate(pool.candidates)
-            ]
-
-        values = await asyncio.to_thread(qualities)
+        task, row = pool.task, pool.row
+        values = await pool.of_each(lambda text: task.verify(text, row.reference, row))
         if all(v is None for v in values):
             return Choice(pool.fallback(), detail={"fallback": "nothing to verify against"})
         return self.best(pool, values)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.core.errors import EngineRequestError
-from pipeline.judging.compare import VERDICT
 from pipeline.judging.templates import load_template
-from pipeline.judging.verdicts import expected_grade
+from pipeline.judging.verdicts import VERDICT
 from pipeline.selection.base import Choice, Pool, Selector, score_texts, selector
 
 
@@ -27,29 +26,20 @@ class PointwiseJudge(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({VERDICT})
     cost: ClassVar[str] = "N"
     source: ClassVar[str] = "arXiv 2506.20544, selection; arXiv 2603.12520"
+    template_keys: ClassVar[tuple[str, ...]] = ("template",)
     template: str = "pointwise"
-
-    def check(self, key: str) -> None:
-        super().check(key)
-        load_template(self.template, key=f"{key}.template")
-
-    def templates(self) -> dict[str, str]:
-        return {self.template: load_template(self.template).hash}
 
     def highest(self) -> float:
         return max(float(label) for label in load_template(self.template).labels)
 
     async def select(self, pool: Pool) -> Choice:
         values, failures = await score_texts(pool, lambda text: self._grade(pool, text))
-        invalid = len(
-            {c.text for c, v in zip(pool.candidates, values, strict=True) if c.text is not None and v is None}
-        )
-        return self.best(pool, values, **({"invalid": invalid} if invalid else {}), **failures)
+        invalid = {c.text for c, v in zip(pool.candidates, values, strict=True) if c.text is not None and v is None}
+        return self.best(pool, values, **({"invalid": len(invalid)} if invalid else {}), **failures)
 
     async def _grade(self, pool: Pool, text: str) -> float | None:
-        template = load_template(self.template, pool.row.language)
-        labels = template.labels
-        said = await pool.judge().verdict(template, labels, answer=text)
+        template = pool.template(self.template)
+        said = await pool.judge().verdict(template, template.labels, answer=text)
         if said.error:
             raise EngineRequestError(said.error)
-        return expected_grade(said.probs, labels)
+        return said.grade()

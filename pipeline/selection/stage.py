@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -9,14 +10,16 @@ from typing import Any, ClassVar
 from pipeline.core.errors import EngineDead, UnreadableJudge
 from pipeline.core.languages import is_among, is_language
 from pipeline.core.policy import Policy
-from pipeline.core.row import Candidate, Row, RowError
+from pipeline.core.row import Candidate, Row, RowError, Score, Selection
 from pipeline.core.safety import redact
 from pipeline.engines.base import Engine
-from pipeline.engines.stage import Stage
-from pipeline.judging.early import FirstVerdicts
-from pipeline.selection.base import Choice, Pool, Selector, to_records
-from pipeline.selection.known import known_values
+from pipeline.engines.stage import PROMPT, Stage
+from pipeline.judging.verdicts import FirstVerdicts
+from pipeline.selection.base import Choice, Pool, Selector
 from pipeline.tasks import Task, task_for
+
+SCORER = "adaptive:"
+"""Begins ``Score.scorer`` where the numbers were made between two rounds, as in ``adaptive:best_of_n``."""
 
 
 @dataclass
@@ -48,18 +51,7 @@ class SelectStage(Stage):
     known: frozenset[str] = frozenset()
     early: FirstVerdicts | None = None
 
-    reads: ClassVar[tuple[str, ...]] = (
-        "row_id",
-        "prompt_id",
-        "task",
-        "language",
-        "messages",
-        "reference",
-        "candidates",
-        "scores",
-        "selections",
-        "errors",
-    )
+    reads: ClassVar[tuple[str, ...]] = (*PROMPT, "row_id", "reference", "candidates", "scores", "selections")
     writes: ClassVar[tuple[str, ...]] = ("scores", "selections")
 
     @property
@@ -75,10 +67,9 @@ class SelectStage(Stage):
         for plan in self.plans:
             if self.policy is not None and not self.policy.wants_plan(plan, row):
                 continue
-            usable = engine if self.selector.engine else None
             if not is_among(row.language, self.only_languages.get(plan)):
                 continue
-            pool = self._pool(row, plan, usable)
+            pool = self._pool(row, plan, engine if self.selector.engine else None)
             note = self._bar(pool)
             try:
                 choice = await self.selector.select(pool) if pool.selectable() else Choice(None)
@@ -89,19 +80,24 @@ class SelectStage(Stage):
                 failure = RowError("select", self.name, type(error).__name__, redact(str(error), 2000))
                 row.errors.append(failure)
                 choice = Choice(pool.fallback(), detail={"fallback": f"{failure.kind}: {failure.message}"[:500]})
-            if note:
-                choice.detail = {**choice.detail, **note}
-            selection, score = to_records(self.method, pool, choice)
-            kept = [s for s in row.selections if (s.plan, s.method) != (plan, self.method)]
-            row.selections = [*kept, selection]
-            if score is not None:
-                row.scores = [*(s for s in row.scores if (s.plan, s.scorer) != (plan, self.method)), score]
+            self._keep(row, pool, choice, {**choice.detail, **note})
         return row
+
+    def _keep(self, row: Row, pool: Pool, choice: Choice, detail: dict[str, Any]) -> None:
+        """Put a choice into the row, in place of what it may have from a selector of that name."""
+        text, index, place = choice.text, choice.index, (pool.plan, self.method)
+        if index is not None and index >= 0:
+            text = pool.candidates[index].text
+        told = json.dumps(detail, ensure_ascii=False, sort_keys=True) if detail else None
+        kept = [s for s in row.selections if (s.plan, s.method) != place]
+        row.selections = [*kept, Selection(*place, index, text, choice.score, told)]
+        if choice.values is not None:
+            others = [s for s in row.scores if (s.plan, s.scorer) != place]
+            row.scores = [*others, Score(self.method, pool.plan, list(choice.values))]
 
     def _pool(self, row: Row, plan: str, engine: Engine | None) -> Pool:
         known = known_values(row, plan, self.method) if engine is not None and plan in self.known else {}
-        origins = self.selector.origins
-        more: dict[str, Any] = {"origins": origins, "known": known, "early": self.early}
+        more: dict[str, Any] = {"origins": self.selector.origins, "known": known, "early": self.early}
         return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, **more)
 
     def _bar(self, pool: Pool) -> dict[str, object]:
@@ -119,7 +115,12 @@ class SelectStage(Stage):
     def _is_barred(self, candidate: Candidate, row: Row) -> bool:
         if self.bar_truncated and candidate.finish_reason == "length":
             return True
-        if not self.bar_wrong_language:
-            return False
         language = task_for(row, self.tasks).answer_language(row)
-        return is_language(candidate.text or "", language) is False
+        return self.bar_wrong_language and is_language(candidate.text or "", language) is False
+
+
+def known_values(row: Row, set_name: str, method: str) -> dict[str, float]:
+    """Text -> the number that the selector ``method`` gave it between two rounds: it is not asked for again."""
+    found = [s.values for s in row.scores if (s.scorer, s.plan) == (SCORER + method, set_name)]
+    pairs = zip(row.plan(set_name), found[0], strict=False) if found else ()
+    return {c.text: v for c, v in pairs if c.text is not None and v is not None}

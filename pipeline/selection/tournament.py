@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipeline.core.hashing import hash_rng
-from pipeline.judging.compare import VERDICT, PairwiseJudge, check_pairwise
-from pipeline.judging.templates import load_template
+from pipeline.judging.verdicts import VERDICT, Judge
 from pipeline.selection.base import Choice, Pool, Selector, selector
 
 
@@ -33,17 +32,12 @@ class Tournament(Selector):
     needs: ClassVar[frozenset[str]] = frozenset({VERDICT})
     cost: ClassVar[str] = "2(N-1) = 8 at N=5"
     source: ClassVar[str] = "arXiv 2506.20544, selection"
+    template_keys: ClassVar[tuple[str, ...]] = ("template",)
+    compares: ClassVar[bool] = True
     template: str = "pairwise_selection"
 
-    def check(self, key: str) -> None:
-        super().check(key)
-        check_pairwise(self.template, f"{key}.template")
-
-    def templates(self) -> dict[str, str]:
-        return {self.template: load_template(self.template).hash}
-
     async def select(self, pool: Pool) -> Choice:
-        judge = PairwiseJudge(pool.judge())
+        judge = pool.judge()
         standing = pool.selectable()
         hash_rng(*pool.key(self.kind)).shuffle(standing)
         matches: list[dict[str, Any]] = []
@@ -61,9 +55,9 @@ class Tournament(Selector):
             return Choice(pool.fallback(), detail={**detail, "fallback": "no valid verdict"})
         return Choice(standing[0], detail=detail)
 
-    async def _match(self, pool: Pool, judge: PairwiseJudge, a: int, b: int) -> dict[str, Any]:
+    async def _match(self, pool: Pool, judge: Judge, a: int, b: int) -> dict[str, Any]:
         first, second = (pool.candidates[i].text or "" for i in (a, b))
-        utility = await judge.utility(load_template(self.template, pool.row.language), first, second)
+        utility = await judge.utility(pool.template(self.template), first, second)
         match: dict[str, Any] = {"pair": [a, b], "utility": utility}
         if utility is None or utility == 0.5:
             coin = hash_rng(*pool.key(self.kind, "coin", a, b)).choice((a, b))

@@ -35,13 +35,9 @@ class WeightedVote(Selector):
     async def select(self, pool: Pool) -> Choice:
         answers = await final_answers(pool)
         voters = {c.text for c, answer in zip(pool.candidates, answers, strict=True) if answer is not None}
-        engine, asked = pool.engine, pool.question.messages
-        assert engine is not None
 
         async def reward(text: str) -> float | None:
-            if text not in voters:
-                return None
-            value = (await engine.reward(asked, text)).value
+            value = await pool.reward(text) if text in voters else math.nan
             return value if math.isfinite(value) else None
 
         rewards, detail = await score_texts(pool, reward)

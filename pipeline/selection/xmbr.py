@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.core.bounds import bounded
-from pipeline.judging.compare import check_pairwise
-from pipeline.judging.templates import load_template
 from pipeline.selection.base import Choice, Pool, selector
 from pipeline.selection.mbr import MBR, UTILITY_NAMES
 
@@ -32,20 +30,13 @@ class XMBR(MBR):
 
     cost: ClassVar[str] = "M generations, judge: N(N-1) + 2NM = 50 at N=5, M=3"
     source: ClassVar[str] = "arXiv 2506.20544, X-MBR"
+    template_keys: ClassVar[tuple[str, ...]] = ("template", "crosslingual_template")
     utility: str = bounded("judge", one_of=UTILITY_NAMES)
     evidence: str = "evidence"
     crosslingual_template: str = "crosslingual"
 
-    def check(self, key: str) -> None:
-        super().check(key)
-        check_pairwise(self.crosslingual_template, f"{key}.crosslingual_template")
-
     def evidence_plan(self) -> str | None:
         return self.evidence
-
-    def templates(self) -> dict[str, str]:
-        hashes = super().templates()
-        return hashes and hashes | {self.crosslingual_template: load_template(self.crosslingual_template).hash}
 
     async def select(self, pool: Pool) -> Choice:
         found = [c.text for c in pool.row.plan(self.evidence) if c.origin == "evidence" and c.text is not None]

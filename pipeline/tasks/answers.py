@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.tasks.numbers import Readings, is_working, leads, normalise, read
@@ -149,14 +148,9 @@ def _inside(text: str, start: int) -> str:
 
 
 def _behind(text: str, place: int) -> _Stated:
-    lines = list(_lines(text, place))
-    for i, (start, line) in enumerate(lines):
+    for i, line in enumerate(text[place:].splitlines(keepends=True)):
         if any(c.isalnum() for c in line):
-            return _Stated(line[:_MAX_ANSWER], i == 0, text[start + len(line) :])
-    return _Stated("", True, "")
-
-
-def _lines(text: str, place: int) -> Iterator[tuple[int, str]]:
-    for line in text[place:].splitlines(keepends=True):
-        yield place, line.rstrip("\r\n")
+            said = line.rstrip("\r\n")
+            return _Stated(said[:_MAX_ANSWER], i == 0, text[place + len(said) :])
         place += len(line)
+    return _Stated("", True, "")

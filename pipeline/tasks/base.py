@@ -103,7 +103,6 @@ class Task:
 
 
 def task_for(row: Row, tasks: Mapping[str, Task] | None = None) -> Task:
-    """The task of a row."""
     return task_named(row.task, tasks)
 
 

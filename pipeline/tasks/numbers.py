@@ -10,6 +10,7 @@ import logging
 import re
 import unicodedata
 from fractions import Fraction
+from itertools import accumulate
 from threading import Lock
 
 from pipeline.core.languages import base_language, parse
@@ -142,7 +143,7 @@ def clean(line: str) -> str:
     for pattern, replacement in _LATEX:
         line = pattern.sub(replacement, line)
     if not line.isascii():
-        line = _HAN_POINT.sub(lambda m: f"{_shown(_han(m[1]))}.{''.join(str(_HAN_DIGITS[c]) for c in m[2])}", line)
+        line = _HAN_POINT.sub(lambda m: f"{_digits(m[1])}.{''.join(str(_HAN_DIGITS[c]) for c in m[2])}", line)
         line = _PARTS.sub(_part, line)
     return _PREFIXED.sub(r"\2 \1", line)
 
@@ -218,11 +219,8 @@ def written(text: str, language: str | None) -> list[Fraction | str]:
 def _is_calculation(line: str, found: list[re.Match[str]]) -> bool:
     """Whether an operator, or an equals sign, joins the first number to the next, at most two words between."""
     between = line[found[0].end() : found[1].start() + (1 if found[1]["sign"] else 0)] if len(found) > 1 else ""
-    if (
-        found[0]["unit"] is None
-        and re.match(r"\s?[\^√π(]|\s?\\", line[found[0].end() :])
-        and not _JUXTAPOSED.search(line)
-    ):
+    follows = re.match(r"\s?[\^√π(]|\s?\\", line[found[0].end() :])
+    if found[0]["unit"] is None and follows and not _JUXTAPOSED.search(line):
         return True
     return bool(re.search(r"[-+*/×÷·=≈]|\\(?:times|cdot|div)", between)) and len(re.findall(r"[^\W\d_]+", between)) <= 3
 
@@ -248,17 +246,15 @@ def _part(match: re.Match[str]) -> str:
     """四分之三 -> 3/4; 百分之二十 stays, as the per cent sign is dropped."""
     if match[2] == "百":
         return match[0]
-    whole, den, num = (None if g is None else _shown(_value(g)) for g in match.groups())
-    if not (den or "").isdigit() or not (num or "").isdigit() or not (whole or "0").isdigit():
+    whole, den, num = ("" if g is None else _digits(g) for g in match.groups())
+    if not all(part.isdigit() for part in (den, num, whole or "0")):
         return match[0]
     return f" {whole} {num}/{den} " if whole else f" {num}/{den} "
 
 
-def _value(written: str) -> Fraction | None:
-    return Fraction(written) if written.isdecimal() and written.isascii() else _han(written)
-
-
-def _shown(value: Fraction | None) -> str:
+def _digits(written: str) -> str:
+    """A numeral with digits or with Chinese characters, as digits; empty when it cannot be read."""
+    value = Fraction(written) if written.isdecimal() and written.isascii() else _han(written)
     return "" if value is None else str(value)
 
 
@@ -376,12 +372,9 @@ def _evaluate(line: str) -> Fraction | None:
         return None
     latex = re.sub(r"√\s*(\d+)", r"\\sqrt{\1}", _UNIT_AT_END.sub("", line)).strip()
     latex = "".join(_OPERATORS.get(c, c) for c in latex)
-    if (
-        len(latex) > _MAX_LATEX
-        or not _NUMERIC.fullmatch(latex)
-        or _JUXTAPOSED.search(latex)
-        or _depth(latex) > _MAX_DEPTH
-    ):
+    if len(latex) > _MAX_LATEX or not _NUMERIC.fullmatch(latex) or _JUXTAPOSED.search(latex):
+        return None
+    if max(accumulate((c in "([{") - (c in ")]}") for c in latex), default=0) > _MAX_DEPTH:
         return None
     try:
         import math_verify
@@ -398,14 +391,6 @@ def _evaluate(line: str) -> Fraction | None:
         return Fraction(f"{float(value.evalf(20)):.12g}")
     except Exception:  # untrusted text: whatever sympy says of it, it is not a number
         return None
-
-
-def _depth(latex: str) -> int:
-    depth = deepest = 0
-    for char in latex:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _quiet() -> None:

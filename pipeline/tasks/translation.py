@@ -123,16 +123,14 @@ class Translation(Task):
         reference = row.reference or ""
         known = [t for t in texts if t is not None] if reference.strip() else []
         language = self.answer_language(row)
-        matches: list[float | None] = [number_match(t, reference, language) for t in known]
         found: dict[str, list[float | None]] = {
             "chrf": [_share(line[0]) for line in chrf_matrix(known, [reference])],
             "bleu": [_share(line[0]) for line in bleu_matrix(known, [reference], language)],
-            "numbers": matches,
+            "numbers": [number_match(t, reference, language) for t in known],
         }
-        if len(known) == len(texts):
-            return found
-        places = [i for i, t in enumerate(texts) if t is not None] if known else []
-        return {name: _spread(values, places, len(texts)) for name, values in found.items()}
+        places = [known and t is not None for t in texts]
+        numbers = {name: iter(values) for name, values in found.items()}
+        return {name: [next(values) if there else None for there in places] for name, values in numbers.items()}
 
     def _languages(self, row: Row) -> tuple[str, str]:
         target = self.answer_language(row)
@@ -157,10 +155,3 @@ def number_match(text: str, reference: str, language: str | None = None) -> floa
     """
     mine, wanted = (Counter(written(t, language)) for t in (text, reference))
     return (mine & wanted).total() / max(mine.total(), wanted.total()) if wanted else None
-
-
-def _spread(values: list[float | None], places: Sequence[int], length: int) -> list[float | None]:
-    spread: list[float | None] = [None] * length
-    for place, value in zip(places, values, strict=True):
-        spread[place] = value
-    return spread

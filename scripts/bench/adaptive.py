@@ -37,9 +37,8 @@ import pyarrow.parquet as pq
 from scipy.stats import t as student
 
 from pipeline.core.columns import Bools, Floats, Ints
-from pipeline.sampling.adaptive.budget import deal_out, lengths
-from pipeline.sampling.adaptive.decide import State, decide
-from pipeline.sampling.adaptive.settings import Adaptive
+from pipeline.sampling.adaptive.decide import State, deal_out, decide, lengths
+from pipeline.sampling.plans import Adaptive
 
 
 @dataclass

@@ -34,11 +34,12 @@ from pipeline.core.hashing import hash_rng
 from pipeline.core.remote import model_path
 from pipeline.core.row import Message, Row, Tokens
 from pipeline.engines.base import LabelProbs
+from pipeline.engines.control import special_tokens
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.engines.text import ControlTokens, chat_messages
-from pipeline.judging.referee import ORDERS, Referee, Refereeing
+from pipeline.engines.text import chat_messages
+from pipeline.judging.games import ORDERS, Referee, Refereeing
 from pipeline.judging.templates import JudgeTemplate, framed, load_template
-from pipeline.judging.verdicts import pairwise_score
+from pipeline.judging.verdicts import Verdict
 from pipeline.stats.intervals import Estimate, mean_interval
 
 ATTACKS = {
@@ -96,7 +97,7 @@ class Judge:
         self.model = AutoModelForCausalLM.from_pretrained(model_path(model), dtype=torch.float32).eval()
 
     def label_probs(
-        self, prompt: Sequence[Message], labels: Sequence[str], prefill: str, control: ControlTokens | None
+        self, prompt: Sequence[Message], labels: Sequence[str], prefill: str, control: re.Pattern[str] | None
     ) -> dict[str, float]:
         """Probability of each label's first token, with and without a space before it."""
         import torch
@@ -113,7 +114,7 @@ class Judge:
 
 
 def score(
-    judge: Judge, template: JudgeTemplate, control: ControlTokens | None, texts: tuple[str, str, str], attack: str
+    judge: Judge, template: JudgeTemplate, control: re.Pattern[str] | None, texts: tuple[str, str, str], attack: str
 ) -> float:
     """Mean soft score over both orders of the answer in ``texts`` (question, answer, opponent's); NaN if invalid."""
     question, mine, theirs = texts
@@ -123,9 +124,8 @@ def score(
         shown = (attacked, theirs) if me == "a" else (theirs, attacked)
         with framed("bench", question):
             prompt = template.render([{"role": "user", "content": question}], answer_a=shown[0], answer_b=shown[1])
-        first, second, tie = template.labels
         probs = judge.label_probs(prompt, template.labels, template.prefill, control)
-        value = pairwise_score(probs, first, second, tie, soft=True)
+        value = Verdict(template.labels, probs).score(soft=True)
         scores.append(np.nan if value is None else value if me == "a" else 1 - value)
     return float(np.mean(scores))
 
@@ -206,7 +206,7 @@ async def _games(rows: Sequence[tuple[str, str, str, str]], plea: str) -> dict[s
                 checked = await referee.play("me", "them", attacked, theirs, order)
                 clean = await referee.play("me", "them", mine, theirs, order)
                 first, second = (attacked, theirs) if order == "ab" else (theirs, attacked)
-                said, _ = await referee._call(first, second)
+                said = await referee._call(load_template("pairwise"), first, second)
             wins["unchecked"] += said.probs[me] > 0.5
             wins["checked"] += checked.verdict == "win"
             wins["coin"] += clean.verdict == "win"
@@ -230,7 +230,7 @@ def measure(args: argparse.Namespace) -> None:
     judge = Judge(args.model)
     started = time.monotonic()
     rises: dict[tuple[str, str], np.ndarray] = {}
-    for name, template, control in (("naive", naive, None), ("delimited", ours, ControlTokens(judge.tokenizer))):
+    for name, template, control in (("naive", naive, None), ("delimited", ours, special_tokens(judge.tokenizer))):
         clean: np.ndarray | None = None
         for attack, suffix in {"no attack": "", **ATTACKS}.items():
             values = np.array([score(judge, template, control, texts, suffix) for _, *texts in rows])

@@ -37,8 +37,8 @@ from pipeline.core.row import Game, Row, Selection, row_from_dict
 from pipeline.engines.base import Engine, LabelProbs, Prompt, SamplingParams
 from pipeline.engines.meter import Meter
 from pipeline.judging.audit import altered, find_donors
+from pipeline.judging.games import ORDERS, Referee, Refereeing
 from pipeline.judging.names import AUDIT, ORIGINAL
-from pipeline.judging.referee import ORDERS, Referee, Refereeing
 from pipeline.prompts.sources import read_prompts
 
 SETTINGS = [

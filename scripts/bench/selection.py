@@ -32,7 +32,7 @@ from pipeline.core.hashing import hash_rng
 from pipeline.core.row import Candidate, Row
 from pipeline.selection.base import SELECTORS, Pool
 from pipeline.selection.mbr import mean_of_others
-from pipeline.tasks.chrf import chrf_matrix
+from pipeline.tasks.utilities import chrf_matrix
 
 FORMS: dict[str, dict[str, Any]] = {
     "exact": {},

@@ -4,7 +4,7 @@
 
 Wall time of fresh processes: `import pipeline`, `lemonpress --help`, a misspelt config key, and an interpreter that
 does nothing, in turn; the median and the range of each. Goals: 0.3 s, 0.5 s and 1 s. ``engines`` pairs of starts of
-the demo's vLLM engine: as Lemonpress starts it on the CPU (``pipeline/engines/vllm_start.py``), and as vLLM does by
+the demo's vLLM engine: as Lemonpress starts it on the CPU (``pipeline/engines/vllm_cpu.py``), and as vLLM does by
 itself. The last line of JSON holds the medians.
 """
 
@@ -58,7 +58,7 @@ def measure(times: int) -> dict[str, float]:
 
 _ENGINE = """
 import asyncio, sys, time
-from pipeline.engines import vllm_start
+from pipeline.engines import vllm_cpu
 from pipeline.engines.vllm import VLLMEngineConfig
 
 async def main():
@@ -70,7 +70,7 @@ async def main():
 
 if __name__ == "__main__":
     if sys.argv[1] == "vLLM":
-        vllm_start.begin = vllm_start.use = lambda *_: None
+        vllm_cpu.begin = vllm_cpu.use = lambda *_: None
     asyncio.run(main())
 """
 

@@ -115,7 +115,7 @@ GPUS = {
 
 @pytest.mark.parametrize("name", GPUS)
 def test_models_fit_on_the_gpus_that_they_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm, "_cpu_build", lambda: False)
+    monkeypatch.setattr(vllm.vllm_cpu, "is_cpu_build", lambda: False)
     gpus, words = GPUS[name]
     config: Config = load_config([name])
     assert spell(plan(config.engines, [NodeGroup(1, gpus, 16)])) == words

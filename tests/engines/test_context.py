@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pipeline.core.errors import PromptTooLong
 from pipeline.core.row import Candidate, Row, Selection
 from pipeline.engines.base import Engine
-from pipeline.engines.context import fit
 from pipeline.engines.dummy import DummyEngineConfig
+from pipeline.engines.text import fit
 from pipeline.judging.games import JudgeStage
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage

@@ -55,7 +55,7 @@ def test_judge_calls_share_the_question(chat: Runner, kind: str) -> None:
         return " ".join(rng.choice(WORDS) for _ in range(words))
 
     row = Row(0, kind, language="en", messages=[{"role": "user", "content": f"Continue this story: {text(330)}"}])
-    assert chat(chat.engine.count_tokens(row.messages)) >= 300
+    assert len(chat.engine._prompt_ids(row.messages)) >= 300
     row.candidates = [Candidate(text(25), plan="x") for _ in range(4)]
     row.candidates += [Candidate(text(25), plan="evidence", origin="evidence") for _ in range(2)]
     recorder = Recorder(chat.engine)

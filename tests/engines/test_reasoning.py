@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.engines.reasoning import split_reasoning
+from pipeline.engines.text import split_reasoning
 
 
 @pytest.mark.parametrize(

@@ -216,10 +216,8 @@ def test_stop_leaves_nobody_waiting(tiny: Path) -> None:
     assert {type(r) for r in results[1:]} == {EngineDead}
 
 
-def test_raw_prompts_messages_and_token_counts(tiny: Path) -> None:
+def test_raw_prompts_and_messages(tiny: Path) -> None:
     async def call(engine: Engine) -> None:
-        assert await engine.count_tokens("w1 w2 w3") == 3
-        assert await engine.count_tokens(CHATS[0][0]) == 4  # user w0 [end] assistant
         plain = await engine.reward("user w0 [end] assistant ", "w1 w2 [end]")
         assert plain.value == pytest.approx((await engine.reward(*CHATS[0])).value, abs=1e-5)
         with pytest.raises(EngineRequestError, match="tool_calls"):

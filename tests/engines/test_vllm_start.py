@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.engines.processor import has_fast_bfloat16
 from pipeline.engines.vllm import VLLMEngineConfig
+from pipeline.engines.vllm_cpu import has_fast_bfloat16
 from tests.execution.harness import wait_for
 
 SCRIPT = """
 import multiprocessing, os, sys, time
-from pipeline.engines.vllm_start import _Context
+from pipeline.engines.vllm_cpu import _Context
 
 def child(path):
     with open(path, "w") as file:
@@ -67,8 +67,8 @@ def test_slow_bfloat16_is_known(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert has_fast_bfloat16(str(tmp_path / "cpuinfo")) is fast
-    monkeypatch.setattr("pipeline.engines.vllm.has_fast_bfloat16", lambda: fast)
-    monkeypatch.setattr("pipeline.engines.vllm._cpu_build", lambda: True)
+    monkeypatch.setattr("pipeline.engines.vllm_cpu.has_fast_bfloat16", lambda: fast)
+    monkeypatch.setattr("pipeline.engines.vllm_cpu.is_cpu_build", lambda: True)
 
     def dtype(asked: str) -> str:
         return str(VLLMEngineConfig(model="some/model", dtype=asked).create()._engine_args()["dtype"])  # type: ignore[attr-defined]

@@ -93,7 +93,7 @@ def test_its_run_is_a_valid_one_that_its_nodes_can_hold(
     manifests: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr(vllm, "_cpu_build", lambda: False)
+    monkeypatch.setattr(vllm.vllm_cpu, "is_cpu_build", lambda: False)
     spec = manifests["RayJob"]["spec"]
     program, job, *words = shlex.split(spec["entrypoint"])
     assert (program, job) == ("lemonpress", "run")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError
-from pipeline.engines.base import SamplingParams
+from pipeline.engines.base import Engine, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import InFlight, Meter
 from pipeline.execution import gate
@@ -70,8 +70,10 @@ def test_the_record_is_bounded_and_widening_loses_nothing(values: list[int], tim
 
 
 def test_a_meter_counts_what_is_in_flight_unless_the_engine_knows() -> None:
-    class Deaf:
+    class Deaf(Engine):
         model, revision, capabilities, verdict_tokens = "m", None, frozenset[str](), 32
+
+        def __init__(self) -> None: ...
 
         async def generate(self, prompt: Any, params: SamplingParams) -> Any:
             seen.append(flight.now())

@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture(autouse=True)
 def gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm, "_cpu_build", lambda: False)
+    monkeypatch.setattr(vllm.vllm_cpu, "is_cpu_build", lambda: False)
 
 
 def engine(tp: int = 1, pp: int = 1, model: str = "m", **pool: Any) -> VLLMEngineConfig:

@@ -22,7 +22,7 @@ from pipeline.core.folder import RunFolder
 from pipeline.core.schema import read_provenance
 from pipeline.jobs.label.labels import NO_ROW, Label, Labels
 from pipeline.prompts.sources import FileSource, Given, read_prompts
-from pipeline.tasks.chrf import chrf_matrix
+from pipeline.tasks.utilities import chrf_matrix
 from tests.conftest import DATA, jsonl, rows_of
 from tests.jobs import test_retry as tables
 

@@ -29,7 +29,7 @@ from pipeline.jobs.replay.players import Player, choose, first_candidates, playe
 from pipeline.jobs.replay.table import Pools, ReplayTable, place_of
 from pipeline.selection.base import Pool
 from pipeline.selection.mbr import MBR
-from pipeline.tasks.chrf import chrf_matrix
+from pipeline.tasks.utilities import chrf_matrix
 from tests.conftest import ROOT, rows_of
 from tests.runs import REFERENCE
 from tests.selection.test_own_selector import SOURCE

@@ -14,8 +14,15 @@ from pipeline.core.errors import ConfigError, InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.row import Answer, Row
 from pipeline.jobs.judge import check
-from pipeline.judging.answers import AnswersStage, ColumnAnswers, EngineAnswers, FileAnswers, RunAnswers
-from pipeline.judging.lookup import Lookup, write_lookup
+from pipeline.judging.answers import (
+    AnswersStage,
+    ColumnAnswers,
+    EngineAnswers,
+    FileAnswers,
+    Lookup,
+    RunAnswers,
+    write_lookup,
+)
 from tests.conftest import jsonl
 from tests.selection.test_selectors import Judge
 from tests.tables import write_table

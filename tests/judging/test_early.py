@@ -14,7 +14,7 @@ from pipeline.core.folder import RunFolder
 from pipeline.core.row import Tokens
 from pipeline.engines.base import ENGINES, Completion, Engine, Generation, Prompt, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.judging.early import FIRST, FirstVerdicts
+from pipeline.judging.verdicts import FIRST, FirstVerdicts, Verdict
 from tests.conftest import rows_of
 from tests.inprocess import without_ray
 
@@ -42,7 +42,7 @@ class Mumbler(DummyEngine):
 
 def count(watch: FirstVerdicts, *verdicts: bool) -> None:
     for i, valid in enumerate(verdicts):
-        watch.add(valid, f"words {i}")
+        watch.add(Verdict("AB", {"A": 1.0} if valid else {}, problem=f"words {i}"))
 
 
 def test_only_the_first_verdicts_decide() -> None:

@@ -13,25 +13,25 @@ from pipeline.core.row import Answer, Game, Row, RowError, Selection
 from pipeline.engines.base import LabelProbs, Prompt
 from pipeline.judging.games import JudgeStage
 from pipeline.judging.templates import load_template
-from pipeline.judging.verdicts import expected_grade, pairwise_score, pick
+from pipeline.judging.verdicts import Verdict
 from tests.selection.test_selectors import Judge
 
 
-def probs(a: float, b: float, c: float) -> dict[str, float]:
-    return {"A": a, "B": b, "C": c}
+def said(**probs: float) -> Verdict:
+    return Verdict(list(probs), probs)
 
 
 def test_verdicts() -> None:
-    assert pairwise_score(probs(0.6, 0.2, 0.1), "A", "B", "C", soft=False) == 1.0
-    assert pairwise_score(probs(0.2, 0.6, 0.1), "A", "B", "C", soft=False) == 0.0
-    assert pairwise_score(probs(0.2, 0.1, 0.6), "A", "B", "C", soft=False) == 0.5
-    assert pairwise_score(probs(0.4, 0.4, 0.1), "A", "B", "C", soft=False) == 0.5
-    assert pairwise_score(probs(0.4, 0.2, 0.2), "A", "B", "C", soft=True) == pytest.approx(0.625)
-    assert pairwise_score(probs(0.3, 0.1, 0.09), "A", "B", "C", soft=False) is None  # mass below one half
-    assert pick({"A": 0.2, "B": 0.31}, "k") == "B"
-    assert pick({"A": 0.2, "B": 0.2}, "k") is None
-    assert expected_grade({"1": 0.25, "5": 0.75}, ["1", "5"]) == 4.0
-    assert expected_grade({"1": 0.2, "5": 0.2}, ["1", "5"]) is None
+    assert said(A=0.6, B=0.2, C=0.1).score() == 1.0
+    assert said(A=0.2, B=0.6, C=0.1).score() == 0.0
+    assert said(A=0.2, B=0.1, C=0.6).score() == 0.5
+    assert said(A=0.4, B=0.4, C=0.1).score() == 0.5
+    assert said(A=0.4, B=0.2, C=0.2).score(soft=True) == pytest.approx(0.625)
+    assert said(A=0.3, B=0.1, C=0.09).score() is None  # mass below one half
+    assert said(A=0.2, B=0.31).pick("k") == "B"
+    assert said(A=0.2, B=0.2).pick("k") is None
+    assert Verdict("15", {"1": 0.25, "5": 0.75}).grade() == 4.0
+    assert Verdict("15", {"1": 0.2, "5": 0.2}).grade() is None
 
 
 def row(**texts: str | None) -> Row:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.row import Candidate, Row, Selection, Tokens
-from pipeline.engines.base import Completion, Generation, LogLikelihood, Prompt, Reward, SamplingParams
+from pipeline.engines.base import Completion, Generation, LogLikelihood, Prompt, SamplingParams, Scored
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.judging.games import JudgeStage
 from pipeline.sampling.evidence import Evidence
@@ -39,9 +39,9 @@ class Listener(DummyEngine):
         self.heard.append(prompt)
         return Generation([Completion(f"text {k}", "stop", 2) for k in range(params.n)], Tokens())
 
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
+    async def reward(self, prompt: Prompt, text: str) -> Scored:
         self.heard.append(prompt)
-        return Reward(1.0, Tokens())
+        return Scored(1.0, Tokens())
 
     async def loglikelihood(self, prompt: Prompt, text: str) -> LogLikelihood:
         self.heard.append(prompt)

@@ -10,10 +10,9 @@ import pytest
 
 from pipeline.engines.base import Engine
 from pipeline.engines.openai import OpenAIEngineConfig
-from pipeline.judging.compare import Judge, template_options
 from pipeline.judging.replies import CUT, CUT_THINKING, UNREADABLE, read_reply
 from pipeline.judging.templates import load_template
-from pipeline.judging.verdicts import mass_of, pairwise_score
+from pipeline.judging.verdicts import Judge
 from pipeline.tasks.base import Question
 from tests.endpoint import Endpoint, config_of, run
 from tests.judging.replies import CLEAR, UNCLEAR
@@ -25,8 +24,8 @@ SCORES = {"A": 1.0, "B": 0.0, "C": 0.5}
 
 
 def test_the_options_are_the_templates_own_words() -> None:
-    assert template_options(TEMPLATE) == OPTIONS
-    assert template_options(load_template("pointwise"))["4"] == "good"
+    assert TEMPLATE.options == OPTIONS
+    assert load_template("pointwise").options["4"] == "good"
 
 
 def test_clear_replies_are_read_and_unclear_ones_are_not() -> None:
@@ -116,7 +115,7 @@ def test_an_endpoint_that_talks_is_read_with_and_without_log_probabilities(
         judge, found = Judge(engine, QUESTION), []
         for _ in texts:  # one after the other: reply k is for request k
             said = await judge.verdict(TEMPLATE, TEMPLATE.labels, answer_a="1", answer_b="2")
-            found.append(pairwise_score(said.probs, *TEMPLATE.labels, soft=False))
+            found.append(said.score())
         return found
 
     found = run(config_of(endpoint, logprobs=logprobs, structured_output="none"), scores)
@@ -141,7 +140,7 @@ def test_a_first_token_that_only_looks_like_a_label_is_no_verdict(endpoint: Endp
     """``A good answer ...``: today the article is a vote of 0.9 for A."""
     endpoint.replies = [(200, reply("A good answer names the date.", {"A": 0.9, "B": 0.1}, {" good": 1.0}))]
     said = ask(config_of(endpoint))
-    assert mass_of(said.probs) is None and said.problem and UNREADABLE in said.problem
+    assert said.mass is None and said.problem and UNREADABLE in said.problem
 
 
 def test_an_endpoint_that_refuses_unknown_fields_is_asked_in_its_own_way(endpoint: Endpoint) -> None:

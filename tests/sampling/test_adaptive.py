@@ -24,14 +24,12 @@ from pipeline.execution.extend import Made, Unit
 from pipeline.jobs import generate
 from pipeline.jobs.adaptive import numbers_hold
 from pipeline.sampling.adaptive.accounts import Account, LanguageAccount, _count_candidates, _Failed, account
-from pipeline.sampling.adaptive.budget import Lengths, concave, deal_out, lengths
-from pipeline.sampling.adaptive.decide import Decision, State, decide
+from pipeline.sampling.adaptive.decide import Decision, Lengths, State, concave, deal_out, decide, lengths
 from pipeline.sampling.adaptive.rewards import reward_gains
-from pipeline.sampling.adaptive.settings import Adaptive
 from pipeline.sampling.adaptive.stages import ScoreStage
 from pipeline.sampling.adaptive.votes import counts_of, vote_gains
-from pipeline.selection.known import SCORER, known_values
-from pipeline.selection.stage import SelectStage
+from pipeline.sampling.plans import Adaptive
+from pipeline.selection.stage import SCORER, SelectStage, known_values
 from tests.tables import write_table
 
 NAN = float("nan")

@@ -15,7 +15,7 @@ from pipeline.core.errors import ResumeError
 from pipeline.core.folder import RunFolder
 from pipeline.jobs import generate, select
 from pipeline.selection.best_of_n import BestOfN
-from pipeline.selection.known import SCORER
+from pipeline.selection.stage import SCORER
 from tests.conftest import jsonl, rows_of
 from tests.execution.test_resume import Killed, Requests
 from tests.inprocess import without_ray

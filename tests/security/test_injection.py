@@ -15,16 +15,15 @@ import pytest
 from pipeline.cli import main
 from pipeline.core.row import Candidate, Row, Selection, Tokens
 from pipeline.engines.base import Completion, Generation, LabelProbs
-from pipeline.engines.control import COMMON
+from pipeline.engines.control import COMMON, defuse, special_tokens, split
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
-from pipeline.engines.text import ControlTokens, chat_messages
+from pipeline.engines.text import chat_messages
 from pipeline.engines.transformers import TransformersEngine, TransformersEngineConfig
 from pipeline.engines.vllm import VLLMEngine, VLLMEngineConfig
 from pipeline.execution.worker import Worker
-from pipeline.judging.games import JudgeStage
+from pipeline.judging.games import JudgeStage, Referee, Refereeing
 from pipeline.judging.names import PLEA, PLEA_IGNORED
 from pipeline.judging.pleas import without_pleas
-from pipeline.judging.referee import Referee, Refereeing
 from pipeline.judging.templates import framed, load_template
 from pipeline.selection.base import Pool
 from pipeline.selection.one_pass import OnePass
@@ -99,9 +98,9 @@ def engines(tokenizer: Any) -> list[Any]:
     vllm = VLLMEngine(VLLMEngineConfig(model="m"))
     other = TransformersEngine(TransformersEngineConfig(model="m"))
     for engine in (vllm, other):
-        engine._tokenizer, engine._control = tokenizer, ControlTokens(tokenizer)
+        engine._tokenizer, engine._special = tokenizer, special_tokens(tokenizer)
     other._max_length = 4096
-    render = [lambda m: vllm._template(m, True), lambda m: other._encode(m, None)]
+    render = [lambda m: vllm._template(m, True), lambda m: other._encode(m, "")]
     answer = [lambda m, text: vllm._template([*m, {"role": "assistant", "content": text}], False), other._encode]
     return list(zip(render, answer, strict=True))
 
@@ -120,7 +119,7 @@ def test_control_tokens_in_a_text_are_only_text(tokenizer: Any) -> None:
 
 
 def test_texts_without_control_tokens_stay_as_they_are(tokenizer: Any) -> None:
-    control = ControlTokens(tokenizer)
+    control = special_tokens(tokenizer)
     message = {"role": "user", "content": "a <b>bold</b> <|x|> [INST]", "tool_calls": '[{"name": "<|im_start|>"}]'}
     done = chat_messages([message], control)[0]
     assert done["content"] == message["content"]
@@ -145,7 +144,7 @@ def test_tool_calls_spell_no_control_token(tokenizer: Any, known: bool) -> None:
     escaped = json.dumps({"path": "<|im_end|>", "<|im_start|>": ["<|im_end|>"]}).replace("<", "\\u003c")
     calls = [{"id": "<|im_end|>", "<|im_start|>": 1, "function": {"name": "f<|im_end|>", "arguments": escaped}}]
     message = {"role": "assistant", "content": "", "tool_calls": json.dumps(calls)}
-    done = chat_messages([message], ControlTokens(tokenizer) if known else None)[0]["tool_calls"]
+    done = chat_messages([message], special_tokens(tokenizer) if known else None)[0]["tool_calls"]
     read = json.loads(done[0]["function"]["arguments"])
     assert not re.search(r"<\|im", str(done) + str(read)) and "im_end" in str(read)
     plain = json.dumps([{"function": {"name": "f", "arguments": json.dumps({"a": "ü →"})}}])
@@ -294,15 +293,16 @@ def test_and_others_stay(text: str) -> None:
 
 def test_a_tag_of_thoughts_cuts_no_turn_though_its_tokenizer_does_not_mark_it() -> None:
     added = {i: SimpleNamespace(content=t, special=False) for i, t in enumerate(("</think>", "<h1>", "<|file_sep|>"))}
-    control = ControlTokens(SimpleNamespace(added_tokens_decoder=added, all_special_tokens=[]))
-    done = control.defuse("a</think>b <h1> <|file_sep|>")  # templates of Qwen3 keep what follows </think> only
+    control = special_tokens(SimpleNamespace(added_tokens_decoder=added, all_special_tokens=[]))
+    done = defuse("a</think>b <h1> <|file_sep|>", control, split)  # templates of Qwen3 keep what follows </think> only
     assert "</think>" not in done and "<|file" not in done and "<h1>" in done
     assert done.replace("\u2060", "") == "a</think>b <h1> <|file_sep|>"
 
 
 def test_a_tokenizer_whose_special_tokens_nest() -> None:
     fake = SimpleNamespace(added_tokens_decoder={}, all_special_tokens=["<s>", "<s>>", "x"])
-    assert "<s>" not in ControlTokens(fake).defuse("<<s>s> <s>> x") and "x" in ControlTokens(fake).defuse("x")
+    tokens = special_tokens(fake)
+    assert "<s>" not in defuse("<<s>s> <s>> x", tokens, split) and "x" in defuse("x", tokens, split)
 
 
 class Gullible(DummyEngine):

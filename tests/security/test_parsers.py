@@ -27,16 +27,15 @@ from pipeline.core.row import Row
 from pipeline.core.safety import escape_markdown, fence, json_text, one_line, redact, visible
 from pipeline.engines.dummy import _ANSWERS
 from pipeline.engines.labels import latin, match_label
-from pipeline.engines.reasoning import split_reasoning
-from pipeline.engines.text import chat_messages
+from pipeline.engines.text import chat_messages, split_reasoning
 from pipeline.execution.passes import _cause
 from pipeline.jobs.export.markdown import plain, text_cell
 from pipeline.judging.audit import altered
 from pipeline.judging.names import is_candidate
 from pipeline.judging.pleas import without_pleas
-from pipeline.judging.replies import read_label, read_reply
+from pipeline.judging.replies import read_reply
 from pipeline.judging.templates import load_template
-from pipeline.judging.verdicts import LETTERS, expected_grade, pairwise_score, pick
+from pipeline.judging.verdicts import LETTERS, Verdict
 from pipeline.prompts import formats
 from pipeline.prompts.columns import ROLES, as_text, clean, conversation
 from pipeline.prompts.sources import FileSource, read_prompts
@@ -142,33 +141,34 @@ def test_a_thousand_random_lines_become_a_thousand_rows(run: RunFolder, tmp_path
 
 @given(st.dictionaries(st.sampled_from("ABC"), numbers, min_size=3, max_size=3), st.booleans())
 def test_any_numbers_give_a_score_in_0_to_1_or_an_invalid_verdict(probs: dict[str, float], soft: bool) -> None:
-    score = pairwise_score(probs, "A", "B", "C", soft)
+    said = Verdict("ABC", probs)
+    score = said.score(soft)
     usable = all(p >= 0 for p in probs.values()) and 0.5 <= sum(probs.values()) <= 1.05
-    assert (score is not None) == usable == (pick(probs, 1) is not None)
+    assert (score is not None) == usable == (said.pick(1) is not None)
     if score is None:
         return
     assert 0 <= score <= 1
-    swapped = pairwise_score(probs, "B", "A", "C", soft)
+    swapped = Verdict("BAC", probs).score(soft)
     assert swapped is not None and math.isclose(score + swapped, 1, abs_tol=1e-9)
-    assert probs[str(pick(probs, 1))] == max(probs.values())
+    assert probs[str(said.pick(1))] == max(probs.values())
 
 
 @given(st.dictionaries(st.sampled_from("12345"), numbers, min_size=5, max_size=5))
 def test_any_numbers_give_a_grade_between_the_labels_or_none(probs: dict[str, float]) -> None:
-    grade = expected_grade(probs, "12345")
+    grade = Verdict("12345", probs).grade()
     assert grade is None or 1 - 1e-9 <= grade <= 5 + 1e-9
 
 
 @settings(deadline=None)  # the first reply compiles the expressions for its labels
 @given(st.sampled_from(LETTERS[:5]), st.text(alphabet=" .*()[]\n:\"'`#", max_size=20), st.text(" .)*\n", max_size=20))
 def test_a_label_in_any_punctuation_is_read(label: str, before: str, after: str) -> None:
-    assert read_label(before + label + after, LETTERS[:5]) == label
+    assert read_reply(before + label + after, LETTERS[:5]).label == label
 
 
 @settings(deadline=None)  # the first reply compiles the expressions for its labels
 @given(st.text(), st.sampled_from([("A", "B", "C"), ("1", "2", "3", "4", "5"), LETTERS]))
 def test_any_words_are_a_label_that_they_hold_or_none(text: str, labels: tuple[str, ...]) -> None:
-    found = read_label(text, labels)
+    found = read_reply(text, labels).label
     assert found is None or found in latin(unicodedata.normalize("NFKC", text).upper())
     assert match_label(text, labels) in (None, *labels)
 
@@ -221,11 +221,10 @@ PIECES = [
 
 def parse_all(text: str, row: Row, probs: dict[str, float]) -> None:
     """Every parser of verdicts and answers on one text."""
-    assert read_label(text, LETTERS[:5]) in (None, *LETTERS[:5])
+    assert read_reply(text, LETTERS[:5]).label in (None, *LETTERS[:5])
     assert match_label(text, LETTERS[:5]) in (None, *LETTERS[:5])
-    score = pairwise_score(probs, "A", "B", "C", soft=len(text) % 2 == 0)
+    score = Verdict("ABC", probs).score(soft=len(text) % 2 == 0)
     assert score is None or 0 <= score <= 1
-    assert expected_grade({"1": probs["A"], "2": probs["B"]}, "12") is None or score is None or 0 <= score <= 1
     split_reasoning(text, opened=len(text) % 3 == 0)
     canonical = MATH.canonicalise(text, row)
     if canonical is not None:
@@ -315,7 +314,7 @@ def test_long_texts_take_no_time(text: str) -> None:
     MATH.verify("1.5", r"\boxed{\sqrt{2}}", row)  # loads sympy
     part = text[:50_000]
     parsers: list[Callable[[], Any]] = [
-        lambda: read_label(text, LETTERS),
+        lambda: read_reply(text, LETTERS),
         lambda: match_label(text, LETTERS),
         lambda: split_reasoning(text),
         lambda: answer(text, "zh"),

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.core.errors import InputError
-from pipeline.core.folder import TABLES, RunFolder
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES
 from pipeline.core.tables import check_schema, open_file
 from tests.conftest import rest_slow
 from tests.security.canary import EXTENSION, NESTINGS, Payload, poison_file, poison_run, poisoned
@@ -247,7 +248,7 @@ def test_results_that_were_tampered_with(name: str, run: RunFolder, flag: Path) 
 
 
 def test_texts_to_look_up_that_were_tampered_with(tmp_path: Path, flag: Path) -> None:
-    from pipeline.judging.lookup import Lookup
+    from pipeline.judging.answers import Lookup
 
     folder = RunFolder(str(tmp_path / "run"))
     folder.make("work", "answers")

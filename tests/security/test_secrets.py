@@ -307,4 +307,4 @@ def test_logs_hold_no_secret(run: RunFolder, capsys: pytest.CaptureFixture[str])
 
 
 def test_sampling_parameters_are_no_secret() -> None:
-    assert "***" not in redact(repr(SamplingParams(json_schema='{"key": "value"}')))
+    assert "***" not in redact(repr(SamplingParams(choice=('{"key": "value"}',))))

@@ -19,8 +19,8 @@ from pipeline.core.row import Candidate, Row, Tokens
 from pipeline.engines.base import Completion, Generation, Prompt, SamplingParams
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import Meter
-from pipeline.judging.compare import Judge as Asked
 from pipeline.judging.templates import load_template
+from pipeline.judging.verdicts import Judge as Asked
 from pipeline.selection.base import SELECTORS, Choice, Pool
 from pipeline.selection.stage import SelectStage
 from pipeline.tasks.base import Question

@@ -240,7 +240,7 @@ def test_a_reference_subset_of_all_candidates_is_exact(texts: list[str]) -> None
 @settings(deadline=None)
 @given(TEXTS)
 def test_aggregate_chrf_equals_its_definition(texts: list[str]) -> None:
-    from pipeline.tasks.chrf import aggregate_chrf, chrf_matrix
+    from pipeline.tasks.utilities import aggregate_chrf, chrf_matrix
 
     def grams(text: str, order: int) -> Counter[str]:
         text = "".join(text.split())

@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Candidate, Row, Tokens
-from pipeline.engines.base import Prompt, Reward
+from pipeline.engines.base import Prompt, Scored
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.selection.base import Choice, Pool
 from pipeline.selection.majority_vote import MajorityVote
@@ -32,11 +32,11 @@ class Rewards(DummyEngine):
         super().__init__(DummyEngineConfig(model="test"))
         self.table, self.calls = table, [""][:0]
 
-    async def reward(self, prompt: Prompt, text: str) -> Reward:
+    async def reward(self, prompt: Prompt, text: str) -> Scored:
         self.calls.append(text)
         if text not in self.table:
             raise EngineRequestError("too long")
-        return Reward(self.table[text], Tokens())
+        return Scored(self.table[text], Tokens())
 
 
 def pool(texts: Sequence[str | None], task: str = "math", seed: int = 1, engine: Any = None, **fields: Any) -> Pool:

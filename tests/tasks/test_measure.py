@@ -13,14 +13,13 @@ from pipeline.config.load import build_config
 from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Answer, Candidate, Row, RowError, Score, Selection, Tokens
-from pipeline.engines.base import Quality
+from pipeline.engines.base import Scored
 from pipeline.jobs.steps import Step, chain, measure_steps
 from pipeline.sampling.plans import SingleTemperature
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.mbr import MBR
 from pipeline.selection.stage import SelectStage
-from pipeline.tasks.measure import MeasureStage
-from pipeline.tasks.quality import QualityStage
+from pipeline.tasks.measure import MeasureStage, QualityStage
 from pipeline.tasks.translation import Example, Translation, number_match
 
 REFERENCE = "Janet sells 16 eggs a day for $2 each at the market in town."
@@ -152,11 +151,11 @@ class _Judge:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
 
-    async def quality(self, source: str, text: str, reference: str) -> Quality:
+    async def quality(self, source: str, text: str, reference: str) -> Scored:
         self.asked.append((source, text, reference))
         if text == "bad":
             raise EngineRequestError("too long")
-        return Quality(len(text) / 10, Tokens())
+        return Scored(len(text) / 10, Tokens())
 
 
 def learned(row: Row, tasks: tuple[str, ...] = ("translation",)) -> tuple[Row, _Judge]:

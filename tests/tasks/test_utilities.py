@@ -18,8 +18,7 @@ from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.engines.meter import Meter
 from pipeline.selection.base import SELECTORS, Pool
 from pipeline.selection.mbr import mean_of_others
-from pipeline.tasks.chrf import chrf_matrix
-from pipeline.tasks.utilities import bleu_matrix, cosine_matrix
+from pipeline.tasks.utilities import bleu_matrix, chrf_matrix, cosine_matrix
 from tests.conftest import DATA
 from tests.selection.test_selectors import choose, pool
 

@@ -9,7 +9,7 @@ from typing import cast
 from pipeline.config.config import Config, to_dict
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Candidate, Row, Tokens
-from pipeline.engines.base import Engine, Reward
+from pipeline.engines.base import Engine, Scored
 from pipeline.jobs.replay.table import Pools
 from pipeline.selection.base import Choice, Pool, Selector
 from pipeline.selection.stage import SelectStage
@@ -24,10 +24,10 @@ class StoredRewards:
     def __init__(self, values: Mapping[str, float]) -> None:
         self._values = values
 
-    async def reward(self, messages: object, text: str) -> Reward:
+    async def reward(self, messages: object, text: str) -> Scored:
         if text not in self._values:
             raise EngineRequestError("the replay table holds no reward for this text")
-        return Reward(self._values[text], Tokens())
+        return Scored(self._values[text], Tokens())
 
 
 @dataclass

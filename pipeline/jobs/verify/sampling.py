@@ -19,8 +19,7 @@ from pipeline.core.layers import TABLES
 from pipeline.core.row import Candidate, Row, row_from_dict
 from pipeline.prompts.sources import RunSource
 from pipeline.prompts.write import write_some
-from pipeline.sampling.adaptive.settings import Adaptive
-from pipeline.sampling.plans import PlanConfig
+from pipeline.sampling.plans import Adaptive, PlanConfig
 
 _COLUMNS = ["row_id", "prompt_id", "candidates", "errors"]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.core.columns import Ints, nested
 from pipeline.core.folder import RunFolder
 from pipeline.sampling.adaptive.rounds import decisions, meta_of, without
-from pipeline.sampling.adaptive.settings import Adaptive
+from pipeline.sampling.plans import Adaptive
 
 
 @dataclass

@@ -96,7 +96,6 @@ class _Prompts:
         return cast(Ints, np.isfinite(self.drawn).sum(axis=1))
 
     def take(self, rows: Ints | Bools) -> _Prompts:
-        """Some of the prompts."""
         return _Prompts(self.drawn[rows], self.given[rows], self.length[rows])
 
     def begun(self, number: int) -> _Prompts:

@@ -16,8 +16,8 @@ from pipeline.core.folder import RunFolder
 from pipeline.core.layers import read_layers
 from pipeline.core.reading import Table
 from pipeline.sampling.adaptive.decide import Decision, State, decide
-from pipeline.sampling.adaptive.settings import VOTING, Adaptive
-from pipeline.selection.known import SCORER
+from pipeline.sampling.plans import VOTING, Adaptive
+from pipeline.selection.stage import SCORER
 
 FOLDER = "adaptive"
 _META = b"adaptive"

@@ -11,10 +11,10 @@ from pipeline.core.errors import ResumeError
 from pipeline.core.row import Row, Score
 from pipeline.engines.base import Engine
 from pipeline.engines.stage import Stage
-from pipeline.judging.early import FirstVerdicts
+from pipeline.judging.verdicts import FirstVerdicts
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Pool, Selector
-from pipeline.selection.known import SCORER, known_values
+from pipeline.selection.stage import SCORER, known_values
 from pipeline.tasks import Task
 
 

@@ -94,6 +94,3 @@ def _probabilities(counts: Counts, posterior: Floats, most: int) -> Floats:
         # Given the votes, what counts is how often the leader is the mode: averaged over the laws that were drawn.
         found[m] = (votes.argmax(axis=1) == mode).mean()
     return cast(Floats, np.maximum.accumulate(found))
-
-
-__all__ = ["Counts", "counts_of", "vote_gains"]

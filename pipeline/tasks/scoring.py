@@ -1,1 +1,0 @@
-"""Numbers about candidates that need no model."""
