@@ -10,7 +10,6 @@ table of it are the first ones.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,9 @@ from pipeline.core import tables
 from pipeline.core.columns import nested
 from pipeline.core.errors import LemonpressError
 from pipeline.core.folder import VERSION, RunFolder
-from pipeline.judging.names import CUT, JUDGE_FAILED, UNREADABLE
+from pipeline.judging.names import is_cut, no_verdict
 from pipeline.prompts.write import write_shards
+from pipeline.stats.failures import Detail
 
 Ids = npt.NDArray[np.int64]
 
@@ -75,21 +75,14 @@ def _refused(batch: pa.RecordBatch, job: str) -> list[bool]:
         sets = nested(batch, "candidates", "origin", "error")
         return [any(error is not None and origin != "given" for origin, error in one) for one in sets]
     if job == "select":
-        return [any(_has_failure(detail) for (detail,) in one) for one in nested(batch, "selections", "detail")]
+        return [any(Detail.read(detail).refused for (detail,) in one) for one in nested(batch, "selections", "detail")]
     games = nested(batch, "games", "verdict", "reason")
-    return [any(v == "invalid" and (r or "").startswith((JUDGE_FAILED, CUT)) for v, r in one) for one in games]
+    return [any(verdict == "invalid" and _is_refused(reason) for verdict, reason in one) for one in games]
 
 
-def _has_failure(detail: str | None) -> bool:
-    if not detail or ('"failure"' not in detail and '"unreadable"' not in detail):
-        return False
-    try:
-        found = json.loads(detail)
-    except ValueError:  # a user's own selector may have written anything
-        return False
-    if not isinstance(found, dict):
-        return False
-    return bool(found.get("failure")) or f"{UNREADABLE}{found.get('unreadable')}".startswith(CUT)
+def _is_refused(reason: str | None) -> bool:
+    failed, why = no_verdict(reason)
+    return failed or is_cut(why)
 
 
 class Retry:

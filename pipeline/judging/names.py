@@ -14,9 +14,6 @@ PLEA_IGNORED = "an answer speaks to the judge: judged without those sentences"
 UNREADABLE = "judge unreadable: "
 """Begins ``games.reason`` where its words name no option, or several."""
 
-CUT = f"{UNREADABLE}cut"
-"""Begins it where the words ended at the token limit: with more room it may be another verdict."""
-
 CANDIDATE = "#"
 """Between a plan's name and a candidate's index: ``hedged#3`` in ``games.system``."""
 
@@ -44,3 +41,16 @@ def is_candidate(system: str) -> bool:
 def is_audit(system: str) -> bool:
     """Whether a game is of the judge's audit."""
     return system.startswith(AUDIT)
+
+
+def no_verdict(reason: str | None) -> tuple[bool, str]:
+    """(whether the call failed, why) of an invalid game, from its ``reason``; no words where it says nothing of these."""
+    for begins in (JUDGE_FAILED, UNREADABLE):
+        if reason and reason.startswith(begins):
+            return begins == JUDGE_FAILED, reason.removeprefix(begins)
+    return False, ""
+
+
+def is_cut(problem: str) -> bool:
+    """Whether the judge's words ended at the token limit: with more room it may be another verdict."""
+    return problem.startswith("cut")

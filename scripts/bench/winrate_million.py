@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import load_table_games
-from pipeline.stats.winrate import winrates
+from pipeline.stats.winrate import win_rates
 
 LANGUAGES = ["en", "de", "es", "fr", "ja", "ru", "zh"]
 CLUSTERS, GAMES = 498, 1_000_000
@@ -70,7 +71,7 @@ def main() -> None:
         start = time.perf_counter()
         games = load_table_games(path)
         loaded = time.perf_counter()
-        result = winrates(games)
+        result = list(win_rates(games, Bootstrap()))
         done = time.perf_counter()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{len(games.score):,} games, {games.n_clusters} clusters, {len(result):,} rows, 10,000 draws")
@@ -80,11 +81,11 @@ def main() -> None:
         start = time.perf_counter()
         naive = arena_hard_interval(table)
         print(f"arena-hard-auto's method, written naively, 100 rounds: {time.perf_counter() - start:.1f} s")
-    for row in [r for r in result.to_pylist() if r["language"] == "all"][:3]:
-        a, b = naive[row["system"]]
+    for row in [r for r in result if r.language == "all"][:3]:
+        a, b = naive[row.system]
         print(
-            f"  {row['system']}: {row['win_rate']:.3f}, clusters 95% [{row['ci_low']:.3f}, {row['ci_high']:.3f}], "
-            f"rows 5-95% [{a:.3f}, {b:.3f}]: {(row['ci_high'] - row['ci_low']) / (b - a):.1f} times as wide"
+            f"  {row.system}: {row.win_rate:.3f}, clusters 95% [{row.ci_low:.3f}, {row.ci_high:.3f}], "
+            f"rows 5-95% [{a:.3f}, {b:.3f}]: {(row.ci_high - row.ci_low) / (b - a):.1f} times as wide"
         )
 
 

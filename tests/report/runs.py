@@ -159,7 +159,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]], parts: int = 2) -> RunFo
         pq.write_table(table, run.path("games", f"part-{i}.parquet"))
     summary = {"name": "judge-judge", "rows": len(rows), "failed": 1, "requests": 8 * len(rows), "prompt_tokens": 1000}
     summary |= {"cached_tokens": 250, "completion_tokens": 77, "seconds": 12.5}
-    run.write_json({"rows": len(rows), "summary": summary}, "games", MARKER)
+    run.write_json({"rows": len(rows), "passes": {"judge-judge": summary}}, "games", MARKER)
     load = {"full": 0.876, "capacity": 8, "width": 1.0, "mean": [8.0, 7.5, 2.0], "low": [8, 7, 0], "high": [8, 8, 4]}
     passes = {"generate-generator": summary | {"name": "generate-generator", "seconds": 61.25, "load": load}}
     versions = {"lemonpress": "9.8.7", "python": "3.11.0", "packages": {"pyarrow": "20"}}

@@ -42,7 +42,7 @@ from pipeline.prompts.lines import parse_lines
 from pipeline.prompts.sources import FileSource, read_prompts
 from pipeline.prompts.values import ROLES, as_text, clean, conversation
 from pipeline.stats.failures import _SPECIFIC
-from pipeline.stats.results import no_formula
+from pipeline.stats.tables import no_formula
 from pipeline.tasks.math import Math, answer
 from pipeline.tasks.translation import Translation, number_match
 
