@@ -44,7 +44,7 @@ class Top:
         seed: the run's seed; every random choice derives from it by hash.
         modules: Python modules of the user's own to import: they may register selectors.
         resume: ``check`` refuses to go on in a folder whose results this config would mix with; ``anew`` makes what
-            as if this config had made them, and records that they are mixed. It holds for one command.
+            differs again, beside what is there, with all that depends on it. It holds for one command.
     """
 
     out: str = "runs/lemonpress"

@@ -27,16 +27,18 @@ def run(folder: str, as_json: bool = False) -> None:
     run_folder = RunFolder(folder)
     if not run_folder.exists():
         raise ConfigError(f"no such run folder: {folder}")
-    found = find_failures(run_folder)
+    table, found = find_failures(run_folder)
+    causes = sorted(found.found, key=lambda cause: -cause.count)
     if as_json:
-        print(json_text(asdict(found)))
+        counts = {"table": table, "rows": found.rows, "failed": found.failed}
+        print(json_text({**counts, "causes": [asdict(cause) for cause in causes]}))
         return
-    if found.causes:
-        _print(found.causes, f"errors: {folder} ({found.table})")
+    if causes:
+        _print(causes, f"errors: {folder} ({table})")
     say(f"{found.failed:,} of {found.rows:,} rows carry an error")
-    if any(c.kind == "BadPrompt" for c in found.causes):
+    if any(c.kind == "BadPrompt" for c in causes):
         say("rows of kind BadPrompt could not be read: mend them in the source; source._original has what they held")
-    if any(c.kind != "BadPrompt" for c in found.causes):
+    if any(c.kind != "BadPrompt" for c in causes):
         say(f"lemonpress show {folder} PROMPT_ID shows one prompt; lemonpress retry {folder} runs failed rows again")
 
 

@@ -15,6 +15,7 @@ from pipeline.jobs.pilot import FOLDER, write_pilot
 from pipeline.judging.audit import choose_rows
 from pipeline.prompts.sources import read_prompts
 from pipeline.stats.costs import Costs, engines_of, extrapolate, extrapolate_passes, read_pilot, strata
+from pipeline.stats.reading import last_table
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def _estimate(config: Config, run: RunFolder, pilot: RunFolder) -> Costs:
         make(small)
         processors = cluster_processors()
     Ledger.transfer(run, "pilot", pilot)
-    rows = read_pilot(pilot, spending.last_table(pilot))
+    rows = read_pilot(pilot, last_table(pilot))
     population = strata(run)
     total = sum(population.values())
     costs = extrapolate(config, rows, population, engines_of(pilot), _audited(config, run, pilot))

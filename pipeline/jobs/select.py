@@ -21,7 +21,7 @@ from pipeline.prompts.sources import read_prompts
 from pipeline.selection.base import SELECTORS
 from pipeline.selection.policy_stage import PolicyStage
 from pipeline.selection.stage import SelectStage
-from pipeline.stats.choices import count_choices
+from pipeline.stats.counts import count_choices
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ def print_choices(run: RunFolder) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         greedy = row.share(row.greedy)
-        numbers = (row.invalid, row.failed, row.fallbacks.total(), row.lifted)
-        evidence = "-" if row.mean_evidence is None else f"{row.mean_evidence:.1f}"
+        numbers = (row.invalid, row.failed, row.fallbacks, row.lifted)
+        evidence = row.share(row.evidence)
         table.add_row(
             row.plan,
             row.method,
@@ -106,7 +106,7 @@ def print_choices(run: RunFolder) -> None:
             "-" if greedy is None else f"{greedy:.0%}",
             "-" if row.verdicts is None else f"{row.verdicts:,}",
             *(f"{n:,}" for n in numbers),
-            *((evidence, f"{row.without.total():,}") if has_parts else ()),
+            *(("-" if evidence is None else f"{evidence:.1f}", f"{row.without:,}") if has_parts else ()),
         )
     console(table)
     for row in rows:

@@ -5,6 +5,7 @@ The grid becomes plans of an ordinary run, so a sweep resumes, and its folder ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config.config import Config
@@ -14,13 +15,14 @@ from pipeline.core.safety import say
 from pipeline.jobs import generate, judge, select
 from pipeline.jobs.job import console
 from pipeline.jobs.sweep_plan import chosen_selector, metrics_of, policy_yaml, sweep_config
-from pipeline.jobs.winrate import interval, percent, points, store_table
 from pipeline.prompts.sources import read_prompts
-from pipeline.stats.clusters import Bootstrap
-from pipeline.stats.facts import set_facts
+from pipeline.report.wording import interval, percent, signed, signed_interval
+from pipeline.stats.intervals import POOLED
 from pipeline.stats.pools import load_quality
-from pipeline.stats.sweep import Sweep, sweep_table
-from pipeline.stats.sweep_choice import choices_table
+from pipeline.stats.reading import results_table
+from pipeline.stats.results import Basis, store_table
+from pipeline.stats.sweep import Sweep, SweepChoice, SweepPoint, sweep_choices, sweep_points
+from pipeline.stats.tables import table_of
 
 POLICY_FILE = "policy.yaml"
 
@@ -73,8 +75,7 @@ def _check_metrics(planned: Config, run: RunFolder) -> None:
 
 def tables(planned: Config, run: RunFolder) -> None:
     """Compute the tables of a finished sweep, store and print them, and write the policy."""
-    settings = planned.winrate
-    bootstrap = Bootstrap(settings.draws, settings.confidence, settings.seed)
+    basis = Basis.of(planned)
     sweep = Sweep(
         planned.sweep.settings(),
         planned.sweep.base_setting(),
@@ -82,53 +83,45 @@ def tables(planned: Config, run: RunFolder) -> None:
         planned.sweep.development,
         seed=planned.seed,
     )
-    quality = load_quality(run, set_facts(planned))
+    quality = load_quality(run, results_table(run, planned), basis.facts)
     metrics = {name: metrics_of(planned, name) for name in quality.tasks}
-    curves = sweep_table(quality, sweep, bootstrap)
-    store_table(run, "sweep", curves)
-    choices = choices_table(quality, sweep, metrics, bootstrap)
-    store_table(run, "sweep_choices", choices)
-    print_curves(curves.to_pylist(), choices.to_pylist())
-    print_choices(choices.to_pylist(), settings.confidence)
-    path = run.write_text(policy_yaml(planned, choices.to_pylist()), POLICY_FILE)
+    points = list(sweep_points(quality, sweep, basis.bootstrap))
+    store_table(run, "sweep", table_of(SweepPoint, points))
+    choices = list(sweep_choices(quality, sweep, metrics, basis.bootstrap))
+    store_table(run, "sweep_choices", table_of(SweepChoice, choices))
+    print_points(points, choices)
+    print_choices(choices, planned.winrate.confidence)
+    path = run.write_text(policy_yaml(planned, choices), POLICY_FILE)
     say(f"policy: {path}; to use it: lemonpress run CONFIG {path}")
 
 
-def print_curves(curves: list[dict[str, Any]], choices: list[dict[str, Any]]) -> None:
+def print_points(points: Sequence[SweepPoint], choices: Sequence[SweepChoice]) -> None:
     """Print what each setting gives at N, over all languages, by the metrics that choose."""
     from rich.table import Table
 
-    by = {(c["task"], c["metric"]) for c in choices}
-    largest = max((c["n"] for c in curves), default=0)
+    by = {(c.task, c.metric) for c in choices}
+    largest = max((p.n for p in points), default=0)
     shown = Table(title=f"sampling settings, {largest} candidates each, all languages", title_justify="left")
     for name in ("task", "metric", "setting"):
         shown.add_column(name)
     for name in ("prompts", "one sample", "interval", "selected", "best", "hope", "risk"):
         shown.add_column(name, justify="right")
-    for c in curves:
-        if (c["task"], c["metric"]) in by and c["language"] == "all" and c["n"] == largest:
-            shown.add_row(
-                c["task"],
-                c["metric"],
-                c["setting"],
-                str(c["n_prompts"]),
-                percent(c["mean"]),
-                interval(c["mean_low"], c["mean_high"]),
-                percent(c["selected"]),
-                percent(c["best"]),
-                *("-" if c[name] is None else f"{c[name]:+.1%}" for name in ("hope", "risk")),
-            )
+    for p in points:
+        if (p.task, p.metric) in by and (p.language, p.n) == (POOLED, largest):
+            levels = (percent(p.mean), interval(p.mean_low, p.mean_high), percent(p.selected), percent(p.best))
+            relative = ("–" if v is None else f"{signed(v)}%" for v in (p.hope, p.risk))
+            shown.add_row(p.task, p.metric, p.setting, str(p.n_prompts), *levels, *relative)
     console(shown)
 
 
-def print_choices(choices: list[dict[str, Any]], confidence: float) -> None:
+def print_choices(choices: Sequence[SweepChoice], confidence: float) -> None:
     """Print what was chosen on the development clusters, and what it was worth on the others."""
     from rich.table import Table
 
     if not choices:
         return
     first = choices[0]
-    title = f"best setting for {first['selector']} against {first['base']} on held-out clusters ({confidence:.0%})"
+    title = f"best setting for {first.selector} against {first.base} on held-out clusters ({confidence:.0%})"
     shown = Table(title=title, title_justify="left")
     for name in ("task", "language", "best"):
         shown.add_column(name)
@@ -137,15 +130,7 @@ def print_choices(choices: list[dict[str, Any]], confidence: float) -> None:
     shown.add_column("recommended")
     shown.add_column("because", overflow="fold")
     for c in choices:
-        shown.add_row(
-            c["task"],
-            c["language"],
-            c["best"] or "-",
-            str(c["n_held_out"] or 0),
-            percent(c["held_out"]),
-            "-" if c["difference"] is None else f"{100 * c['difference']:+.1f}",
-            points(c["ci_low"], c["ci_high"]),
-            c["recommended"],
-            c["note"],
-        )
+        gap = (signed(c.difference), signed_interval(c.ci_low, c.ci_high))
+        quality = (str(c.n_held_out or 0), percent(c.held_out))
+        shown.add_row(c.task, c.language, c.best or "–", *quality, *gap, c.recommended, c.note)
     console(shown)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline.config.config import Config, to_dict
 from pipeline.core.errors import ConfigError, nearest
 from pipeline.jobs import judge
 from pipeline.sampling.plans import Greedy, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
-from pipeline.stats.sweep import ENOUGH
+from pipeline.stats.intervals import POOLED
+from pipeline.stats.sweep import ENOUGH, SweepChoice
 from pipeline.tasks import task_named
 from pipeline.tasks.measure import WIN
 
@@ -93,21 +94,21 @@ def metrics_of(config: Config, task: str) -> tuple[str, ...]:
     return (named,) if named else (*task_named(task, config.tasks).metrics()[:1], WIN)
 
 
-def policy_yaml(planned: Config, choices: list[dict[str, Any]]) -> str:
+def policy_yaml(planned: Config, choices: Sequence[SweepChoice]) -> str:
     """The recommendation as a config layer: the plans, the selector, and a rule per task (and language, where that
     one's own setting is better than the base).
     """
     from omegaconf import OmegaConf
 
     sweep, selector = planned.sweep, chosen_selector(planned)
-    whole = {c["task"]: c["recommended"] for c in choices if c["language"] == "all"}
+    whole = {c.task: c.recommended for c in choices if c.language == POOLED}
     rules: dict[str, dict[str, str]] = {"default": {"plan": sweep.base_setting(), "selector": selector}}
     for c in choices:
-        if c["language"] == "all":
-            rules[c["task"]] = {"task": c["task"], "plan": c["recommended"], "selector": selector}
-        elif c["resolved"] and c["recommended"] != whole[c["task"]]:
-            where = {"task": c["task"], "language": c["language"]}
-            rules[f"{c['task']}_{c['language']}"] = {**where, "plan": c["recommended"], "selector": selector}
+        if c.language == POOLED:
+            rules[c.task] = {"task": c.task, "plan": c.recommended, "selector": selector}
+        elif c.resolved and c.recommended != whole[c.task]:
+            where = {"task": c.task, "language": c.language}
+            rules[f"{c.task}_{c.language}"] = {**where, "plan": c.recommended, "selector": selector}
     used = dict.fromkeys(rule["plan"] for rule in rules.values())
     layer = {
         "sampling": None,
@@ -115,11 +116,11 @@ def policy_yaml(planned: Config, choices: list[dict[str, Any]]) -> str:
         "selectors": {selector: {**to_dict(planned.selectors[selector]), "plans": None}},
         "policy": rules,
     }
-    notes = [f"#   {c['task']} {c['language']}: {c['recommended']}: {c['note']}" for c in choices]
+    notes = [f"#   {c.task} {c.language}: {c.recommended}: {c.note}" for c in choices]
     enough = [
-        f"#   {c['task']}: {c['n_enough']} of {c['n']} candidates give {ENOUGH:.0%} of the best one's gain"
+        f"#   {c.task}: {c.n_enough} of {c.n} candidates give {ENOUGH:.0%} of the best one's gain"
         for c in choices
-        if c["language"] == "all" and c["n_enough"]
+        if c.language == POOLED and c.n_enough
     ]
     head = [
         "# Written by `lemonpress sweep`: add it to a run's config, after the files that it should win over.",

@@ -40,3 +40,16 @@ def is_candidate(system: str) -> bool:
 
 def is_audit(system: str) -> bool:
     return system.startswith(AUDIT)
+
+
+def no_verdict(reason: str | None) -> tuple[bool, str]:
+    """(whether the call failed, why) of an invalid game, from its ``reason``; no words where it says none of these."""
+    for begins in (JUDGE_FAILED, UNREADABLE):
+        if reason and reason.startswith(begins):
+            return begins == JUDGE_FAILED, reason.removeprefix(begins)
+    return False, ""
+
+
+def is_cut(problem: str) -> bool:
+    """Whether the judge's words ended at the token limit: with more room it may be another verdict."""
+    return problem.startswith("cut")

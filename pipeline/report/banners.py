@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.report.headline import failed_audit
-from pipeline.report.model import Audit, Contest, Report
-from pipeline.report.task_model import TaskScores
+from pipeline.report.model import Report
 from pipeline.report.wording import count, engine_model, listing, metric_label, model_label, percent
-from pipeline.stats.audit import CHANCE, MISLED
+from pipeline.stats.audit import CHANCE, MISLED, Audit
+from pipeline.stats.contests import Contest
 from pipeline.stats.intervals import FEW_CLUSTERS
+from pipeline.stats.task_scores import TaskScores
 
 FLIPS_TOO_MANY = 0.5
 """Above this share of prompts whose winner changes with the order, position decides more than content."""
@@ -123,7 +123,7 @@ def _data_warnings(report: Report, contest: Contest) -> list[Banner]:
                 "position decides more than content.",
             )
         )
-    audit = failed_audit(report, contest)
+    audit = report.failed_audit(contest)
     if audit is not None:
         found.append(_audit_warning(model_label(contest.judge), audit))
     return found
@@ -140,7 +140,7 @@ def _audit_warning(judge: str, audit: Audit) -> Banner:
 
 def _circular(report: Report, task: TaskScores) -> list[Banner]:
     found = []
-    for metric, systems in task.circular.items():
+    for metric, systems in report.circular(task).items():
         others = [metric_label(m) for m in task.metrics if m != metric]
         advice = f" Look at {listing(others)} too." if others else ""
         found.append(

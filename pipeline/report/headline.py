@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.report.model import Audit, Contest, Report
-from pipeline.report.sides import POOLED
-from pipeline.report.task_model import TaskScores
+from pipeline.report.model import Report
 from pipeline.report.wording import (
     count,
     interval,
@@ -21,8 +19,10 @@ from pipeline.report.wording import (
     signed,
     signed_interval,
 )
-from pipeline.stats.audit import ABLE, ALTERED, CHANCE, MISLED
+from pipeline.stats.audit import CHANCE, MISLED, Audit
+from pipeline.stats.contests import Contest
 from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
+from pipeline.stats.task_scores import TaskScores
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def by_language(report: Report) -> str:
     sides: dict[str, list[str]] = {"above": [], "below": [], "even": []}
     if report.contests:
         best = report.contests[0].best
-        if best is None or failed_audit(report, report.contests[0]) is not None:
+        if best is None or report.failed_audit(report.contests[0]) is not None:
             return ""
         found = [(rate.language, rate.side) for rate in best.languages]
         name, against = best.system, report.contests[0].opponent
@@ -79,35 +79,22 @@ def by_language(report: Report) -> str:
     return f"{report.short(name)} against {report.short(against)}, each language by itself: {'; '.join(parts)}."
 
 
-def failed_audit(report: Report, contest: Contest) -> Audit | None:
-    """The audit's row over all altered versions and languages, unless it says that the contest's judge is able."""
-    return next(
-        (
-            a
-            for a in report.audit
-            if (a.judge, a.template, a.version, a.language) == (contest.judge, contest.template, ALTERED, POOLED)
-            and a.grade != ABLE
-        ),
-        None,
-    )
-
-
 def contest_headline(report: Report, contest: Contest) -> Headline:
     """Which system won games. A winner needs a judge who is able, and an interval that leaves out an even match."""
     opponent = report.short(contest.opponent)
     best = contest.best
     if best is None or best.pooled.win_rate is None:
         return Headline("empty", "No verdict could be used", f"No prompt has a valid verdict against {opponent}.")
-    audit = failed_audit(report, contest)
+    audit = report.failed_audit(contest)
     if audit is not None:
         return _judge_headline(report, contest, audit)
     about = partial(Headline, system=best.system, against=contest.opponent)
     rate, won = best.pooled, best.pooled.win_rate
     n = f"n = {count(rate.n_prompts, 'prompt')}"
     low, high, kind = (
-        (rate.low, rate.high, "")
-        if best.joint_low is None
-        else (best.joint_low, best.joint_high, "simultaneous " if len(contest.standings) > 1 else "")
+        (rate.ci_low, rate.ci_high, "")
+        if rate.joint_low is None
+        else (rate.joint_low, rate.joint_high, "simultaneous " if len(contest.standings) > 1 else "")
     )
     name = report.short(best.system)
     basis = f"{count(rate.n_prompts, 'prompt')} in {count(rate.n_clusters, 'independent cluster')}"
@@ -116,8 +103,9 @@ def contest_headline(report: Report, contest: Contest) -> Headline:
         text = f"{found}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
         return about("open", f"No system can be told from {opponent} at {n}", text)
     span = f"{_level(report)} {kind}interval {interval(low, high)}, {basis}"
-    if rate.effective < CLUSTERS_TO_CLAIM:
-        text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}). {_too_few(rate.n_clusters, rate.effective)}"
+    if rate.effective_clusters < CLUSTERS_TO_CLAIM:
+        few = _too_few(rate.n_clusters, rate.effective_clusters)
+        text = f"The best, {name}, wins {percent(rate.win_rate)} ({span}). {few}"
         return about("open", f"No system can be told from {opponent} at {n}", text)
     if best.hidden:
         text = (
@@ -213,19 +201,18 @@ def score_headline(report: Report, task: TaskScores) -> Headline:
         return Headline("empty", f"Nothing to compare by {metric}", text)
     about = partial(Headline, system=leader, against=base)
     name, against = report.short(leader), report.short(base)
-    joint = task.joint[leader]
-    low, high = joint.low, joint.high
-    basis = f"{count(score.n_prompts, 'prompt')} in {count(joint.n_clusters, 'independent cluster')}"
+    low, high = score.joint_low, score.joint_high
+    basis = f"{count(score.n_prompts, 'prompt')} in {count(score.n_clusters, 'independent cluster')}"
     told_apart = f"No system can be told from {against} by {metric} at n = {count(score.n_prompts, 'prompt')}"
     means = f"{name} scores {quality(task.main, score.mean)}, {against} {_mean(task, base)}"
     gap = f"{signed(score.difference)} points"
     if low is None or high is None:
         text = f"{means}: {gap}, but from fewer than 2 independent clusters no interval can be computed ({basis})."
         return about("open", told_apart, text)
-    kind = "simultaneous " if len(task.joint) > 1 else ""
+    kind = "simultaneous " if sum(map(task.is_tested, task.systems)) > 1 else ""
     span = f"{_level(report)} {kind}interval of the paired difference {signed_interval(low, high)}, {basis}"
-    if joint.effective < CLUSTERS_TO_CLAIM:
-        few = _too_few(joint.n_clusters, joint.effective)
+    if score.effective_clusters < CLUSTERS_TO_CLAIM:
+        few = _too_few(score.n_clusters, score.effective_clusters)
         return about("open", told_apart, f"{means}: {gap} ({span}). {few}")
     bounds = _bounds(report, task)
     side = task.side(leader)
@@ -252,12 +239,12 @@ def _mean(task: TaskScores, system: str) -> str:
 
 def _circular_words(report: Report, task: TaskScores, system: str) -> str:
     """What the other metrics say of a winner that chooses by the metric that scores it."""
-    if system not in task.circular.get(task.main, []):
+    if system not in report.circular(task).get(task.main, []):
         return ""
     said = []
     for metric in task.metrics[1:]:
         score = task.get(system, metric=metric)
-        if score is not None and score.difference is not None and system not in task.circular.get(metric, []):
+        if score is not None and score.difference is not None and system not in report.circular(task).get(metric, []):
             span = signed_interval(score.difference_low, score.difference_high)
             said.append(f"{metric_label(metric)} {signed(score.difference)} ({span})")
     other = f" Other metrics: {'; '.join(said)}." if said else ""
@@ -268,12 +255,12 @@ def _bounds(report: Report, task: TaskScores) -> str:
     """The oracle, and outside answers that score higher than every system."""
     words = ""
     leader = task.get(task.leader or "")
-    oracle = next((s for s in task.systems if s in task.oracles and _same_plan(s, task.base)), None)
+    oracle = next((s for s in task.systems if task.roles[s] == "oracle" and _same_plan(s, task.base)), None)
     if oracle is not None:
         words = f" The oracle, which knows the reference, reaches {_mean(task, oracle)}: an upper bound, not a system."
         if leader is not None and leader.recovered is not None:
             words += f" Of its gain {report.short(leader.system)} recovers {share(leader.recovered)}."
-    above = [s for s in task.systems if s in task.outside and _above(task, s)]
+    above = [s for s in task.systems if task.roles[s] == "outside" and _above(task, s)]
     if above:
         names = listing([f"{report.short(s)} ({_mean(task, s)})" for s in above])
         words += f" Answers from outside score higher on average: {names}."

@@ -20,12 +20,13 @@ from pipeline.core.safety import escape_line, escape_markdown, fence, on_page, p
 from pipeline.report import plots, wording
 from pipeline.report.banners import warnings
 from pipeline.report.collect import collect
-from pipeline.report.costs import HOW
-from pipeline.report.headline import by_language, failed_audit, headline, score_headline
-from pipeline.report.model import Contest, Report, Standing, WinRate
+from pipeline.report.headline import by_language, headline, score_headline
+from pipeline.report.model import Report
 from pipeline.report.panels import audits, sampling_panels
-from pipeline.report.sides import POOLED
-from pipeline.report.task_model import TaskScores
+from pipeline.stats.contests import Contest, Standing
+from pipeline.stats.intervals import POOLED
+from pipeline.stats.task_scores import TaskScores
+from pipeline.stats.winrate import WinRate
 from pipeline.tasks.measure import LANGUAGE
 
 _FOLDER = Path(__file__).parent
@@ -96,10 +97,11 @@ def _context(report: Report) -> dict[str, Any]:
     choices = {s.system: s for s in report.selectors}
     return {
         "r": report,
+        "results": report.results,
         "config": report.config,
         "headline": headline(report),
         "score_headline": partial(score_headline, report),
-        "distrusted": partial(failed_audit, report),
+        "distrusted": report.failed_audit,
         "by_language": by_language(report),
         "banners": warnings(report),
         "asked": wording.asked(report),
@@ -107,8 +109,10 @@ def _context(report: Report) -> dict[str, Any]:
         "missing": wording.missing_number,
         "grade": wording.grade_words,
         "left_out": wording.LEFT_OUT,
-        "cost_how": HOW,
-        "has_gains": any(c.gain is not None and c.tokens is not None and not c.is_base for c in report.costs),
+        "cost_how": wording.COSTS,
+        "has_gains": any(
+            c.gain is not None and c.tokens is not None and not c.is_base for c in report.results.system_costs
+        ),
         "roles": _roles(report),
         "choices": choices,
         "wrong_language": _wrong_language,
@@ -133,9 +137,7 @@ def _roles(report: Report) -> dict[str, str]:
     """What stands beside the systems that are no contenders."""
     words = {"oracle": "upper bound", "outside": "outside answer"}
     found = {s.system: words[s.role] for c in report.contests for s in c.standings if s.role}
-    for task in report.tasks:
-        found |= dict.fromkeys(task.oracles, words["oracle"]) | dict.fromkeys(task.outside, words["outside"])
-    return found
+    return found | {s: words[role] for task in report.tasks for s, role in task.roles.items() if role}
 
 
 def _wrong_language(task: TaskScores, system: str) -> float | None:
@@ -153,7 +155,7 @@ def _untold(task: TaskScores, system: str) -> float | None:
 
 def footnotes(rates: Iterable[WinRate]) -> list[str]:
     """The reasons for the dashes in a table: touch screens and paper show no tooltips."""
-    names = ("win_rate", "low", "flip_rate", "tie_rate")
+    names = ("win_rate", "ci_low", "flip_rate", "tie_rate")
     return sorted({wording.missing_number(r, name) for r in rates for name in names if getattr(r, name) is None})
 
 
@@ -175,7 +177,7 @@ def _all_footnotes(report: Report, contest: Contest) -> list[str]:
     if has_left_out(report, contest):
         rest = [s.readable for s in contest.standings if s.readable is not None]
         reasons += [
-            wording.missing_number(r, name) for r in rest for name in ("win_rate", "low") if vars(r)[name] is None
+            wording.missing_number(r, name) for r in rest for name in ("win_rate", "ci_low") if vars(r)[name] is None
         ]
         reasons += [s.no_readable for s in contest.standings if s.readable is None]
     return list(dict.fromkeys(reasons))
@@ -195,9 +197,10 @@ def _templates(report: Report) -> list[tuple[str, str]]:
 
 def _signatures(report: Report) -> list[str]:
     standings = [s for c in report.contests for s in c.standings]
-    every = [s.pooled.signature for s in standings] + [s.joint_signature for s in standings if s.joint_low is not None]
+    every = [s.pooled.signature for s in standings]
+    every += [str(s.pooled.joint_signature) for s in standings if s.pooled.joint_low is not None]
     every += [s.readable.signature for s in standings if s.readable is not None]
-    every += [a.signature for a in report.audit if a.language == POOLED]
+    every += [a.signature for a in report.results.audit if a.language == POOLED]
     every += [s.signature for t in report.tasks for s in t.scores.values() if s.language == POOLED]
     return list(dict.fromkeys(every))
 

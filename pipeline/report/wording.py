@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pipeline.config.config import Config
 from pipeline.core.languages import language_name
-from pipeline.report.model import Audit, Report, Standing, WinRate
-from pipeline.report.sides import MACRO, POOLED
-from pipeline.report.task_model import TaskScores
+from pipeline.report.model import Report
 from pipeline.sampling.plans import PlanConfig
-from pipeline.stats.audit import ABLE, ALTERED, CHANCE, IDENTICAL, MISLED
+from pipeline.stats.audit import ABLE, ALTERED, CHANCE, IDENTICAL, MISLED, Audit
+from pipeline.stats.contests import Standing
+from pipeline.stats.intervals import MACRO, POOLED
+from pipeline.stats.task_scores import TaskScores
+from pipeline.stats.winrate import WinRate
 
 _METRICS = {"chrf": "chrF", "bleu": "BLEU", "numbers": "number match", "win": "wins"}
 _VERSIONS = {
@@ -20,6 +22,11 @@ _VERSIONS = {
     "language": "wrong language",
 }
 _OUT_OF_100 = ("chrf", "bleu")  # scores that nobody writes as percentages
+
+
+def number(value: float | None) -> str:
+    """Four digits of a number of any size: ``1,234``, ``0.01235``."""
+    return "–" if value is None else f"{value:,.4g}".replace("-", "−")
 
 
 def language_label(tag: str) -> str:
@@ -177,6 +184,16 @@ def _only_language(report: Report) -> str:
     return "an unspecified language" if tag == "und" else language_label(tag)
 
 
+COSTS = (
+    "Generated: new tokens of the candidates that the system’s selector looks at; a system that takes one candidate "
+    "unseen (sample, greedy, random) is charged with that one only. Selecting: tokens that its selector’s requests to "
+    "a reward model or judge read and wrote; a selector that worked on several candidate sets of a prompt is "
+    "charged an equal share for each; with what was scored between the rounds of an adaptive plan. Reading the "
+    "prompts for generation is shared by all systems and not charged, nor is judging the games: that is the cost of "
+    "the evaluation. Per point: what the system costs more than what it is compared with, divided by the points "
+    "gained; only where a gain is certain, and never for an upper bound."
+)
+
 LEFT_OUT = (
     "Without fallbacks: win-rate, interval and number of prompts when those prompts are left out on which the system’s "
     "selector fell back, for example because no verdict was readable. Leaving prompts out is a selection of its own: "
@@ -187,7 +204,7 @@ LEFT_OUT = (
 
 def readable(rate: WinRate) -> str:
     """``62.3% (54.2–71.5%), n = 41``."""
-    return f"{percent(rate.win_rate)} ({interval(rate.low, rate.high)}), n = {rate.n_prompts:,}"
+    return f"{percent(rate.win_rate)} ({interval(rate.ci_low, rate.ci_high)}), n = {rate.n_prompts:,}"
 
 
 def missing_number(rate: WinRate, name: str) -> str:
@@ -214,7 +231,7 @@ def describe(report: Report, standing: Standing, opponent: str) -> str:
     parts = []
     for rate in rows:
         value = "no number" if rate.win_rate is None else percent(rate.win_rate)
-        span = "" if rate.low is None else f" (interval {interval(rate.low, rate.high)})"
+        span = "" if rate.ci_low is None else f" (interval {interval(rate.ci_low, rate.ci_high)})"
         where = "all prompts" if rate.language == POOLED else language_label(rate.language)
         parts.append(f"{where} {value}{span}")
     return f"Win-rate of {name} against {opponent}: {'; '.join(parts)}."

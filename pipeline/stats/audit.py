@@ -7,19 +7,18 @@ that was shown first; over both orders of a pair it is 1/2 for a judge that look
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.core.columns import Floats, Ints
 from pipeline.judging.names import AUDIT
 from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Games
-from pipeline.stats.grouped import Sample, estimate
-from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Estimate, mean_intervals
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, Estimate, Quantity, estimate, mean_intervals, numbers
 from pipeline.stats.prompt_scores import PromptScores, prompt_scores
-from pipeline.stats.signature import of_games, signature
+from pipeline.stats.signature import signature
 
 IDENTICAL = "identical"
 ALTERED = "altered"
@@ -27,36 +26,47 @@ ALTERED = "altered"
 
 ABLE, CHANCE, MISLED, UNKNOWN = "able", "chance", "misled", "unknown"
 
-AUDIT_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("judge", "template", "version", "language")),
-        *((name, pa.int64()) for name in ("n_prompts", "n_invalid", "n_clusters")),
-        ("effective_clusters", pa.float64()),
-        *((name, pa.float64()) for name in ("sensitivity", "se", "ci_low", "ci_high")),
-        *((name, pa.float64()) for name in ("first_share", "first_se", "first_low", "first_high")),
-        *((name, pa.string()) for name in ("grade", "signature")),
-    ]
-)
+
+@dataclass(frozen=True)
+class Audit:
+    """What a judge makes of one altered version (or all of them: ``altered``) in a language (or ``all``, ``macro``).
+
+    Attributes:
+        sensitivity: with ``se`` and interval (``ci_``).
+        first_share: mean score of the answer shown first, with ``first_se`` and interval.
+        grade: ``able`` (the whole interval of the sensitivity above 1/2), ``misled`` (below), ``chance`` (around),
+            ``unknown`` (fewer than 6 effective clusters). For ``identical`` the sensitivity is 1/2 by construction, so
+            the grade is of the order: ``able`` when the interval of the first share holds 1/2, else ``misled``.
+    """
+
+    judge: str
+    template: str
+    version: str
+    language: str
+    n_prompts: int
+    n_invalid: int
+    n_clusters: int
+    effective_clusters: float
+    sensitivity: float | None
+    se: float | None
+    ci_low: float | None
+    ci_high: float | None
+    first_share: float | None
+    first_se: float | None
+    first_low: float | None
+    first_high: float | None
+    grade: str
+    signature: str
 
 
-def audit_table(games: Games, bootstrap: Bootstrap | None = None) -> pa.Table:
+def audit_rows(games: Games, bootstrap: Bootstrap) -> Iterator[Audit]:
     """Sensitivity and order bias of every judge, by altered version and language.
 
     Args:
         games: of the audit only: ``audit:original`` against ``audit:VERSION``.
-
-    Returns:
-        ``AUDIT_SCHEMA``: one row per version (and ``altered``: all but ``identical`` together) and language (and
-        ``all``, ``macro``). ``first_share`` is the mean score of the answer shown first, with its interval. ``grade``:
-        ``able`` (the whole interval of the sensitivity above 1/2), ``misled`` (below), ``chance`` (around), ``unknown``
-        (fewer than 6 effective clusters). For ``identical`` the sensitivity is 1/2 by construction, so the grade is of
-        the order: ``able`` when the interval of the first share holds 1/2, else ``misled``.
     """
-    bootstrap = bootstrap or Bootstrap()
     scores = prompt_scores(games)
-    judges = sorted({(c.judge, c.template) for c in games.comparisons})
-    rows: list[dict[str, Any]] = []
-    for judge, template in judges:
+    for judge, template in sorted({(c.judge, c.template) for c in games.comparisons}):
         codes = {
             c.opponent.removeprefix(AUDIT): k
             for k, c in enumerate(games.comparisons)
@@ -66,46 +76,40 @@ def audit_table(games: Games, bootstrap: Bootstrap | None = None) -> pa.Table:
         altered = [k for name, k in codes.items() if name != IDENTICAL]
         if altered:
             groups = {ALTERED: altered} | groups
-        rows += _judge_rows(games, scores, groups, bootstrap)
-    return pa.Table.from_pylist(rows, schema=AUDIT_SCHEMA)
+        yield from _judge_rows(games, scores, groups, bootstrap)
 
 
 def _judge_rows(
     games: Games, scores: PromptScores, groups: dict[str, list[int]], bootstrap: Bootstrap
-) -> list[dict[str, Any]]:
+) -> Iterator[Audit]:
     first = _first_scores(games, scores)
     chosen = {name: np.isin(scores.comparison, codes) for name, codes in groups.items()}
     won = [_by_prompt(games, scores.prompt[mine], scores.score[mine]) for mine in chosen.values()]
     led = [_by_prompt(games, scores.prompt[mine], first[mine]) for mine in chosen.values()]
     sensitivity = estimate(games, won, bootstrap, 0.0, 1.0, mean_intervals)
     order = estimate(games, led, bootstrap, 0.0, 1.0, mean_intervals)
-    rows = []
     for (version, codes), mine, ability, bias in zip(groups.items(), chosen.values(), sensitivity, order, strict=True):
         kind = games.comparisons[codes[0]]
-        choices = of_games(kind, 2, bool(scores.soft[codes].any()))
-        language = games.prompt_language[scores.prompt[mine]]
+        choices = scores.choices(kind, *codes) | {"orders": 2}
         valid = ~np.isnan(scores.score[mine])
         prompts = scores.prompt[mine]
         for name, found in ability.items():
-            here = language == games.languages.index(name) if name in games.languages else np.ones(len(language), bool)
+            here = games.of_language(name)[prompts]
             shown = bias[name]
-            rows.append(
-                {
-                    "judge": kind.judge,
-                    "template": kind.template,
-                    "version": version,
-                    "language": name,
-                    "n_prompts": len(np.unique(prompts[here & valid])),
-                    "n_invalid": int((here & ~valid).sum()),
-                    "n_clusters": found.n_clusters,
-                    "effective_clusters": found.effective,
-                    **dict(zip(("sensitivity", "se", "ci_low", "ci_high"), _numbers(found), strict=True)),
-                    **dict(zip(("first_share", "first_se", "first_low", "first_high"), _numbers(shown), strict=True)),
-                    "grade": _grade(shown, even=ABLE) if version == IDENTICAL else _grade(found),
-                    "signature": signature("audit", choices, bootstrap, found.method),
-                }
+            yield Audit(
+                judge=kind.judge,
+                template=kind.template,
+                version=version,
+                language=name,
+                n_prompts=len(np.unique(prompts[here & valid])),
+                n_invalid=int((here & ~valid).sum()),
+                n_clusters=found.n_clusters,
+                effective_clusters=found.effective,
+                **numbers(found, "sensitivity", "se", "ci_low", "ci_high"),
+                **numbers(shown, "first_share", "first_se", "first_low", "first_high"),
+                grade=_grade(shown, even=ABLE) if version == IDENTICAL else _grade(found),
+                signature=signature("audit", choices, bootstrap, found.method),
             )
-    return rows
 
 
 def _first_scores(games: Games, scores: PromptScores) -> Floats:
@@ -117,16 +121,12 @@ def _first_scores(games: Games, scores: PromptScores) -> Floats:
     return np.where(scores.both_valid, total / np.maximum(scores.n_games, 1), np.nan)
 
 
-def _by_prompt(games: Games, prompt: Ints, value: Floats) -> Sample:
+def _by_prompt(games: Games, prompt: Ints, value: Floats) -> Quantity:
     """Mean over a prompt's versions, of those that are valid."""
     valid = ~np.isnan(value)
     codes, at = np.unique(prompt[valid], return_inverse=True)
     means = np.bincount(at, weights=value[valid], minlength=len(codes)) / np.bincount(at, minlength=len(codes))
-    return Sample(codes, means, np.unique(games.prompt_language[prompt]))
-
-
-def _numbers(found: Estimate) -> tuple[float | None, float | None, float | None, float | None]:
-    return found.value, found.se, found.low, found.high
+    return Quantity(codes, means, np.unique(games.prompt_language[prompt]))
 
 
 def _grade(found: Estimate, even: str = CHANCE) -> str:

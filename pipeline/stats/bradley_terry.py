@@ -7,18 +7,18 @@ once per comparison, with the mean of its orders. With one opponent for all, the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.core.columns import Bools, Floats, Ints, nullable
+from pipeline.core.columns import Bools, Floats, Ints
 from pipeline.core.errors import InputError, nearest
 from pipeline.stats.clusters import Bootstrap, cluster_weights, effective_clusters
 from pipeline.stats.games import Games
-from pipeline.stats.intervals import FEW_CLUSTERS
+from pipeline.stats.intervals import FEW_CLUSTERS, finite
 from pipeline.stats.prompt_scores import prompt_scores
-from pipeline.stats.signature import of_games, signature
+from pipeline.stats.signature import signature
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -29,16 +29,21 @@ _UNBOUNDED = 1e3  # a standard error in nats: a system that one cluster alone co
 _MAX_LOST = 0.01  # share of draws without a solution above which there is no interval
 
 
+@dataclass(frozen=True)
+class Strength:
+    """A system's strength; ``None`` where it has no interval."""
+
+    system: str
+    strength: float
+    ci_low: float | None
+    ci_high: float | None
+    signature: str
+
+
 def bradley_terry(
-    games: Games,
-    anchor: str,
-    judge: str | None = None,
-    ridge: float = 0.0,
-    draws: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 1,
-) -> pa.Table:
-    """Maximum-likelihood strengths with intervals over clusters.
+    games: Games, anchor: str, bootstrap: Bootstrap, judge: str | None = None, ridge: float = 0.0
+) -> list[Strength]:
+    """Maximum-likelihood strengths with intervals over clusters, strongest first.
 
     With fewer than 100 effective clusters the interval is Student's t on the jackknife's error (the percentile
     bootstrap is too narrow there), with more the percentile bootstrap of whole clusters.
@@ -49,9 +54,8 @@ def bradley_terry(
         ridge: penalty ridge/2 * sum of squared strengths (centred); in the signature when it is not 0.
 
     Returns:
-        ``system, strength, ci_low, ci_high, signature``, strongest first. The interval is null with fewer than 2
-        effective clusters, and when more than 1% of the draws have no finite solution (with no ridge); fewer are left
-        out.
+        Without an interval with fewer than 2 effective clusters, and when more than 1% of the draws have no finite
+        solution (with no ridge); fewer are left out.
 
     Raises:
         InputError: an unknown anchor or judge; several judges or templates; no valid prompt; without a ridge, a
@@ -62,7 +66,6 @@ def bradley_terry(
     from scipy.sparse import csr_array
     from scipy.special import stdtrit
 
-    bootstrap = Bootstrap(draws, confidence, seed)
     scores = prompt_scores(games)
     judges = {kind.judge for kind in games.comparisons}
     if judge is not None and judge not in judges:
@@ -107,7 +110,7 @@ def bradley_terry(
     strength -= strength[zero]
 
     bounds, methods = np.full((2, n), np.nan), ["none"] * n
-    tail = (1 - confidence) / 2
+    tail = (1 - bootstrap.confidence) / 2
     effective = _effective(wins, cells, n, zero)
     if effective.min() < FEW_CLUSTERS:
         se = _jackknife_errors(strength, wins, cells, ridge, zero)
@@ -120,19 +123,18 @@ def bradley_terry(
         good = ~np.isnan(drawn[:, 0])
         if good.mean() >= 1 - _MAX_LOST:
             bounds, methods = np.quantile(drawn[good], [tail, 1 - tail], axis=0), ["boot"] * n
-    both = int(scores.orders[kinds].max())
     extra = f"ridge:{ridge:g}" if ridge else ""
-    choices = of_games(used[0], both, bool(scores.soft[kinds].any()))
-    order = np.argsort(-strength, kind="stable")
-    return pa.table(
-        {
-            "system": [names[i] for i in order],
-            "strength": strength[order],
-            "ci_low": nullable(bounds[0][order]),
-            "ci_high": nullable(bounds[1][order]),
-            "signature": [signature("bradley-terry", choices, bootstrap, methods[i], extra) for i in order],
-        }
-    )
+    choices = scores.choices(used[0], *kinds)
+    return [
+        Strength(
+            system=names[i],
+            strength=float(strength[i]),
+            ci_low=finite(bounds[0][i]),
+            ci_high=finite(bounds[1][i]),
+            signature=signature("bradley-terry", choices, bootstrap, methods[i], extra),
+        )
+        for i in np.argsort(-strength, kind="stable")
+    ]
 
 
 def _drawn_strengths(

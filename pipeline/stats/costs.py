@@ -8,55 +8,103 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.config.config import Config
 from pipeline.core.folder import RunFolder
+from pipeline.core.layers import TABLES
+from pipeline.core.row import Row, Usage
+from pipeline.stats.reading import read_rows
 
 _COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
+Stratum = tuple[str | None, str | None]
+"""(language, task)."""
+
 
 @dataclass
-class StageCost:
-    """What one stage spends on all rows.
+class Spent:
+    """Requests and tokens; of an estimate, or a share, they need not be whole."""
 
-    Attributes:
-        job, stage: as in the rows' ``usage``.
-        engine: name of the engine that it asked, as its pass recorded it; empty where none did.
-        money: price of its tokens; ``None`` where its engine's tokens have no price.
-    """
-
-    job: str
-    stage: str
     requests: float = 0
     prompt_tokens: float = 0
     cached_tokens: float = 0
     completion_tokens: float = 0
-    engine: str = ""
-    money: float | None = None
 
     @property
     def tokens(self) -> float:
         """Prompt and completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
+    @property
+    def cached_share(self) -> float | None:
+        """Share of the prompt tokens that came out of the prefix cache."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+    def add(self, other: Spent | Usage, factor: float = 1) -> None:
+        """Add ``factor`` times what another one spent."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + factor * (getattr(other, name) or 0))
+
 
 @dataclass
-class PassCost:
-    """The time of one pass.
+class StageCost(Spent):
+    """What one stage spends on all rows.
 
     Attributes:
-        seconds: wall time, the model's loading included.
+        job, stage, model: as in the rows' ``usage``.
+        engine: name of the engine that it asked, as its pass recorded it; empty where none did.
+        money: price of its tokens; ``None`` where its engine's tokens have no price.
+    """
+
+    job: str = ""
+    stage: str = ""
+    model: str = ""
+    engine: str = ""
+    money: float | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """How full a pass's engines were: sequences that ran, per bin of its time.
+
+    Attributes:
+        full: share of the engines' time in which they were full.
+        capacity: sequences that an engine works on at once.
+        width: seconds of a bin.
+        mean, low, high: per engine; ``None`` in a bin without a sample.
+    """
+
+    full: float
+    capacity: int
+    width: float
+    mean: list[float | None]
+    low: list[int | None]
+    high: list[int | None]
+
+
+@dataclass
+class PassCost(Spent):
+    """What one pass spent, and how long it took.
+
+    Attributes:
+        rows, failed: ``None`` where they were not recorded; so ``seconds``: wall time, the model's loading included.
         engine_hours: of all its actors together.
         money: price of those hours; ``None`` where the engine has no price by the hour.
         beside: the pass in which it ran side by side with others, which all have that pass's seconds.
     """
 
-    name: str
-    seconds: float
-    engine_hours: float
+    name: str = ""
+    rows: int | None = None
+    failed: int | None = None
+    seconds: float | None = None
+    engine_hours: float = 0.0
     money: float | None = None
     beside: str = ""
+    load: Load | None = None
+
+    @property
+    def full(self) -> float | None:
+        """Share of the engines' time in which they were full; ``None`` where there was none, or it was not recorded."""
+        return self.load.full if self.load else None
 
 
 @dataclass
@@ -84,7 +132,7 @@ class Costs:
     @property
     def seconds(self) -> float:
         """Wall time of all passes."""
-        return sum({p.beside or p.name: p.seconds for p in self.passes}.values())
+        return sum({p.beside or p.name: p.seconds or 0.0 for p in self.passes}.values())
 
     @property
     def engine_hours(self) -> float:
@@ -106,38 +154,102 @@ class Costs:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Costs:
         """What :meth:`as_json` gave."""
-        stages, passes = [StageCost(**s) for s in data["stages"]], [PassCost(**p) for p in data["passes"]]
+        passes = [PassCost(**{**p, "load": Load(**p["load"]) if p["load"] else None}) for p in data["passes"]]
+        stages = [StageCost(**s) for s in data["stages"]]
         return cls(data["rows"], stages, passes, data["low"], data["high"], data["pilot"])
+
+
+class StageCosts:
+    """Adds up the rows' ``usage``, stage by stage.
+
+    Attributes:
+        rows: so far.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str, str], StageCost] = {}
+        self.rows = 0
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        self.rows += 1
+        for item in row.usage:
+            self.add_usage(item)
+
+    def add_usage(self, item: Usage, factor: float = 1) -> None:
+        """Count one item of a row ``factor`` times."""
+        key = (item.job, item.stage, item.model or "")
+        self._found.setdefault(key, StageCost(job=key[0], stage=key[1], model=key[2])).add(item, factor)
+
+    def finish(self, config: Config, engines: Mapping[str, str]) -> list[StageCost]:
+        """All stages, with their prices.
+
+        Args:
+            engines: stage -> name of its engine (:func:`engines_of`).
+        """
+        named = (replace(cost, engine=engines.get(cost.stage, "")) for cost in self._found.values())
+        return [priced(config, cost) for cost in named]
+
+
+def priced(config: Config, cost: StageCost) -> StageCost:
+    """With the price of its tokens, where its engine's tokens have one."""
+    engine = config.engines.get(cost.engine)
+    if engine is None or not engine.price.charges_tokens:
+        return replace(cost, money=None)
+    return replace(cost, money=engine.price.of(cost.prompt_tokens, cost.cached_tokens, cost.completion_tokens))
+
+
+def total_of(costs: Iterable[StageCost]) -> StageCost:
+    """The sum of some stages; its money is ``None`` when none has a price."""
+    total = StageCost()
+    for cost in costs:
+        total.add(cost)
+        if cost.money is not None:
+            total.money = (total.money or 0.0) + cost.money
+    return total
 
 
 def count_costs(config: Config, run: RunFolder, table: str) -> Costs:
     """What a run has spent, from the ``usage`` of its last table (its other columns are not read) and its manifest."""
-    totals: dict[tuple[str, str], StageCost] = {}
-    rows = 0
-    for batch in run.leaves(table, lambda top, leaf: top == "usage", 4096):
-        rows += batch.num_rows
-        items = pa.Table.from_struct_array(batch.column("usage").flatten())
-        sums = items.group_by(["job", "stage"]).aggregate([(name, "sum") for name in _COUNTS])
-        for item in sums.to_pylist():
-            _add(totals, item["job"], item["stage"], {name: item[f"{name}_sum"] or 0 for name in _COUNTS})
-    return Costs(rows, _priced(config, totals, engines_of(run)), pass_costs(config, run))
+    stages = StageCosts()
+    for row in read_rows(run, table, "usage"):
+        stages.add(row)
+    return Costs(stages.rows, stages.finish(config, engines_of(run)), pass_costs(config, run))
 
 
 def pass_costs(config: Config, run: RunFolder) -> list[PassCost]:
-    """The time that the manifest's passes took, over all attempts."""
-    passes = _passes(run)
-    costs = [_pass_cost(config, name, p, float(p["seconds"])) for name, p in passes.items()]
-    return [replace(cost, beside=p.get("beside", "")) for cost, p in zip(costs, passes.values(), strict=True)]
+    """What the run's passes have cost, over all attempts."""
+    return [_pass_cost(config, name, done, done.get("seconds")) for name, done in _passes(run).items()]
 
 
 def engines_of(run: RunFolder) -> dict[str, str]:
-    """Stage -> name of the engine that it asked, as the manifest's passes recorded it."""
-    return {stage: p["engine"] for p in _passes(run).values() for stage in p["stages"] if p["engine"]}
+    """Stage -> name of the engine that it asked, as the passes recorded it."""
+    return {stage: p["engine"] for p in _passes(run).values() if p.get("engine") for stage in p["stages"]}
 
 
 def _passes(run: RunFolder) -> dict[str, dict[str, Any]]:
-    passes: dict[str, dict[str, Any]] = run.manifest().get("passes", {})
-    return passes
+    """The manifest's passes, and those that it missed (their job was killed at its end), by their table's marker."""
+    found: dict[str, dict[str, Any]] = dict(run.manifest().get("passes") or {})
+    for table in TABLES:
+        for name, summary in ((run.marker(table) or {}).get("passes") or {}).items():
+            found.setdefault(name, summary)
+    return found
+
+
+def _pass_cost(config: Config, name: str, done: Mapping[str, Any], seconds: float | None) -> PassCost:
+    engine = config.engines.get(done.get("engine", ""))
+    hours = (seconds or 0.0) * engine.pool.most() / 3600 if engine else 0.0
+    return PassCost(
+        **{key: done.get(key) or 0 for key in _COUNTS},
+        name=name,
+        rows=done.get("rows"),
+        failed=done.get("failed"),
+        seconds=seconds,
+        engine_hours=hours,
+        money=engine.price.hour * hours if engine and engine.price.hour else None,
+        beside=done.get("beside", ""),
+        load=Load(**done["load"]) if done.get("load") else None,
+    )
 
 
 @dataclass
@@ -150,18 +262,32 @@ class PilotRow:
     """
 
     stratum: Stratum
-    usage: list[dict[str, Any]]
+    usage: list[Usage]
 
     @property
     def tokens(self) -> int:
         """All that were spent on it."""
-        return sum(u["prompt_tokens"] + u["completion_tokens"] for u in self.usage)
+        return sum(u.prompt_tokens + u.completion_tokens for u in self.usage)
 
 
 def read_pilot(run: RunFolder, table: str) -> list[PilotRow]:
     """The rows of a pilot's last table."""
-    rows = run.iter_rows(table, ("language", "task", "usage"))
-    return [PilotRow((r["language"], r["task"]), r["usage"] or []) for r in rows]
+    return [PilotRow((row.language, row.task), row.usage) for row in read_rows(run, table, "usage")]
+
+
+def strata(run: RunFolder) -> Counter[Stratum]:
+    """Stratum -> rows of the run's prompts."""
+    return Counter((row.language, row.task) for row in read_rows(run, "prompts", "errors"))
+
+
+def weights(pilot: Sequence[Stratum], population: Counter[Stratum]) -> list[float]:
+    """Rows of the population that each row of the pilot stands for; they add up to the population.
+
+    A row stands for its share of its stratum. What lies in strata that the pilot did not reach is shared by all.
+    """
+    reached = Counter(pilot)
+    rest = sum(n for stratum, n in population.items() if stratum not in reached)
+    return [population[stratum] / reached[stratum] + rest / len(pilot) for stratum in pilot]
 
 
 def extrapolate(
@@ -183,14 +309,13 @@ def extrapolate(
     from scipy.special import stdtrit  # takes a moment to import
 
     total = sum(population.values())
-    totals: dict[tuple[str, str], StageCost] = {}
+    stages = StageCosts()
     for row, weight in zip(rows, weights([r.stratum for r in rows], population), strict=True):
         for item in row.usage:
-            factor = audited if audited is not None and item["stage"] == "audit" else weight
-            _add(totals, item["job"], item["stage"], {name: item[name] * factor for name in _COUNTS})
-    costs = Costs(total, _priced(config, totals, engines), pilot=len(rows))
+            stages.add_usage(item, audited if audited is not None and item.stage == "audit" else weight)
+    costs = Costs(total, stages.finish(config, engines), pilot=len(rows))
     if len(rows) > 1:
-        spent = [r.tokens for r in rows]
+        spent = [row.tokens for row in rows]
         mean = sum(spent) / len(spent)
         variance = sum((s - mean) ** 2 for s in spent) / (len(spent) - 1)
         half = float(stdtrit(len(spent) - 1, 0.975)) * math.sqrt(variance / len(spent)) * total
@@ -214,60 +339,3 @@ def extrapolate_passes(config: Config, pilot: RunFolder, factor: float, cpu_work
         seconds = loading + done["busy_seconds"] * factor / (engine.pool.most() if engine else cpu_workers)
         found.append(_pass_cost(config, name, done, seconds))
     return found
-
-
-def _pass_cost(config: Config, name: str, done: Mapping[str, Any], seconds: float) -> PassCost:
-    engine = config.engines.get(done["engine"])
-    hours = seconds * engine.pool.most() / 3600 if engine else 0.0
-    return PassCost(name, seconds, hours, engine.price.hour * hours if engine and engine.price.hour else None)
-
-
-def _priced(config: Config, totals: Mapping[tuple[str, str], StageCost], engines: Mapping[str, str]) -> list[StageCost]:
-    for cost in totals.values():
-        cost.engine = engines.get(cost.stage, "")
-        cost.money = price_of(config, cost)
-    return list(totals.values())
-
-
-def price_of(config: Config, cost: StageCost) -> float | None:
-    """The price of a stage's tokens; ``None`` where its engine's tokens have none."""
-    engine = config.engines.get(cost.engine)
-    if engine is None or not engine.price.charges_tokens:
-        return None
-    return engine.price.of(cost.prompt_tokens, cost.cached_tokens, cost.completion_tokens)
-
-
-def _add(totals: dict[tuple[str, str], StageCost], job: str, stage: str, counts: Mapping[str, float]) -> None:
-    cost = totals.setdefault((job, stage), StageCost(job, stage))
-    for name, value in counts.items():
-        setattr(cost, name, getattr(cost, name) + value)
-
-
-def total_of(costs: Iterable[StageCost]) -> StageCost:
-    """The sum of some stages; its money is ``None`` when none has a price."""
-    total = StageCost("", "")
-    for cost in costs:
-        for name in _COUNTS:
-            setattr(total, name, getattr(total, name) + getattr(cost, name))
-        if cost.money is not None:
-            total.money = (total.money or 0.0) + cost.money
-    return total
-
-
-Stratum = tuple[str | None, str | None]
-"""(language, task)."""
-
-
-def strata(run: RunFolder) -> Counter[Stratum]:
-    """Stratum -> rows of the run's prompts."""
-    return Counter((r["language"], r["task"]) for r in run.iter_rows("prompts", ("language", "task")))
-
-
-def weights(pilot: Sequence[Stratum], population: Counter[Stratum]) -> list[float]:
-    """Rows of the population that each row of the pilot stands for; they add up to the population.
-
-    A row stands for its share of its stratum. What lies in strata that the pilot did not reach is shared by all.
-    """
-    reached = Counter(pilot)
-    rest = sum(n for stratum, n in population.items() if stratum not in reached)
-    return [population[stratum] / reached[stratum] + rest / len(pilot) for stratum in pilot]

@@ -6,8 +6,8 @@ checked here, once: every error names the row.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline.core.columns import Bools, Floats, Ints
 from pipeline.core.errors import InputError, first_line, nearest
 from pipeline.core.languages import RESERVED
 from pipeline.core.remote import is_uri, open_uri
+from pipeline.stats.intervals import Frame
 
 REQUIRED = ("prompt_id", "language", "system", "opponent", "order", "score")
 """Columns that an outside table must have."""
@@ -67,18 +68,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Games:
-    """G games on P prompts in C clusters, L languages and K comparisons.
+class Games(Frame):
+    """G games on P prompts and K comparisons.
 
-    Codes follow the sorted names, so nothing below depends on the order of the table's rows.
+    Codes follow the sorted names, so nothing below depends on the order of the table's rows. A prompt is a (prompt_id,
+    language): tables that repeat a question's id in every language are understood, and those prompts share a cluster by
+    default.
 
     Attributes:
         comparisons: the K comparisons, sorted.
-        languages: the L language names, sorted.
-        n_clusters: C.
         prompt_id: names [P].
-        prompt_language, prompt_cluster: codes [P]. A prompt is a (prompt_id, language): tables that repeat a
-            question's id in every language are understood, and those prompts share a cluster by default.
         unjudged: [P], prompts of the run's table without a single game (their row failed): invalid everywhere.
         comparison, prompt, order: codes [G]; order 0 = ``ab`` (system shown first), 1 = ``ba``.
         score: [G], the system's, 0..1; NaN = invalid.
@@ -89,11 +88,7 @@ class Games:
     """
 
     comparisons: list[Comparison]
-    languages: list[str]
-    n_clusters: int
     prompt_id: pa.StringArray
-    prompt_language: Ints
-    prompt_cluster: Ints
     unjudged: Bools
     comparison: Ints
     prompt: Ints
@@ -103,6 +98,13 @@ class Games:
     mass: Floats
     length_difference: Floats
     forfeit: Bools
+
+    def prompts(self, keys: Collection[PromptKey]) -> Bools:
+        """Which prompts [P] are among some (prompt_id, language)."""
+        names = pa.array(self.languages, pa.string()).take(pa.array(self.prompt_language))
+        mine = pc.binary_join_element_wise(names, self.prompt_id, _SEPARATOR)  # a language's tag holds no separator
+        listed = pa.array([f"{language}{_SEPARATOR}{prompt_id}" for prompt_id, language in keys], pa.string())
+        return np.asarray(pc.is_in(mine, value_set=listed).to_numpy(zero_copy_only=False))
 
 
 def load_table_games(path: str) -> Games:
@@ -114,7 +116,7 @@ def load_table_games(path: str) -> Games:
     Raises:
         InputError: the file cannot be read, a column is missing, or a row is wrong (see :func:`games_from_table`).
     """
-    fs, inner = open_uri(path, "winrate.games") if is_uri(path) else (pafs.LocalFileSystem(), path)
+    fs, inner = _open(path)
     known = (*REQUIRED, *_OPTIONAL_TEXT, *_OPTIONAL_NUMBERS)
     try:
         if inner.endswith((".csv", ".tsv")):
@@ -134,6 +136,17 @@ def load_table_games(path: str) -> Games:
         raise InputError(f"{path}: cannot be read as a table of games: {first_line(error)}") from error
     tables.check_schema(table.schema, path)
     return games_from_table(table, path)
+
+
+def _open(path: str) -> tuple[pafs.FileSystem, str]:
+    return open_uri(path, "winrate.games") if is_uri(path) else (pafs.LocalFileSystem(), path)
+
+
+def state_of(path: str) -> tuple[int | None, int | None]:
+    """Size and time of an outside table: what tells one version of it from the next."""
+    fs, inner = _open(path)
+    info = fs.get_file_info(inner)
+    return info.size, info.mtime_ns
 
 
 def games_from_table(table: pa.Table, where: str = "games") -> Games:
@@ -159,30 +172,6 @@ def games_from_table(table: pa.Table, where: str = "games") -> Games:
         columns[name] = _numbers(column, name, where) if name in _NUMBERS else _text(column, name, where)
     columns.update(prompt_columns(pa.table(columns)))
     return build_games(encode_names(pa.table(columns)), where, None)
-
-
-def leave_out(games: Games, prompts: Mapping[str, Collection[PromptKey]]) -> Games:
-    """The games of the systems named in ``prompts``, each without those prompts of its own.
-
-    Other systems, and comparisons that lose all of their games, are left out whole. Prompts, clusters and languages
-    keep their codes; prompts without a single game stay ``unjudged``. O((P + G) * systems).
-    """
-    names = pa.array(games.languages, pa.string()).take(pa.array(games.prompt_language))
-    keys = pc.binary_join_element_wise(names, games.prompt_id, _SEPARATOR)  # a language's tag holds no separator
-    kept = np.zeros(len(games.score), dtype=bool)
-    for system, left_out in prompts.items():
-        mine = np.array([c.system == system for c in games.comparisons])[games.comparison]
-        listed = pa.array([f"{language}{_SEPARATOR}{prompt_id}" for prompt_id, language in left_out], pa.string())
-        gone = pc.is_in(keys, value_set=listed).to_numpy(zero_copy_only=False)
-        kept |= mine & ~gone[games.prompt]
-    codes, comparison = np.unique(games.comparison[kept], return_inverse=True)
-    columns = ("prompt", "order", "score", "outcome", "mass", "length_difference", "forfeit")
-    return replace(
-        games,
-        comparisons=[games.comparisons[code] for code in codes],
-        comparison=comparison,
-        **{name: getattr(games, name)[kept] for name in columns},
-    )
 
 
 def _require_columns(names: list[str], where: str) -> None:
@@ -300,7 +289,7 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     if unjudged is not None:
         keys = pa.concat_tables([keys, encode_names(unjudged).select(_PROMPT)])
     ids, id_code = _codes(keys.column("prompt_id"))
-    clusters, cluster = _codes(keys.column("cluster_id"))
+    _, cluster = _codes(keys.column("cluster_id"))
     languages, language = _codes(keys.column("language"))
     if len(languages) > MOST_LANGUAGES:
         raise InputError(f"{where}: names {len(languages):,} languages; at most {MOST_LANGUAGES:,} are computed")
@@ -322,7 +311,6 @@ def build_games(table: pa.Table, where: str, unjudged: pa.Table | None) -> Games
     return Games(
         comparisons=comparisons,
         languages=languages.to_pylist(),
-        n_clusters=len(clusters),
         prompt_id=ids.take(pa.array(id_code[first])),
         prompt_language=language[first],
         prompt_cluster=cluster[first],

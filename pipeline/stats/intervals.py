@@ -14,8 +14,9 @@ effective number of clusters with a value; ``docs/intervals.md`` has the coverag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ from pipeline.stats.clusters import (
     jackknife,
 )
 
-__all__ = ["Bootstrap", "Estimate", "mean_interval", "mean_intervals", "simultaneous_intervals"]
+POOLED, MACRO = "all", "macro"
+"""Rows over several languages: over all prompts, and the mean of the languages."""
 
 FEW_CLUSTERS = 100
 """Below so many effective clusters Student's t is used: the percentile bootstrap is too narrow."""
@@ -71,6 +73,144 @@ class Estimate:
     effective: float = 0.0
     detectable: float | None = None
     method: str = "none"
+
+
+NOTHING = Estimate(None)
+
+
+Rule = Callable[[ClusterSums, Sequence[Sequence[int]], Bootstrap, float, float], list[Estimate]]
+"""How intervals are made: :func:`mean_intervals`, each by itself, or :func:`simultaneous_intervals`."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """P prompts in C clusters and L languages.
+
+    Attributes:
+        languages: names [L], sorted.
+        prompt_language, prompt_cluster: codes [P].
+    """
+
+    languages: list[str]
+    prompt_language: Ints
+    prompt_cluster: Ints
+
+    @property
+    def n_clusters(self) -> int:
+        """C."""
+        return int(self.prompt_cluster.max(initial=-1)) + 1
+
+    def of_language(self, name: str) -> Bools:
+        """The prompts [P] in one language; all of them for ``all`` and ``macro``."""
+        if name in (POOLED, MACRO):
+            return np.ones(len(self.prompt_language), dtype=bool)
+        return np.asarray(self.prompt_language == self.languages.index(name))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """The valid values of what is to be estimated (a comparison's score, or a difference).
+
+    Attributes:
+        prompt: codes [V].
+        value: [V].
+        languages: codes of the languages it was asked in, valid values or not.
+    """
+
+    prompt: Ints
+    value: Floats
+    languages: Ints
+
+
+def quantity(frame: Frame, values: Floats) -> Quantity:
+    """One number per prompt [P], of which those that are not NaN count."""
+    valid = np.flatnonzero(~np.isnan(values))
+    return Quantity(valid, values[valid], np.unique(frame.prompt_language[valid]))
+
+
+def estimate(
+    frame: Frame,
+    quantities: Sequence[Quantity],
+    bootstrap: Bootstrap,
+    low: float,
+    high: float,
+    rule: Rule,
+    only: str | None = None,
+) -> list[dict[str, Estimate]]:
+    """Per quantity: language name (then ``all``, ``macro``) -> estimate; one bootstrap for all of them.
+
+    Args:
+        low, high: range of the values.
+        only: one of these names; the intervals of all of them otherwise.
+    """
+    size = (frame.n_clusters, len(frame.languages))
+    totals: list[Floats] = []
+    counts: list[Floats] = []
+    labels: list[tuple[int, str]] = []
+    parts: list[list[int]] = []
+    first = 0
+    for i, one in enumerate(quantities):
+        cell = frame.prompt_cluster[one.prompt] * size[1] + frame.prompt_language[one.prompt]
+        total = np.bincount(cell, weights=one.value, minlength=size[0] * size[1]).reshape(size)
+        count = np.bincount(cell, minlength=size[0] * size[1]).reshape(size).astype(np.float64)
+        apart = one.languages[:0] if only == POOLED else one.languages
+        for found, sums in ((totals, total), (counts, count)):
+            found.append(np.hstack([sums[:, apart], sums[:, one.languages].sum(axis=1, keepdims=True)]))
+        columns = list(range(first, first + len(apart)))
+        named = [(frame.languages[code], [column]) for code, column in zip(apart, columns, strict=True)]
+        for name, part in [*named, (POOLED, [first + len(apart)]), (MACRO, columns)]:
+            if only in (None, name):
+                labels.append((i, name))
+                parts.append(part)
+        first += len(apart) + 1
+    result: list[dict[str, Estimate]] = [{} for _ in quantities]
+    if parts:
+        sums_of = ClusterSums(np.hstack(totals), np.hstack(counts), _strata(frame))
+        for (i, name), found_one in zip(labels, rule(sums_of, parts, bootstrap, low, high), strict=True):
+            result[i][name] = found_one
+    return result
+
+
+def _strata(frame: Frame) -> Ints:
+    """Stratum of every cluster: its language, or 0 for all clusters of languages that a cluster crosses."""
+    pairs = np.unique(np.stack([frame.prompt_cluster, frame.prompt_language]), axis=1)
+    crossing = np.bincount(pairs[0], minlength=frame.n_clusters) > 1
+    shared = np.zeros(len(frame.languages), dtype=bool)
+    shared[pairs[1][crossing[pairs[0]]]] = True
+    strata = np.zeros(frame.n_clusters, dtype=np.int64)
+    strata[pairs[0]] = np.where(shared[pairs[1]], 0, 1 + pairs[1])
+    return strata
+
+
+def numbers(found: Estimate | None, value: str, se: str = "", low: str = "", high: str = "") -> dict[str, Any]:
+    """An estimate's numbers (or none) under the names of a result's fields; those without a name are left out."""
+    of = found or NOTHING
+    named = ((value, of.value), (se, of.se), (low, of.low), (high, of.high))
+    return {name: number for name, number in named if name}
+
+
+def side(
+    low: float | None,
+    high: float | None,
+    clusters: float,
+    even: float = 0.5,
+    unreadable: tuple[float | None, float | None] | None = None,
+) -> str:
+    """``above``, ``below`` or ``even`` (an interval against ``even``), ``none`` without an interval.
+
+    Args:
+        clusters: effective ones with a valid score; always ``even`` with fewer than ``CLUSTERS_TO_CLAIM``.
+        unreadable: lower end if all unreadable verdicts were lost, upper end if all were won: these have to lie on the
+            same side, too.
+    """
+    if low is None or high is None:
+        return "none"
+    if clusters < CLUSTERS_TO_CLAIM:
+        return "even"
+    worst, best = (low, high) if unreadable is None else unreadable
+    if low > even and worst is not None and worst > even:
+        return "above"
+    return "below" if high < even and best is not None and best < even else "even"
 
 
 def mean_intervals(
@@ -230,10 +370,11 @@ def _estimates(found: Jackknife, rules: _Rules, bounds: Floats, half: Floats, me
     detectable = np.where(found.se > SAME, reach + _student(found, 1 - POWER) * found.se, np.nan)
     columns = zip(found.value, found.se, bounds, found.clusters, found.effective, detectable, method, strict=True)
     return [
-        Estimate(_number(v), _number(s), _number(b[0]), _number(b[1]), int(n), float(g), _number(d), m)
+        Estimate(finite(v), finite(s), finite(b[0]), finite(b[1]), int(n), float(g), finite(d), m)
         for v, s, b, n, g, d, m in columns
     ]
 
 
-def _number(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A number, or ``None`` for NaN: it does not exist."""
     return None if np.isnan(value) else float(value)

@@ -6,34 +6,50 @@ simplification of AlpacaEval's length control (Dubois et al., arXiv 2404.04475):
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from pipeline.core.columns import Bools, Floats, Ints, nullable
+import numpy as np
+
+from pipeline.core.columns import Bools, Floats, Ints
 from pipeline.core.errors import InputError
 from pipeline.stats.clusters import Bootstrap, effective_clusters
 from pipeline.stats.games import Games
+from pipeline.stats.intervals import MACRO, POOLED, finite
 from pipeline.stats.prompt_scores import prompt_scores
-from pipeline.stats.signature import of_games, signature
+from pipeline.stats.signature import signature
 
 _MAX_STEPS = 100
 _INFINITE = 30.0  # |theta| in nats beyond which lengths separate wins from losses
 
 
-def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
+@dataclass(frozen=True)
+class LengthControlled:
+    """One comparison in one language; ``all`` weights the languages by their prompts, ``macro`` equally.
+
+    ``se`` is the cluster jackknife (delta method), the interval Student's t with G*-1 degrees of freedom, cut to 0..1;
+    null with fewer than 2 effective clusters or where the rate has no spread. All numbers are null when lengths alone
+    separate wins from losses: phi is then infinite.
+    """
+
+    system: str
+    opponent: str
+    language: str
+    n_prompts: int
+    length_controlled_win_rate: float | None
+    se: float | None
+    ci_low: float | None
+    ci_high: float | None
+    phi: float | None
+    signature: str
+
+
+def length_controlled(games: Games, confidence: float = 0.95) -> Iterator[LengthControlled]:
     """Length-controlled win-rates of every comparison.
 
     Uses the prompts with a valid score and known lengths, and those on which an answer is missing: it loses at any
-    length. A language whose scores are all 0 (or all 1) keeps that
-    rate: its theta is infinite and it says nothing about phi. ``sd_language`` has ddof=1; where it is 0 the length has
-    no effect.
-
-    Returns:
-        ``system, opponent, language, n_prompts, length_controlled_win_rate, se, ci_low, ci_high, phi, signature``;
-        ``all`` weights the languages by their prompts, ``macro`` equally. ``se`` is the cluster jackknife (delta
-        method), the interval Student's t with G*-1 degrees of freedom, cut to 0..1; null with fewer than 2 effective
-        clusters or where the rate has no spread. All numbers are null when lengths alone separate wins from losses:
-        phi is then infinite.
+    length. A language whose scores are all 0 (or all 1) keeps that rate: its theta is infinite and it says nothing
+    about phi. ``sd_language`` has ddof=1; where it is 0 the length has no effect.
 
     Raises:
         InputError: the table has no lengths.
@@ -45,7 +61,6 @@ def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
     bootstrap = Bootstrap(confidence=confidence)
     scores = prompt_scores(games)
     usable = ~np.isnan(scores.score) & (scores.forfeit | ~np.isnan(scores.length_difference))
-    rows = []
     for k, kind in enumerate(games.comparisons):
         mine = usable & (scores.comparison == k)
         if not mine.any():
@@ -59,30 +74,20 @@ def length_controlled(games: Games, confidence: float = 0.95) -> pa.Table:
         n = np.bincount(language)
         counts = np.zeros((cluster.max() + 1, len(codes)))
         np.add.at(counts, (cluster, language), 1)
+        recipe = signature("length-controlled", scores.choices(kind, k), bootstrap, "t", "simplified")
         named = {games.languages[code]: np.eye(len(codes))[i] for i, code in enumerate(codes)}
-        named |= {"all": n / n.sum(), "macro": np.full(len(codes), 1 / len(codes))}
+        named |= {POOLED: n / n.sum(), MACRO: np.full(len(codes), 1 / len(codes))}
         for name, weight in named.items():
             value = float(weight @ rate)
-            size = effective_clusters(counts.sum(axis=1) if name == "all" else counts[:, weight > 0])
+            size = effective_clusters(counts.sum(axis=1) if name == POOLED else counts[:, weight > 0])
             spread = _jackknife_error(influence @ weight, cluster, counts / n @ weight)
-            se = low = high = np.nan
+            se = low = high = None
             if size >= 2 and spread > 1e-12:
                 half = float(stdtrit(size - 1, 0.5 + confidence / 2)) * spread
                 se, low, high = spread, max(0.0, value - half), min(1.0, value + half)
-            choices = of_games(kind, int(scores.orders[k]), bool(scores.soft[k]))
-            recipe = signature("length-controlled", choices, bootstrap, "t", "simplified")
             n_prompts = int(n[weight > 0].sum())
-            rows.append((kind.system, kind.opponent, name, n_prompts, value, se, low, high, phi, recipe))
-    texts, numbers = (0, 1, 2, 9), ("length_controlled_win_rate", "se", "ci_low", "ci_high", "phi")
-    columns = [pa.array([row[i] for row in rows], pa.string()) for i in texts]
-    return pa.table(
-        {
-            **dict(zip(("system", "opponent", "language"), columns[:3], strict=True)),
-            "n_prompts": pa.array([row[3] for row in rows], pa.int64()),
-            **{name: nullable([row[4 + i] for row in rows]) for i, name in enumerate(numbers)},
-            "signature": columns[3],
-        }
-    )
+            names = (kind.system, kind.opponent, name)
+            yield LengthControlled(*names, n_prompts, finite(value), se, low, high, finite(phi), recipe)
 
 
 def _with_forfeits(score: Floats, difference: Floats, language: Ints, forfeit: Bools) -> tuple[Floats, Floats, float]:

@@ -39,23 +39,6 @@ class HopeRisk:
     risk_absolute: Estimate
 
 
-@dataclass(frozen=True)
-class RecoveredShare:
-    """Share of the way from ``base`` to the oracle that a selector goes.
-
-    Attributes:
-        share: (selector - base) / (oracle - base); ``None`` when the denominator's interval holds 0.
-        base: name of the base.
-        headroom: oracle - base.
-        n_prompts: prompts on which all three are known.
-    """
-
-    share: Estimate
-    base: str
-    headroom: Estimate
-    n_prompts: int
-
-
 def pool_curves(values: Floats, orders: Floats | None = None) -> PoolCurves:
     """Closed-form expectations over all subsets of each size, drawn without replacement.
 
@@ -140,39 +123,30 @@ def hope_and_risk(
 
 
 def recovered_share(
-    selector: Floats,
-    base: Floats,
-    oracle: Floats,
-    clusters: Ints,
-    base_name: str,
-    bootstrap: Bootstrap | None = None,
-) -> RecoveredShare:
-    """How much of the oracle's gain over a named base a selector recovers.
+    selector: Floats, base: Floats, oracle: Floats, clusters: Ints, bootstrap: Bootstrap | None = None
+) -> Estimate:
+    """Share of the way from a base to the oracle that a selector goes: (selector - base) / (oracle - base).
 
     Args:
         selector, base, oracle: [P], values in one unit; prompts on which one is NaN are left out of all three.
         clusters: [P].
 
-    The share is also null where the headroom is the same on every prompt: the metric's range is not known here, so
-    nothing bounds the interval.
+    Returns:
+        Without a value where the denominator's interval holds 0, and where it is the same on every prompt: the metric's
+        range is not known here, so nothing bounds the interval.
     """
     bootstrap = bootstrap or Bootstrap()
     known = ~np.isnan(selector + base + oracle)
     gain, room, cluster = (selector - base)[known], (oracle - base)[known], clusters[known]
     headroom = mean_interval(room, cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
-    n = int(known.sum())
-    undefined = RecoveredShare(
-        Estimate(None, n_clusters=headroom.n_clusters, effective=headroom.effective), base_name, headroom, n
-    )
     if headroom.low is None or headroom.high is None or headroom.low <= 0 <= headroom.high:
-        return undefined
+        return Estimate(None, n_clusters=headroom.n_clusters, effective=headroom.effective)
     share = float(gain.mean() / room.mean())
     # the ratio's influence: the error of the line through 0, in units of the headroom
     error = mean_interval((gain - share * room) / room.mean(), cluster, bootstrap, -_UNBOUNDED, _UNBOUNDED)
     if error.method != "boot":
         ends = [None if e is None else share + e for e in (error.low, error.high)]
-        estimate = replace(error, value=share, low=ends[0], high=ends[1])
-        return RecoveredShare(estimate, base_name, headroom, n)
+        return replace(error, value=share, low=ends[0], high=ends[1])
     draws = bootstrap_means(cluster_sums(np.column_stack([gain, room]), cluster), [[0], [1]], bootstrap)
     tail = (1 - bootstrap.confidence) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -181,7 +155,7 @@ def recovered_share(
         low = np.quantile(np.where(np.isfinite(shares), shares, -np.inf), tail)
         high = np.quantile(np.where(np.isfinite(shares), shares, np.inf), 1 - tail)
     low, high = (float(end) if np.isfinite(end) else None for end in (low, high))
-    return RecoveredShare(replace(error, value=share, low=low, high=high), base_name, headroom, n)
+    return replace(error, value=share, low=low, high=high)
 
 
 def _pool(values: Floats) -> Floats:

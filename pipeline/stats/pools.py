@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.core.columns import Bools, Floats, Ints, column, nested
+from pipeline.core.columns import Bools, Floats
 from pipeline.core.folder import RunFolder
 from pipeline.core.hashing import derive_seed
+from pipeline.core.row import Candidate, Game, Row
 from pipeline.core.units import CANDIDATE
 from pipeline.judging.names import is_candidate
-from pipeline.stats.facts import SetFacts, same_source
-from pipeline.stats.games import UNDETERMINED
+from pipeline.stats.facts import Facts
+from pipeline.stats.intervals import Frame
+from pipeline.stats.reading import read_rows
 from pipeline.tasks.measure import ANSWER, LANGUAGE, METRIC, WIN, is_own_text
 
-_LEAVES = {
-    "candidates": {"plan", "origin", "temperature", "min_p", "error"},
-    "scores": None,  # whole: lists of numbers
-    "selections": {"plan", "method", "index", "text"},
-    "answers": {"system", "text"},
-    "games": {"system", "opponent", "judge", "template", "order", "score"},
-}
-_PLAIN = ("prompt_id", "cluster_id", "task", "language")
+_NAN = float("nan")
+_COLUMNS = ("candidates", "scores", "selections", "answers", "games")
+Values = Mapping[str, list[float | None]]
+"""A metric's numbers: ``Score.plan`` -> one per candidate, or per text."""
 
 
 @dataclass(frozen=True)
 class PoolValues:
-    """One plan's candidates by one metric.
+    """One candidate set by one metric.
 
     Attributes:
-        values: per prompt of the task [P]: the stochastic candidates' numbers; ``None`` where the plan was not sampled.
+        values: per prompt of the task [P]: the stochastic candidates' numbers; ``None`` where the set was not sampled.
             Of a set whose size was decided by scores only the first round's. 0 = no text; NaN = an invalid judgment.
         greedy: [P], the same engine's; NaN = there is none.
         oracle: [P], the best of all that may be chosen.
@@ -49,50 +45,43 @@ class PoolValues:
 
 
 @dataclass(frozen=True)
-class TaskQuality:
+class TaskQuality(Frame):
     """The P prompts of one task.
 
     Attributes:
         task: its name.
         clusters: cluster ids [C], sorted.
-        languages, prompt_language, prompt_cluster, n_clusters: as in :class:`~pipeline.stats.grouped.Frame`.
-        pools: (metric, plan) -> values.
+        pools: (metric, candidate set) -> values.
         systems: (metric, system) -> [P], 0 where the text is missing although the metric exists for the prompt, NaN
             where there is nothing to say (no reference, the plan was not for this prompt).
         missing: (metric, system) -> [P], where the text is missing.
-        plans: plan -> (temperature, min_p) of its stochastic candidates; NaN where they differ or are not known.
+        plans: candidate set -> (temperature, min_p) of its stochastic candidates; NaN where they differ or are not
+            known.
+        main: the metric that the task measures first.
         untold: system -> [P], where its text's language cannot be told.
     """
 
     task: str
     clusters: list[str]
-    languages: list[str]
-    prompt_language: Ints
-    prompt_cluster: Ints
     pools: dict[tuple[str, str], PoolValues]
     systems: dict[tuple[str, str], Floats]
     missing: dict[tuple[str, str], Bools]
     plans: dict[str, tuple[float, float]]
+    main: str = ""
     untold: dict[str, Bools] = field(default_factory=dict)
-
-    @property
-    def n_clusters(self) -> int:
-        return len(self.clusters)
 
     def keep(self, clusters: Collection[str]) -> TaskQuality:
         """The prompts of some clusters only."""
-        names = set(clusters)
-        kept = np.array([name in names for name in self.clusters], dtype=bool)
+        kept = np.isin(self.clusters, list(clusters))
         mine = kept[self.prompt_cluster]
-        rank = np.cumsum(kept) - 1
         codes, language = np.unique(self.prompt_language[mine], return_inverse=True)
         rows = np.flatnonzero(mine)
         return replace(
             self,
-            clusters=[name for name in self.clusters if name in names],
+            clusters=[name for name, known in zip(self.clusters, kept, strict=True) if known],
             languages=[self.languages[code] for code in codes],
             prompt_language=language,
-            prompt_cluster=rank[self.prompt_cluster[mine]],
+            prompt_cluster=(np.cumsum(kept) - 1)[self.prompt_cluster[mine]],
             pools={
                 key: PoolValues(
                     [p.values[i] for i in rows], p.greedy[mine], p.oracle[mine], [p.orders[i] for i in rows]
@@ -114,7 +103,7 @@ class Quality:
     def keep(self, clusters: Collection[str]) -> Quality:
         """The prompts of some clusters only; tasks that lose all of theirs are left out."""
         kept = {name: task.keep(clusters) for name, task in self.tasks.items()}
-        return Quality({name: task for name, task in kept.items() if task.n_clusters})
+        return Quality({name: task for name, task in kept.items() if task.clusters})
 
     def clusters(self) -> list[str]:
         """Ids of all clusters, sorted."""
@@ -128,191 +117,38 @@ def split_clusters(quality: Quality, share: float, seed: int) -> tuple[set[str],
     return set(ranked[:n]), set(ranked[n:])
 
 
-def load_quality(run: RunFolder, facts: Mapping[str, SetFacts] | None = None) -> Quality:
-    """Stream the run's last finished table (``games``, else ``selections``) and keep its metrics' numbers.
+def load_quality(run: RunFolder, table: str, facts: Facts | None = None) -> Quality:
+    """Stream a finished table and keep its metrics' numbers: about 100 bytes per candidate and metric.
 
-    Texts never become Python objects: only whether there is one. About 100 bytes per candidate and metric. Of several
-    opponents, judges or templates in candidate games, the first in sorted order counts.
-
-    Args:
-        facts: of the run's candidate sets (:func:`~pipeline.stats.facts.set_facts`).
+    Of several opponents, judges or templates in candidate games, the first in sorted order counts.
 
     Raises:
-        UnfinishedTableError: neither table is finished.
+        UnfinishedTableError: the table is not finished.
     """
-    table = "games" if run.marker("games") is not None else "selections"
-    builders: dict[str, Builder] = {}
-    for batch in run.leaves(table, _wanted):
-        for row in _rows(batch):
-            builders.setdefault(row["task"], Builder(facts)).add(row)
-    return Quality({name: builder.finish(name) for name, builder in sorted(builders.items())})
+    builder = QualityBuilder(facts)
+    for row in read_rows(run, table, *_COLUMNS):
+        builder.add(row)
+    return builder.finish()
 
 
-def _wanted(top: str, leaf: str) -> bool:
-    if top in _PLAIN:
-        return not leaf
-    fields = _LEAVES.get(top, set())
-    return fields is None or leaf in fields
+class QualityBuilder:
+    """Collects rows, whose texts do not matter: only whether there is one."""
 
+    def __init__(self, facts: Facts | None = None) -> None:
+        self._facts = facts or Facts()
+        self._tasks: dict[str, _Task] = {}
 
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    pools = nested(batch, "candidates", "plan", "origin", "temperature", "min_p", "error")
-    scores = nested(batch, "scores", "scorer", "plan", "values")
-    chosen = nested(batch, "selections", "plan", "method", "index", "text", lengths=("text",))
-    answers = nested(batch, "answers", "system", "text", lengths=("text",))
-    games = nested(batch, "games", "system", "opponent", "judge", "template", "order", "score")
-    plain = zip(*(column(batch, name) for name in _PLAIN), strict=True)
-    for (prompt_id, cluster, task, language), *rest in zip(plain, pools, scores, chosen, answers, games, strict=True):
-        names = ("candidates", "scores", "selections", "answers", "games")
-        yield {
-            "cluster": cluster or prompt_id,
-            "task": task or "open",
-            "language": language or UNDETERMINED,
-            **dict(zip(names, rest, strict=True)),
-        }
+    def add(self, row: Row) -> None:
+        """Collect one row, :func:`~pipeline.stats.reading.filled`."""
+        self._tasks.setdefault(row.task, _Task(self._facts)).add(row)
 
+    def main(self, task: str) -> str:
+        """The metric that a task measured first, in the rows so far."""
+        return self._tasks[task].main
 
-class Builder:
-    """Collects one task's rows: tuples of numbers, as :func:`load_quality` reads them."""
-
-    def __init__(self, facts: Mapping[str, SetFacts] | None = None) -> None:
-        self.facts = facts or {}
-        self.clusters: list[str] = []
-        self.languages: list[str] = []
-        self.pools: dict[tuple[str, str], dict[int, _Pool]] = defaultdict(dict)
-        self.systems: dict[tuple[str, str], dict[int, tuple[float, bool]]] = defaultdict(dict)
-        self.untold: dict[str, list[int]] = defaultdict(list)
-        self.settings: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)
-
-    def add(self, row: dict[str, Any]) -> None:
-        at = len(self.clusters)
-        self.clusters.append(row["cluster"])
-        self.languages.append(row["language"])
-        origins: dict[str, list[str]] = defaultdict(list)
-        missing: dict[str, list[bool]] = defaultdict(list)
-        for plan, origin, temperature, min_p, error in row["candidates"]:
-            origins[plan].append(origin)
-            missing[plan].append(error is not None)
-            if origin == "sample":
-                self.settings[plan][_nan(temperature), _nan(min_p)] += 1
-        metrics: dict[str, dict[str, list[float | None]]] = defaultdict(dict)
-        for scorer, plan, values in row["scores"]:
-            if scorer.startswith(METRIC):
-                metrics[scorer.removeprefix(METRIC)][plan] = values
-        for metric, by_target in metrics.items():
-            known = any(v is not None for values in by_target.values() for v in values)
-            if metric != LANGUAGE:
-                lost = {plan: _lost(by_target[plan], gone) for plan, gone in missing.items() if plan in by_target}
-                by_target = by_target | lost
-            if known or metric == LANGUAGE:
-                self._metric(at, row, metric, by_target, origins, known)
-        won, by_order = _wins(row["games"], origins)
-        if won:
-            lost = {plan: _lost(values, missing[plan]) for plan, values in won.items()}
-            self._metric(at, row, WIN, lost, origins)
-            self._orders(at, by_order, origins, missing)
-
-    def _metric(
-        self,
-        at: int,
-        row: dict[str, Any],
-        metric: str,
-        by_target: dict[str, list[float | None]],
-        origins: dict[str, list[str]],
-        known: bool = True,
-    ) -> None:
-        for plan, kinds in origins.items():
-            if plan in by_target and known:
-                self._pool(at, metric, plan, by_target[plan], kinds)
-        for plan, method, index, chars in row["selections"]:
-            value: float | None = None
-            if method == "sample" and chars is not None and "sample" in origins[plan]:
-                pool = self.pools.get((metric, plan), {}).get(at)
-                value = None if pool is None else _mean(pool.stochastic)
-            elif chars is not None:
-                target, place = (f"{ANSWER}{plan}/{method}", 0) if is_own_text(plan, index) else (plan, index)
-                value = _item(by_target.get(target), place)
-            self._system(at, metric, f"{plan}/{method}", value, chars is None)
-        for system, chars in row["answers"]:
-            self._system(at, metric, system, _item(by_target.get(ANSWER + system), 0), chars is None)
-
-    def _pool(self, at: int, metric: str, plan: str, values: list[float | None], origins: list[str]) -> None:
-        numbers = [_nan(v) for v in values]
-        pairs = list(zip(numbers, origins, strict=False))
-        one_engine = len(self._of(plan).engines) <= 1
-        greedy = next((v for v, origin in pairs if origin == "greedy" and one_engine), float("nan"))
-        valid = [v for v, origin in pairs if origin != "evidence" and v == v]
-        stochastic = np.array([numbers[i] for i in self._first(plan, origins)])
-        self.pools[metric, plan][at] = _Pool(stochastic, greedy, max(valid, default=float("nan")))
-
-    def _of(self, plan: str) -> SetFacts:
-        return self.facts.get(plan, SetFacts())
-
-    def _first(self, plan: str, origins: list[str]) -> list[int]:
-        """Places of the stochastic candidates whose number no score has decided."""
-        first = origins[: self._of(plan).first]
-        return [i for i, origin in enumerate(first) if origin in ("sample", "given")]
-
-    def _orders(
-        self,
-        at: int,
-        by_order: dict[str, dict[str, list[float | None]]],
-        origins: dict[str, list[str]],
-        missing: dict[str, list[bool]],
-    ) -> None:
-        for plan, found in by_order.items():
-            if at in self.pools[WIN, plan] and len(found) == 2:
-                lines = [_lost(found[order], missing[plan]) for order in sorted(found)]
-                places = self._first(plan, origins[plan])
-                self.pools[WIN, plan][at].orders = np.array([[_nan(line[i]) for i in places] for line in lines])
-
-    def _system(self, at: int, metric: str, system: str, value: float | None, missing: bool) -> None:
-        if missing and metric != LANGUAGE:
-            value = 0.0  # a missing answer loses
-        if metric == LANGUAGE and value is None and not missing:
-            self.untold[system].append(at)
-        if value is not None:
-            self.systems[metric, system][at] = (value, missing)
-
-    def finish(self, task: str) -> TaskQuality:
-        n = len(self.clusters)
-        clusters, cluster = np.unique(np.array(self.clusters), return_inverse=True)
-        languages, language = np.unique(np.array(self.languages), return_inverse=True)
-        pools = {}
-        for key, found in sorted(self.pools.items()):
-            greedy, oracle = np.full(n, np.nan), np.full(n, np.nan)
-            values: list[Floats | None] = [None] * n
-            orders: list[Floats | None] = [None] * n
-            for at, pool in found.items():
-                values[at], greedy[at], oracle[at] = pool.stochastic, pool.greedy, pool.oracle
-                orders[at] = pool.orders
-            pools[key] = PoolValues(values, greedy, oracle, orders)
-        own = {key: pool.greedy.copy() for key, pool in pools.items()}
-        for (metric, plan), values_of in pools.items():  # a plan without a greedy candidate takes its engine's
-            for (other_metric, other), greedy in own.items():
-                if other_metric == metric and other != plan and same_source(self.facts, plan, other):
-                    values_of.greedy[:] = np.where(np.isnan(values_of.greedy), greedy, values_of.greedy)
-        systems, missing = {}, {}
-        for key, entries in sorted(self.systems.items()):
-            systems[key], missing[key] = np.full(n, np.nan), np.zeros(n, dtype=bool)
-            for at, (value, gone) in entries.items():
-                systems[key][at], missing[key][at] = value, gone
-        plans = {
-            plan: next(iter(seen)) if len(seen) == 1 else (float("nan"), float("nan"))
-            for plan, seen in self.settings.items()
-        }
-        return TaskQuality(
-            task,
-            clusters.tolist(),
-            languages.tolist(),
-            language.astype(np.int64),
-            cluster.astype(np.int64),
-            pools,
-            systems,
-            missing,
-            plans,
-            {system: np.isin(np.arange(n), places) for system, places in self.untold.items()},
-        )
+    def finish(self) -> Quality:
+        """All tasks."""
+        return Quality({name: task.finish(name) for name, task in sorted(self._tasks.items())})
 
 
 @dataclass
@@ -325,32 +161,147 @@ class _Pool:
     orders: Floats | None = None
 
 
-def _lost(values: list[float | None], missing: list[bool]) -> list[float | None]:
+class _Task:
+    """One task's rows."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.main = ""
+        self.clusters: list[str] = []
+        self.languages: list[str] = []
+        self.pools: dict[tuple[str, str], dict[int, _Pool]] = defaultdict(dict)
+        self.systems: dict[tuple[str, str], dict[int, tuple[float, bool]]] = defaultdict(dict)
+        self.untold: dict[str, list[int]] = defaultdict(list)
+        self.settings: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)
+
+    def add(self, row: Row) -> None:
+        at = len(self.clusters)
+        self.clusters.append(row.cluster_id)
+        self.languages.append(str(row.language))
+        sets: dict[str, list[Candidate]] = defaultdict(list)
+        for c in row.candidates:
+            sets[c.plan].append(c)
+            if c.origin == "sample":
+                self.settings[c.plan][_nan(c.temperature), _nan(c.min_p)] += 1
+        metrics: dict[str, dict[str, list[float | None]]] = defaultdict(dict)
+        for score in row.scores:
+            if score.scorer.startswith(METRIC):
+                metrics[score.scorer.removeprefix(METRIC)][score.plan] = score.values
+        self.main = self.main or next((name for name in metrics if name != LANGUAGE), "")
+        for metric, values in metrics.items():
+            known = any(v is not None for one in values.values() for v in one)
+            if metric != LANGUAGE:
+                values |= {name: _lost(values[name], pool) for name, pool in sets.items() if name in values}
+            if known or metric == LANGUAGE:
+                self._metric(at, row, metric, values, sets if known else {})
+        won, by_order = _wins(row.games, sets)
+        if won:
+            self._metric(at, row, WIN, {name: _lost(values, sets[name]) for name, values in won.items()}, sets)
+            for name, orders in by_order.items():
+                if len(orders) == 2:
+                    lines = [_lost(orders[order], sets[name]) for order in sorted(orders)]
+                    places = self._first(name, sets[name])
+                    self.pools[WIN, name][at].orders = np.array([[_nan(line[i]) for i in places] for line in lines])
+
+    def _metric(self, at: int, row: Row, metric: str, values: Values, sets: Mapping[str, list[Candidate]]) -> None:
+        for name, pool in sets.items():
+            if name in values:
+                self.pools[metric, name][at] = self._pool(name, [_nan(v) for v in values[name]], pool)
+        for chosen in row.selections:
+            value: float | None = None
+            if chosen.method == "sample" and any(c.origin == "sample" for c in row.plan(chosen.plan)):
+                found = self.pools.get((metric, chosen.plan), {}).get(at)
+                value = None if found is None else _mean(found.stochastic)
+            elif is_own_text(chosen.plan, chosen.index):
+                value = _item(values.get(ANSWER + chosen.system), 0)
+            else:
+                value = _item(values.get(chosen.plan), chosen.index)
+            self._system(at, metric, chosen.system, value, chosen.text is None)
+        for answer in row.answers:
+            self._system(at, metric, answer.system, _item(values.get(ANSWER + answer.system), 0), answer.text is None)
+
+    def _pool(self, name: str, numbers: list[float], pool: list[Candidate]) -> _Pool:
+        pairs = list(zip(numbers, pool, strict=False))
+        one_engine = len(self.facts.of(name).engines) <= 1
+        greedy = next((v for v, c in pairs if c.origin == "greedy" and one_engine), _NAN)
+        valid = [v for v, c in pairs if c.origin != "evidence" and v == v]
+        return _Pool(np.array([numbers[i] for i in self._first(name, pool)]), greedy, max(valid, default=_NAN))
+
+    def _first(self, name: str, pool: list[Candidate]) -> list[int]:
+        """Places of the stochastic candidates whose number no score has decided."""
+        return [i for i, c in enumerate(pool[: self.facts.of(name).first]) if c.origin in ("sample", "given")]
+
+    def _system(self, at: int, metric: str, system: str, value: float | None, missing: bool) -> None:
+        if missing:
+            value = None if metric == LANGUAGE else 0.0  # a missing answer loses
+        elif metric == LANGUAGE and value is None:
+            self.untold[system].append(at)
+        if value is not None:
+            self.systems[metric, system][at] = (value, missing)
+
+    def finish(self, task: str) -> TaskQuality:
+        n = len(self.clusters)
+        clusters, cluster = np.unique(np.array(self.clusters), return_inverse=True)
+        languages, language = np.unique(np.array(self.languages), return_inverse=True)
+        systems, missing = {}, {}
+        for key, entries in sorted(self.systems.items()):
+            systems[key], missing[key] = np.full(n, _NAN), np.zeros(n, dtype=bool)
+            for at, (value, gone) in entries.items():
+                systems[key][at], missing[key][at] = value, gone
+        return TaskQuality(
+            languages=languages.tolist(),
+            prompt_language=language.astype(np.int64),
+            prompt_cluster=cluster.astype(np.int64),
+            task=task,
+            clusters=clusters.tolist(),
+            pools=self._pools(n),
+            systems=systems,
+            missing=missing,
+            plans={name: next(iter(seen)) if len(seen) == 1 else (_NAN, _NAN) for name, seen in self.settings.items()},
+            main=self.main,
+            untold={system: np.isin(np.arange(n), places) for system, places in self.untold.items()},
+        )
+
+    def _pools(self, n: int) -> dict[tuple[str, str], PoolValues]:
+        pools = {}
+        for key, found in sorted(self.pools.items()):
+            pool = PoolValues([None] * n, np.full(n, _NAN), np.full(n, _NAN), [None] * n)
+            for at, one in found.items():
+                pool.values[at], pool.greedy[at], pool.oracle[at] = one.stochastic, one.greedy, one.oracle
+                pool.orders[at] = one.orders
+            pools[key] = pool
+        own = {key: pool.greedy.copy() for key, pool in pools.items()}
+        for (metric, name), pool in pools.items():  # a set without a greedy candidate takes its engine's
+            for (other_metric, other), greedy in own.items():
+                if other_metric == metric and other != name and self.facts.same_source(name, other):
+                    pool.greedy[:] = np.where(np.isnan(pool.greedy), greedy, pool.greedy)
+        return pools
+
+
+def _lost(values: list[float | None], pool: list[Candidate]) -> list[float | None]:
     """A set's numbers in which missing answers lose."""
-    return [0.0 if gone else _item(values, i) for i, gone in enumerate(missing)]
+    return [0.0 if c.error is not None else _item(values, i) for i, c in enumerate(pool)]
 
 
 def _wins(
-    games: list[tuple[Any, ...]], origins: dict[str, list[str]]
+    games: list[Game], sets: Mapping[str, list[Candidate]]
 ) -> tuple[dict[str, list[float | None]], dict[str, dict[str, list[float | None]]]]:
-    """Plan -> the candidates' prompt scores from their games; plan -> order -> their scores in that order."""
+    """Set -> the candidates' prompt scores from their games; set -> order -> their scores in that order."""
     found: dict[tuple[str, str, str], dict[str, dict[str, float | None]]] = defaultdict(lambda: defaultdict(dict))
-    for system, opponent, judge, template, order, score in games:
-        if is_candidate(system):
-            found[opponent, judge, template][system][order] = score
-    if not found:
-        return {}, {}
+    for game in games:
+        if is_candidate(game.system):
+            found[game.opponent, game.judge, game.template][game.system][game.order] = game.score
     won: dict[str, list[float | None]] = {}
     by_order: dict[str, dict[str, list[float | None]]] = defaultdict(dict)
-    for system, scores in found[min(found)].items():
-        plan, _, index = system.rpartition(CANDIDATE)
-        place, size = int(index), len(origins.get(plan, ()))
+    for system, scores in found[min(found)].items() if found else ():
+        name, _, index = system.rpartition(CANDIDATE)
+        place, size = int(index), len(sets.get(name, ()))
         if place < size:
             known = [score for score in scores.values() if score is not None]
             mean = sum(known) / len(known) if len(known) == len(scores) else None
-            won.setdefault(plan, [None] * size)[place] = mean
+            won.setdefault(name, [None] * size)[place] = mean
             for order, score in scores.items():
-                by_order[plan].setdefault(order, [None] * size)[place] = score
+                by_order[name].setdefault(order, [None] * size)[place] = score
     return won, by_order
 
 
@@ -359,7 +310,7 @@ def _item(values: list[float | None] | None, place: int | None) -> float | None:
 
 
 def _nan(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    return _NAN if value is None else float(value)
 
 
 def _mean(values: Floats) -> float | None:

@@ -1,15 +1,14 @@
-"""From games to prompt scores, and the judge's rates: flips, ties, invalid verdicts, label mass."""
+"""From games to prompt scores: the mean of the two orders, and what unreadable verdicts could make of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.core.columns import Bools, Floats, Ints, nullable
-from pipeline.stats.games import INVALID, Games
-from pipeline.stats.signature import of_games, signature
+from pipeline.core.columns import Bools, Floats, Ints
+from pipeline.stats.games import Comparison, Games
+from pipeline.stats.signature import of_games
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,10 @@ class PromptScores:
     forfeit: Bools
     orders: Ints
     soft: Bools
+
+    def choices(self, kind: Comparison, *codes: int) -> dict[str, object]:
+        """For the signature of a number that is made of some comparisons."""
+        return of_games(kind, int(self.orders[list(codes)].max()), bool(self.soft[list(codes)].any()))
 
 
 def prompt_scores(games: Games) -> PromptScores:
@@ -78,59 +81,4 @@ def prompt_scores(games: Games) -> PromptScores:
         forfeit=per_entry(games.forfeit) > 0,
         orders=orders,
         soft=np.bincount(games.comparison[valid & (games.score * 2 % 1 != 0)], minlength=kinds) > 0,
-    )
-
-
-def judge_rates(games: Games) -> pa.Table:
-    """The rates that stand beside every win-rate, per comparison and language (and ``all``).
-
-    Returns:
-        Columns ``system, opponent, judge, template, language, n_games, flip_rate`` (over prompts with two valid
-        verdicts: the winner changes with the order; win + tie is no flip), ``tie_rate`` (over valid games),
-        ``invalid_rate`` (over games), ``mean_mass`` (probability on the labels, over the games that have one),
-        ``signature``. A rate over nothing is null.
-    """
-    scores = prompt_scores(games)
-    n_languages = len(games.languages)
-    shape = (len(games.comparisons), n_languages + 1)
-
-    def count(comparison: Ints, prompt: Ints, weights: Floats | Bools) -> Floats:
-        cell = comparison * n_languages + games.prompt_language[prompt]
-        sums = np.bincount(cell, weights=weights.astype(np.float64), minlength=shape[0] * n_languages)
-        grid = sums.reshape(shape[0], n_languages)
-        return np.hstack([grid, grid.sum(axis=1, keepdims=True)])
-
-    def by_game(weights: Floats | Bools) -> Floats:
-        return count(games.comparison, games.prompt, weights)
-
-    def by_prompt(weights: Bools) -> Floats:
-        return count(scores.comparison, scores.prompt, weights)
-
-    has_mass = ~np.isnan(games.mass)
-    n_games = by_game(np.ones(len(games.score)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates = {
-            "flip_rate": by_prompt(scores.flipped) / by_prompt(scores.both_valid),
-            "tie_rate": by_game(games.outcome == 0) / by_game(games.outcome != INVALID),
-            "invalid_rate": by_game(games.outcome == INVALID) / n_games,
-            "mean_mass": by_game(np.where(has_mass, games.mass, 0.0)) / by_game(has_mass),
-        }
-    rows = np.argwhere(n_games > 0)
-    kinds = [games.comparisons[k] for k, _ in rows]
-    language_names = [*games.languages, "all"]
-    recipes = [
-        signature("judge-rates", of_games(c, int(scores.orders[k]), bool(scores.soft[k])))
-        for k, c in enumerate(games.comparisons)
-    ]
-    return pa.table(
-        {
-            "system": pa.array([c.system for c in kinds], pa.string()),
-            "opponent": pa.array([c.opponent for c in kinds], pa.string()),
-            "judge": pa.array([c.judge for c in kinds], pa.string()),
-            "template": pa.array([c.template for c in kinds], pa.string()),
-            "language": pa.array([language_names[i] for _, i in rows], pa.string()),
-            "n_games": pa.array(n_games[tuple(rows.T)].astype(np.int64)),
-            **{name: nullable(grid[tuple(rows.T)]) for name, grid in rates.items()},
-            "signature": pa.array([recipes[k] for k, _ in rows], pa.string()),
-        }
     )

@@ -7,65 +7,57 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import InputError
-from pipeline.core.folder import RunFolder
 from pipeline.judging.names import IS_AUDIT, IS_CANDIDATE
 from pipeline.stats.games import FORFEIT, Games, build_games, encode_names, prompt_columns
 
 SYSTEMS, CANDIDATES, AUDIT = "systems", "candidates", "audit"
 """Kinds of games: between systems, of single candidates against the baseline, of the judge's audit."""
 
-_PLAIN = ("prompt_id", "cluster_id", "language")
-_LEAVES = {
-    "games": {"system", "opponent", "judge", "template", "order", "score", "mass", "verdict"},
-    "selections": {"plan", "method", "text"},
-    "answers": {"system", "text"},
-}
+_FIELDS = ("system", "opponent", "judge", "template", "order", "score", "mass", "verdict")
 _SEPARATOR = "\x1f"
 
 
-class NoGames(InputError):
-    """The run holds no game of the kind asked for."""
+class GamesReader:
+    """Collects the games of one kind from a table's batches.
 
-
-def load_run_games(run: RunFolder, kind: str = SYSTEMS) -> Games:
-    """Games of a finished run.
-
-    Streams ids, names and verdicts, and of the systems' texts only the lengths (in characters) become numbers; memory
-    grows by about 100 bytes a game. Only for ``systems`` does a prompt without a game count as unjudged.
+    Of ids, names and verdicts the codes are kept, and of the systems' texts only the lengths (in characters): about 100
+    bytes a game. Only for ``systems`` does a prompt without a game count as unjudged.
 
     Args:
         kind: ``systems``, ``candidates`` (``hedged#3`` as the system) or ``audit``.
-
-    Raises:
-        UnfinishedTableError: the judge pass has not finished.
-        NoGames: there is no game of that kind.
-        InputError: a game is malformed.
     """
-    where = run.path("games")
-    flat: list[pa.Table] = []
-    without: list[pa.Table] = []
-    for batch in run.leaves("games", _wanted, batch_size=1024):
+
+    def __init__(self, kind: str = SYSTEMS) -> None:
+        self._kind = kind
+        self._found: list[pa.Table] = []
+        self._unjudged: list[pa.Table] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Read a batch with its games, selections and answers."""
         if "games" not in batch.schema.names:
-            raise NoGames(f"{where}: no column 'games': run the job `judge` first")
+            return
         prompts = prompt_columns(batch)
         parents, items = _flat(batch, "games")
-        mine = _of_kind(items.field("system"), kind)
+        mine = _of_kind(items.field("system"), self._kind)
         parents, items = parents.filter(mine), items.filter(mine)
         taken = {name: pc.take(pc.dictionary_encode(values), parents) for name, values in prompts.items()}
-        fields = {f.name: items.field(f.name) for f in items.type}
-        lengths = _lengths(batch, parents, items) if kind == SYSTEMS else {}
-        flat.append(encode_names(pa.table({**taken, **fields, **lengths})))
-        if kind == SYSTEMS:
+        fields = {name: items.field(name) for name in _FIELDS if items.type.get_field_index(name) >= 0}
+        lengths = _lengths(batch, parents, items) if self._kind == SYSTEMS else {}
+        self._found.append(encode_names(pa.table({**taken, **fields, **lengths})))
+        if self._kind == SYSTEMS:
             empty = pc.invert(pc.is_in(pa.array(range(len(batch))), value_set=parents.cast(pa.int64())))
-            without.append(pa.table({name: pc.filter(values, empty) for name, values in prompts.items()}))
-    if not sum(len(t) for t in flat):
-        raise NoGames(f"{where}: holds no game" + ("" if kind == SYSTEMS else f" of {kind}"))
-    return build_games(pa.concat_tables(flat), where, pa.concat_tables(without) if without else None)
+            self._unjudged.append(pa.table({name: pc.filter(values, empty) for name, values in prompts.items()}))
 
+    def finish(self, where: str) -> Games | None:
+        """The games of all batches; ``None`` where there is none of that kind.
 
-def _wanted(top: str, leaf: str) -> bool:
-    return leaf in _LEAVES.get(top, ()) if leaf else top in _PLAIN
+        Raises:
+            InputError: a game is malformed; ``where`` is how messages call the table.
+        """
+        if not sum(map(len, self._found)):
+            return None
+        unjudged = pa.concat_tables(self._unjudged) if self._unjudged else None
+        return build_games(pa.concat_tables(self._found), where, unjudged)
 
 
 def _flat(batch: pa.RecordBatch, name: str) -> tuple[pa.Array, pa.StructArray]:

@@ -19,7 +19,7 @@ def signature(
     choices: Mapping[str, object],
     bootstrap: Bootstrap | None = None,
     method: str = "boot",
-    extra: str = "",
+    *extra: str,
 ) -> str:
     """The recipe of one number.
 
@@ -28,7 +28,7 @@ def signature(
         choices: what it depends on, in order; ``None`` is written as ``none``.
         bootstrap: how its interval is drawn; ``None`` where it has none.
         method: an :class:`~pipeline.stats.intervals.Estimate`'s; named as ``interval:`` when it is not the bootstrap.
-        extra: further fields.
+        extra: further fields; empty ones are left out.
     """
     fields = [statistic, *(f"{name}:{'none' if value is None else value}" for name, value in choices.items())]
     if bootstrap is not None:
@@ -37,13 +37,7 @@ def signature(
             fields.append(f"confidence:{bootstrap.confidence:g}")
         if method != "boot":
             fields.append(f"interval:{method}")
-    return "|".join([*fields, *filter(None, [extra]), f"v:{__version__}"])
-
-
-def with_choice(recipe: str, choice: str) -> str:
-    """The recipe with one more choice, before its version."""
-    head, _, version = recipe.rpartition("|")
-    return f"{head}|{choice}|{version}"
+    return "|".join([*fields, *filter(None, extra), f"v:{__version__}"])
 
 
 def of_games(kind: Comparison, orders: int, soft: bool) -> dict[str, object]:

@@ -22,7 +22,7 @@ from pipeline.jobs import estimate
 from pipeline.jobs.job import session
 from pipeline.jobs.pilot import FOLDER
 from pipeline.jobs.run import check, jobs, run_jobs
-from pipeline.stats.costs import PilotRow, engines_of, extrapolate, read_pilot
+from pipeline.stats.costs import engines_of, extrapolate, read_pilot
 
 SETTINGS = [
     "demo",
@@ -63,7 +63,7 @@ def compare(config: Config) -> dict[str, float]:
     for stage in [*by_stage, None]:
         a, b = (guessed.tokens, true.total()) if stage is None else (by_stage[stage], true[stage])
         print(f"{stage or 'all':<20} estimated {a:9,.0f} tokens, true {b:9,.0f}: {a / b:.2f}")
-    truth = [PilotRow((r["language"], r["task"]), r["usage"]).tokens for r in others]
+    truth = [sum(u["prompt_tokens"] + u["completion_tokens"] for u in r["usage"]) for r in others]
     ends = Counter(c["finish_reason"] for r in others for c in r["candidates"])
     print(
         f"the others' answers end by {dict(ends)}; the estimate's interval is {guessed.low:,.0f} to {guessed.high:,.0f}"

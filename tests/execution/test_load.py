@@ -213,8 +213,8 @@ def test_rows_that_ask_nothing_hold_up_nobody(tmp_path: Path) -> None:
 
 
 def test_a_panel_bridges_bins_without_samples_and_escapes() -> None:
-    from pipeline.report.model import Load
     from pipeline.report.plots import load_panel
+    from pipeline.stats.costs import Load
 
     drawn = str(load_panel(Load(0.25, 8, 30.0, [8.0, None, 2.0], [8, None, 0], [8, None, 4]), "<b>", "x"))
     assert "<b>" not in drawn and "time (s)" in drawn

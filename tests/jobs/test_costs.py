@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,11 +11,10 @@ from pipeline.cli import main
 from pipeline.config.config import Config
 from pipeline.config.load import load_config
 from pipeline.core.folder import RunFolder
+from pipeline.core.row import Candidate, Row, Selection, Usage
 from pipeline.engines.base import PriceConfig
 from pipeline.execution.control import Ledger
 from pipeline.jobs.pilot import choose_pilot, write_pilot
-from pipeline.report.system_costs import system_costs
-from pipeline.stats.choices import SelectorRow
 from pipeline.stats.costs import (
     Costs,
     PilotRow,
@@ -28,14 +26,15 @@ from pipeline.stats.costs import (
     pass_costs,
     weights,
 )
+from pipeline.stats.counts import SelectorCounts
+from pipeline.stats.system_costs import Gain, SystemCosts
 from tests.conftest import rows_of, run_with_prompts
 
 PRICED = ["engines.generator.price={prompt: 1, cached: 0.5, completion: 4}", "engines.judge.price.hour=36"]
 
 
-def used(stage: str, prompt: int, completion: int, cached: int = 0, job: str = "generate") -> dict[str, Any]:
-    counts = {"requests": 1, "prompt_tokens": prompt, "cached_tokens": cached, "completion_tokens": completion}
-    return {"job": job, "stage": stage, "model": "m", **counts}
+def used(stage: str, prompt: int, completion: int, cached: int = 0, job: str = "generate") -> Usage:
+    return Usage(job, stage, "m", 1, prompt, cached, completion)
 
 
 def config(*words: str) -> Config:
@@ -138,26 +137,32 @@ def test_the_pilot_has_the_same_prompts_numbered_anew(tmp_path: Path) -> None:
 
 def test_a_system_is_charged_with_what_was_asked_for_its_sake() -> None:
     settings = config(*PRICED, "sampling.n=5")
-    made = StageCost(
-        "generate", "generate:hedged", 200, 2000, 0, 50_000, "generator", 0.202
-    )  # 100 prompts, two requests each
-    asked = StageCost("select", "select:chops", 300, 9000, 0, 1000, "judge")
-    costs = Costs(100, [made, asked, StageCost("judge", "judge", 800, 10**6, 0, 0)])
-    one = SelectorRow("hedged/sample", "hedged", "sample", n=100)
-    chops = SelectorRow("hedged/chops", "hedged", "chops", n=90, missing=2, fallbacks=Counter(unreadable=10))
-    rate = {"opponent": "hedged/sample", "language": "all", "win_rate": 0.6, "ci_low": 0.52}
-    rate |= {"n_prompts": 100, "n_invalid": 0}
-    rates = [{"system": "hedged/chops", **rate}, {"system": "hedged/mbr", **rate}]
-    sample, best = system_costs(settings, costs, [one, chops], rates)
-    assert (sample.accepted, sample.tokens) == (100, (1000 + 10_000) / 100)
-    assert sample.money == pytest.approx((1000 * 1 + 10_000 * 4) / 1e6 / 100)
-    assert (best.prompts, best.accepted, best.tokens) == (92, 80, (52_000 + 10_000) / 80)
-    assert best.money == pytest.approx((2000 * 1 + 50_000 * 4) / 1e6 / 80)  # this judge is paid by the hour
-    assert best.points == pytest.approx(10) and best.tokens_per_point == pytest.approx((62_000 - 11_000) / 92 / 10)
-    unsure = [{**rates[0], "ci_low": 0.49}]
-    assert system_costs(settings, costs, [one, chops], unsure)[1].points is None
-    unreadable = [{**rates[0], "n_prompts": 92, "n_invalid": 8}]  # lost, they would leave 48% at the lower end
-    assert system_costs(settings, costs, [one, chops], unreadable)[1].points is None
+    made = StageCost(200, 2000, 0, 50_000, "generate", "generate:hedged", engine="generator", money=0.202)
+    asked = StageCost(300, 9000, 0, 1000, "select", "select:chops", engine="judge")  # 100 prompts
+    stages = [made, asked, StageCost(800, 10**6, 0, 0, "judge", "judge")]
+    one = SelectorCounts("hedged/sample", "hedged", "sample", n=100)
+    chops = SelectorCounts("hedged/chops", "hedged", "chops", n=90, missing=10, fallbacks=10)
+    costs = SystemCosts(settings)
+    for i in range(100):
+        pool = [Candidate("x", plan="hedged", num_tokens=100) for _ in range(5)]
+        chosen = [Selection("hedged", "sample", 1, "x"), Selection("hedged", "chops", 2, "x")]
+        usage = [Usage("select", "select:chops", "m", 3, 90, 0, 10)]
+        costs.add(Row(i, f"p{i}", candidates=pool, selections=chosen, usage=usage))
+    gains = {"hedged/chops": Gain("hedged/sample", "win-rate", 10.0, 2.0, 18.0, True)}
+    gains |= {"hedged/sample": Gain("hedged/sample", "win-rate"), "gpt": gains["hedged/chops"]}
+    sample, best = costs.finish(stages, [one, chops], gains, set())
+    assert (sample.is_base, sample.tokens, sample.calls) == (True, 100, 0)
+    assert (sample.accepted, sample.accepted_tokens) == (100, (1000 + 10_000) / 100)
+    assert sample.accepted_money == pytest.approx((1000 * 1 + 10_000 * 4) / 1e6 / 100)
+    assert (best.n_prompts, best.accepted, best.accepted_tokens) == (100, 80, (52_000 + 10_000) / 80)
+    assert best.accepted_money == pytest.approx((2000 * 1 + 50_000 * 4) / 1e6 / 80)  # this judge is paid by the hour
+    assert (best.tokens, best.calls) == (500 + 100, 3)
+    assert (best.tokens_per_point, best.calls_per_point) == (50, pytest.approx(0.3))
+    assert best.money_per_point == pytest.approx((0.202 - 0.041) / 100 / 10)
+    unsure = {**gains, "hedged/chops": Gain("hedged/sample", "win-rate", 10.0, -2.0, 18.0)}
+    for not_bought in (costs.finish(stages, [one, chops], unsure, set()), costs.finish(stages, [chops], gains, set())):
+        assert not_bought[-1].gain == 10.0 and not_bought[-1].tokens_per_point is None
+    assert costs.finish(stages, [one, chops], gains, {"hedged/chops"})[1].calls_per_point is None  # an upper bound
 
 
 @pytest.mark.usefixtures("no_ray")
@@ -179,7 +184,8 @@ def test_run_prints_the_estimate_and_the_truth_beside_it(tmp_path: Path, capsys:
     assert f"truth: {true.tokens:,.0f} tokens" in shown and "estimated from 10" in shown
     systems = {s["system"]: s for s in run.read_json("manifest.json")["costs"]["systems"]}
     assert systems["hedged/chops"]["accepted"] == 56
-    assert systems["hedged/chops"]["tokens"] > systems["hedged/mbr"]["tokens"] > systems["hedged/sample"]["tokens"]
+    tokens = [systems[f"hedged/{name}"]["accepted_tokens"] for name in ("chops", "mbr", "sample")]
+    assert tokens == sorted(tokens, reverse=True) and len(set(tokens)) == 3
 
     usage = [u for r in rows_of(run, "games", "usage") for u in r["usage"]]
     assert true.tokens == sum(u["prompt_tokens"] + u["completion_tokens"] for u in usage)

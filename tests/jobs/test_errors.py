@@ -52,7 +52,9 @@ def failed_run(run: RunFolder) -> RunFolder:
     ]
     details = [{"failure": "refused", "fallback": "no valid verdict", "invalid": 3}, {"invalid": 2}, {"invalid": 0}]
     for i, detail in enumerate(details, 8):
-        rows[i]["selections"] = [{"plan": "hedged", "method": "mbr", "text": TEXT, "detail": json.dumps(detail)}]
+        rows[i]["selections"] = [
+            {"plan": "hedged", "method": "mbr", "index": 0, "text": TEXT, "detail": json.dumps(detail)}
+        ]
     rows[11]["games"] = [game("invalid", "judge failed: HTTP 429"), game("invalid", TEXT), game("win", None)]
     write(run, "candidates", rows[:8])
     write(run, "games", rows)
@@ -75,10 +77,10 @@ def test_causes_are_counted_with_their_prompts_and_no_text_is_read(
         return leaves(self, table, noted, batch_size)
 
     monkeypatch.setattr(RunFolder, "leaves", spy)
-    found = find_failures(failed_run)
+    table, found = find_failures(failed_run)
     assert not {r for r in read if r.endswith(".text") or r.endswith(".content")} and "errors.message" in read
-    assert (found.table, found.rows, found.failed) == ("games", 20, 7)
-    causes = {(c.what, c.stage, c.kind): (c.count, c.prompts) for c in found.causes}
+    assert (table, found.rows, found.failed) == ("games", 20, 7)
+    causes = {(c.what, c.stage, c.kind): (c.count, c.prompts) for c in found.found}
     assert causes == {
         ("row", "generate:hedged", "PromptTooLong"): (5, ["p0", "p1", "p2"]),
         ("row", "read", "BadPrompt"): (2, ["p5", "p6"]),
@@ -89,8 +91,8 @@ def test_causes_are_counted_with_their_prompts_and_no_text_is_read(
         ("verdict", "judge", "RequestFailed"): (1, ["p11"]),
         ("verdict", "judge", "UnreadableVerdict"): (1, ["p11"]),
     }
-    assert found.causes[0].example == "the request has 4000 tokens, but the model takes 1023"
-    assert TEXT not in str(found)
+    assert found.found[0].example == "the request has 4000 tokens, but the model takes 1023"
+    assert TEXT not in str(found.found)
 
 
 def test_the_command_shows_them_harmlessly(failed_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,9 +108,9 @@ def test_very_many_different_causes_take_little_memory(run: RunFolder, monkeypat
     monkeypatch.setattr(failures, "_MOST", 10)
     words = [f"{a}{b}" for a in "ghijklmnop" for b in "ghijklmnop"]
     write(run, "candidates", [row(i, errors=[error("E", word)]) for i, word in enumerate(words)])
-    found = find_failures(run)
-    assert len(found.causes) == 11 and sum(c.count for c in found.causes) == 100
-    assert (found.causes[0].kind, found.causes[0].count) == ("(other)", 90)
+    found = find_failures(run)[1].found
+    assert len(found) == 11 and sum(c.count for c in found) == 100
+    assert (found[-1].kind, found[-1].count) == ("(other)", 90)
 
 
 def test_a_clean_run_and_no_run(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,10 +128,10 @@ def test_a_clean_run_and_no_run(run: RunFolder, tmp_path: Path, capsys: pytest.C
 def test_a_finished_runs_fallbacks_are_no_failed_rows(finished: Path) -> None:
     """The other tables here are written by hand; these were made by the jobs."""
     run = RunFolder(str(finished))
-    found = find_failures(run)
-    assert (found.table, found.rows, found.failed) == ("games", 16, 0)
+    table, found = find_failures(run)
+    assert (table, found.rows, found.failed) == ("games", 16, 0)
     chosen = [s for row in rows_of(run, "games", "selections") for s in row["selections"]]
     details = [(s["method"], json.loads(s["detail"] or "{}").get("fallback")) for s in chosen]
     stored = Counter((f"select:{method}", why) for method, why in details if why)
-    assert {(c.stage, c.example): c.count for c in found.causes if c.kind == "Fallback"} == stored
+    assert {(c.stage, c.example): c.count for c in found.found if c.kind == "Fallback"} == stored
     assert stored["select:greedy", "no greedy candidate"] == 16  # the second set has none

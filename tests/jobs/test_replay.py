@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,11 +234,11 @@ def test_intervals_of_a_comparison_hold_together(replayed: Replayed) -> None:
 
 
 def test_the_choice_is_the_best_on_development_and_never_the_oracle() -> None:
-    def line(selector: str, part: str, difference: float, n: int = 4) -> dict[str, Any]:
-        keys = {"plan": "p", "task": "t", "metric": "m", "n": n}
-        return {**keys, "selector": selector, "part": part, "difference": difference}
+    def line(selector: str, part: str, difference: float) -> Any:
+        keys = {"plan": "p", "task": "t", "metric": "m", "n": 4}
+        return SimpleNamespace(**keys, selector=selector, part=part, difference=difference)
 
     lines = [line("oracle", "development", 0.5), line("a", "development", 0.2), line("b", "development", 0.1)]
     lines += [line("oracle", "held_out", 0.5), line("a", "held_out", -0.1), line("b", "held_out", 0.1)]
-    ((best, held_out),) = best_on_development(pa.Table.from_pylist(lines), ["oracle"])
-    assert (best["selector"], best["difference"], held_out["difference"]) == ("a", 0.2, -0.1)
+    ((best, held_out),) = best_on_development(lines, ["oracle"])
+    assert (best.selector, best.difference, held_out.difference) == ("a", 0.2, -0.1)

@@ -10,7 +10,8 @@ import pytest
 from pipeline.core.row import Answer, Row, Selection
 from pipeline.engines.dummy import DummyEngine, DummyEngineConfig
 from pipeline.judging.audit import AuditStage, altered, choose_rows, find_donors, original_answer
-from pipeline.stats.audit import audit_table
+from pipeline.stats.audit import audit_rows
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Games, games_from_table
 from pipeline.tasks.translation import Translation
 from tests.conftest import finish
@@ -41,7 +42,7 @@ def play(rows: list[Row], **judge: Any) -> Games:
 
 
 def graded(games: Games, version: str = "altered", language: str = "all") -> dict[str, Any]:
-    rows = audit_table(games).to_pylist()
+    rows = [vars(row) for row in audit_rows(games, Bootstrap())]
     (found,) = [r for r in rows if (r["version"], r["language"]) == (version, language)]
     return found
 

@@ -14,8 +14,7 @@ from pipeline.report.collect import collect
 from pipeline.report.headline import Headline, by_language, headline
 from pipeline.report.model import Report
 from pipeline.report.render import render_html, render_markdown
-from pipeline.report.sides import side
-from pipeline.stats.intervals import CLUSTERS_TO_CLAIM
+from pipeline.stats.intervals import CLUSTERS_TO_CLAIM, side
 from tests.report import translation
 from tests.report.golden import assert_golden
 from tests.report.runs import CONFIG, Page, config_with, game, rows_for, write_run
@@ -52,7 +51,7 @@ def sure_win(questions: int) -> Rows:
 
 def two_templates() -> Rows:
     rows = sure_win(30)
-    for row in rows:  # a paired comparison does not know which one is meant
+    for row in rows:  # each is a contest of its own
         row["games"] += [g | {"template": "other@1"} for g in row["games"]]
     return rows
 
@@ -148,7 +147,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         ("three that can be read", "open", ["hedged/greedy", MBR], None),
         ("a giant cluster", "open", ["hedged/greedy", MBR], None),
         ("an oracle on top", "won", [MBR], ()),
-        ("two templates", "won", [MBR], None),
+        ("two templates", "won", [MBR], ()),
         ("scores: a gain", "won", CIRCULAR, CIRCULAR),
         ("scores: no gain", "open", None, None),
         ("scores: few questions", "open", None, None),
@@ -177,11 +176,11 @@ def test_its_sentences(found: Found) -> None:
 def test_the_page_of_a_judge_who_guesses(found: Found) -> None:
     report, _ = found("a judge who guesses")
     assert report.contests[0].standings[0].side == "above"  # without the audit it would win
-    assert not by_language(report) and not [c for c in report.costs if c.tokens_per_point is not None]
+    assert not by_language(report) and not [c for c in report.results.system_costs if c.tokens_per_point is not None]
     html = render_html(report)
     assert 'class="headline judge"' in html and "beats" not in html and "ahead in" not in html
     assert_golden("no_winner.md", render_markdown(report).partition("## Prompts to read")[0])
-    assert not [a.grade for a in found("a small audit")[0].audit if a.grade != "unknown"]
+    assert not [a.grade for a in found("a small audit")[0].results.audit if a.grade != "unknown"]
 
 
 @pytest.mark.parametrize("name", ["one question", "no verdict", "no games", "a small audit", "a judge who is able"])
@@ -192,7 +191,7 @@ def test_pages_are_whole_without_numbers(found: Found, name: str) -> None:
 
 def test_certain_and_uncertain_sides(found: Found) -> None:
     best = found("ahead of all")[0].contests[0].standings[0]
-    assert best.system == MBR and best.joint_low is not None and best.joint_low > 0.5
+    assert best.system == MBR and best.pooled.joint_low is not None and best.pooled.joint_low > 0.5
     assert side(0.60, 0.61, clusters=CLUSTERS_TO_CLAIM - 1) == "even"  # however short the interval
     assert side(0.60, 0.61, clusters=CLUSTERS_TO_CLAIM) == "above"
     assert side(0.39, 0.41, clusters=CLUSTERS_TO_CLAIM) == "below"
@@ -211,12 +210,12 @@ def test_clusters_are_those_with_a_score_and_unreadable_verdicts_count(found: Fo
     hidden = found("lost games that cannot be read")[0]
     best = hidden.contests[0].standings[0]
     assert best.pooled.win_rate is not None and best.pooled.win_rate > 0.8
-    assert best.pooled.low is not None and best.pooled.low > 0.5 and best.side == "even" and best.hidden
-    assert not [c for c in hidden.costs if c.tokens_per_point is not None]
+    assert best.pooled.ci_low is not None and best.pooled.ci_low > 0.5 and best.side == "even" and best.hidden
+    assert not [c for c in hidden.results.system_costs if c.tokens_per_point is not None]
     three = found("three that can be read")[0].contests[0].standings[0].pooled
-    assert (three.n_prompts, three.n_clusters, three.effective, three.side) == (3, 3, 3, "even")
+    assert (three.n_prompts, three.n_clusters, three.effective_clusters, three.side) == (3, 3, 3, "even")
     giant = found("a giant cluster")[0].contests[0].standings[0].pooled
-    assert giant.n_clusters == 10 and giant.effective < CLUSTERS_TO_CLAIM
+    assert giant.n_clusters == 10 and giant.effective_clusters < CLUSTERS_TO_CLAIM
     assert found("few that cannot be read")[0].contests[0].standings[0].pooled.n_invalid
 
 
@@ -242,18 +241,17 @@ def test_games_of_candidates_and_of_the_audit_are_not_between_systems(tmp_path: 
     assert (report.n_games, report.n_candidate_games, report.n_audit_games) == (4 * n, 6 * n, 4 * n)
     assert report.n_invalid_games == 0
     assert [s.system for s in report.contests[0].standings] == ["hedged/greedy", "hedged/mbr"]
-    shown = report.sample[0]
+    shown = report.prompts[0]
     assert {m.system for m in shown.matches} == {"hedged/greedy", "hedged/mbr", "audit:original"}
     wins = [dict(v.scores).get("win", "no games") for v in shown.candidates]
     assert wins == [0.0, 1.0, None]
-    assert [f.count for f in report.failures if f.where == "judge (candidate)"] == [n]
+    assert [f.count for f in report.results.failures if f.where == "judge (candidate)"] == [n]
 
 
-def test_an_oracle_and_what_was_not_compared_gain_nothing(found: Found) -> None:
+def test_an_oracle_gains_nothing(found: Found) -> None:
     report, _ = found("an oracle on top")
     assert report.contests[0].standings[0].system == "hedged/greedy"  # it wins every game
-    assert next(c for c in report.costs if c.system == "hedged/greedy").tokens_per_point is None
-    assert found("two templates")[0].contests[0].behind is None
+    assert next(c for c in report.results.system_costs if c.system == "hedged/greedy").tokens_per_point is None
 
 
 def test_outside_games_take_the_place_of_the_runs(tmp_path: Path) -> None:

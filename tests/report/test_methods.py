@@ -12,7 +12,7 @@ from pipeline.report.model import Report
 from pipeline.report.render import render_html, render_markdown
 from pipeline.selection.one_pass import EMPTY_CHECKLIST
 from pipeline.selection.xmbr import NO_EVIDENCE
-from pipeline.stats.choices import count_choices
+from pipeline.stats.counts import count_choices
 from tests.report.runs import CONFIG, Page, config_with, rows_for, write_run
 
 
@@ -32,17 +32,17 @@ def titles(report: Report) -> dict[str, str]:
 def test_evidence_stands_in_the_table_of_choices(tmp_path: Path) -> None:
     report = report_of(tmp_path, [{"evidence": 3}, {"evidence": 0, "without": NO_EVIDENCE}])
     (row,) = [r for r in report.selectors if r.method == "mbr"]
-    assert row.evidence and 0 < row.without[NO_EVIDENCE] < row.n and row.incomplete is None
+    assert row.evidence and 0 < row.without < row.n and row.incomplete is None
     assert "A method without its main part" not in titles(report)
     table = Page(render_html(report)).rows
     start = next(i for i, r in enumerate(table) if r[:1] == ["Selector"])
     assert table[start][-2:] == ["|Z|", "Without a part"]
     cells = next(r for r in table[start:] if r and r[0].startswith("mbr"))
-    assert cells[-2:] == [f"{row.evidence / row.n:.1f}", str(row.without.total())]
+    assert cells[-2:] == [f"{row.evidence / row.n:.1f}", str(row.without)]
     lines = render_markdown(report).split("## What each selector chose")[1].splitlines()
     line = next(x for x in lines if x.startswith("| mbr |"))
     assert [c.strip() for c in line.split("|")][-3:-1] == cells[-2:]
-    assert any(f.cause == NO_EVIDENCE and f.where == "select:mbr" for f in report.failures)
+    assert any(f.cause == NO_EVIDENCE and f.where == "select:mbr" for f in report.results.failures)
 
 
 def test_no_evidence_at_all_is_loud(tmp_path: Path) -> None:
@@ -73,4 +73,4 @@ def test_count_choices_is_what_select_prints(tmp_path: Path) -> None:
         for chosen in row["selections"]:
             chosen["detail"] = json.dumps({"evidence": 2})
     found = count_choices(write_run(tmp_path / "run", rows), "games")
-    assert {r.mean_evidence for r in found} == {2.0}
+    assert {r.share(r.evidence) for r in found} == {2.0}

@@ -20,9 +20,6 @@ from pipeline.report import wording
 from pipeline.report.collect import collect
 from pipeline.report.model import Report
 from pipeline.report.render import build_report, render_html
-from pipeline.stats.prompt_scores import judge_rates
-from pipeline.stats.run_games import load_run_games
-from pipeline.stats.winrate import simultaneous_winrates, winrates
 from tests.report.golden import above_agreement, assert_golden, numbers, shortened
 from tests.report.runs import (
     CONFIG,
@@ -36,6 +33,7 @@ from tests.report.runs import (
     special_rows,
     write_run,
 )
+from tests.stats.tables import run_games, winrates
 
 
 @pytest.fixture(scope="module")
@@ -78,22 +76,21 @@ def test_its_words_are_the_reviewed_ones_and_page_and_markdown_agree(page: str, 
 
 
 def test_win_rates_equal_the_statistics(run: RunFolder, parsed: Page) -> None:
-    games = load_run_games(run)
-    together = {r["system"]: r for r in simultaneous_winrates(games, draws=200).to_pylist()}
-    rates = {(r["system"], r["language"]): r for r in judge_rates(games).to_pylist()}
-    table = winrates(games, draws=200).to_pylist()
+    games = run_games(run)
+    assert games is not None
+    table = winrates(games, draws=200)
     pooled = sorted((r for r in table if r["language"] == "all"), key=lambda r: -r["win_rate"])
     cleaned = [[" ".join(cell.split()) for cell in row] for row in parsed.rows]
     shown = [c for c in cleaned if len(c) == 12 and c[1].endswith("%")]
     assert [c[0].strip("†") for c in shown] == [r["system"].removeprefix("hedged/") for r in pooled]
     assert len(pooled) == 4
     for row, cells in zip(pooled, shown, strict=True):
-        joint, rate = together[row["system"]], rates[row["system"], "all"]
-        expected = [pct(row["win_rate"]), *(wording.interval(r["ci_low"], r["ci_high"]) for r in (row, joint))]
+        spans = [wording.interval(row[f"{kind}_low"], row[f"{kind}_high"]) for kind in ("ci", "joint")]
+        expected = [pct(row["win_rate"]), *spans]
         assert cells[1:4] == expected
         assert cells[6:8] == [str(row["n_prompts"]), str(row["n_invalid"])]
-        assert cells[9:11] == [pct(rate["flip_rate"]), pct(rate["tie_rate"])]
-        assert row["signature"] in parsed.plain and joint["signature"] in parsed.plain
+        assert cells[9:11] == [pct(row["flip_rate"]), pct(row["tie_rate"])]
+        assert row["signature"] in parsed.plain and row["joint_signature"] in parsed.plain
     german = next(r for r in table if (r["system"], r["language"]) == ("hedged/mbr", "de"))
     cells = next(r for r in parsed.rows[parsed.rows.index(["mbr"]) :] if r[0] == "German")
     assert cells[1] == pct(german["win_rate"]) and cells[3] == str(german["n_prompts"])
@@ -110,13 +107,13 @@ def test_selectors_and_failures(report: Report) -> None:
     found = {s.method: s for s in report.selectors}
     n = 30
     assert set(found) == set(METHODS) and report.n_candidates == 90 and report.n_truncated == 29
-    assert (sum(found["best_of_n"].fallbacks.values()), found["judge"].n, found["judge"].missing) == (29, 29, 1)
+    assert (found["best_of_n"].fallbacks, found["judge"].n, found["judge"].missing) == (29, 29, 1)
     texts = [r["selections"][2]["text"] for r in rows_for(4) + special_rows(28)]
-    assert found["mbr"].mean_chars == sum(map(len, texts)) / n
+    assert found["mbr"].share(found["mbr"].chars) == sum(map(len, texts)) / n
     assert report.agreement["hedged/mbr", "hedged/judge"] == 1.0
     assert report.agreement["hedged/greedy", "hedged/best_of_n"] == 1.0
     assert report.agreement["hedged/sample", "hedged/mbr"] == pytest.approx(1 / n)  # only in the malicious row
-    failed = {f.where: f.count for f in report.failures if f.where != "select:judge"}
+    failed = {f.where: f.count for f in report.results.failures if f.where != "select:judge"}
     assert failed == {"select:best_of_n": 29, "judge": 12, "generate:hedged": 1}
 
 

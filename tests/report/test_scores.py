@@ -19,8 +19,8 @@ from pipeline.report.headline import headline, score_headline
 from pipeline.report.model import Report
 from pipeline.report.render import build_report, render_html, render_markdown
 from pipeline.stats.clusters import Bootstrap
-from pipeline.stats.quality import load_quality, scores_table
-from pipeline.stats.score_gaps import simultaneous_gaps
+from pipeline.stats.pools import load_quality
+from pipeline.stats.quality import score_differences, scores
 from tests.report.golden import above_agreement, assert_golden, numbers, shortened
 from tests.report.runs import ATTACK, Page
 from tests.report.translation import SOURCES, config, rows_for, write_run
@@ -56,16 +56,17 @@ def test_the_winner_has_a_certain_gain_and_is_never_the_oracle(run: RunFolder, r
     task = report.tasks[0]
     assert task.systems[0] == "hedged/oracle"  # the best mean
     assert set(task.contenders) == {f"hedged/{s}" for s in ("mbr", "hedged_mbr", "greedy", "likelihood")}
-    quality = load_quality(run).tasks["translation"]
+    quality = load_quality(run, "games").tasks["translation"]
     methods = ("mbr", "hedged_mbr", "likelihood", "greedy")
     sets = {"hedged": methods, "cool": methods[:3], "hot": methods[:3]}
     pairs = [(f"{plan}/{m}", f"{plan}/sample") for plan, names in sets.items() for m in names]
-    joint = dict(zip(pairs, simultaneous_gaps(quality, "chrf", pairs, Bootstrap(200)), strict=True))
+    joint = {(d.system_a, d.system_b): d for d in score_differences(quality, "chrf", pairs, Bootstrap(200))}
     mine = joint[str(task.leader), "hedged/sample"]
-    assert mine.low is not None and mine.low > 0
-    theirs = task.joint[str(task.leader)]
-    assert (theirs.low, theirs.high) == (mine.low, mine.high)
-    assert task.circular["chrf"] and not task.circular.get("bleu")  # MBR by chrF is on chrF's side
+    assert mine.ci_low is not None and mine.ci_low > 0
+    theirs = task.get(str(task.leader))
+    assert theirs is not None and (theirs.joint_low, theirs.joint_high) == (mine.ci_low, mine.ci_high)
+    circular = report.circular(task)
+    assert circular["chrf"] and not circular.get("bleu")  # MBR by chrF is on chrF's side
 
 
 def test_table_of_scores(run: RunFolder, parsed: Page) -> None:
@@ -98,12 +99,12 @@ def test_the_share_whose_language_cannot_be_told_stands_beside_the_rate(tmp_path
 
 
 def _pooled(run: RunFolder) -> list[dict[str, Any]]:
-    rows = scores_table(load_quality(run), bootstrap=Bootstrap(200)).to_pylist()
-    return [r for r in rows if r["language"] == "all"]
+    rows = scores(load_quality(run, "games"), "sample", Bootstrap(200))
+    return [vars(r) for r in rows if r.language == "all"]
 
 
 def test_costs_are_attributed_to_the_candidates_that_a_selector_looks_at(report: Report, parsed: Page) -> None:
-    cost = {c.system: c for c in report.costs}
+    cost = {c.system: c for c in report.results.system_costs}
     assert cost["hedged/sample"].tokens == 21 and cost["hedged/greedy"].tokens == 20
     assert cost["hedged/mbr"].tokens == sum(range(21, 29))  # origins: [sample]
     assert cost["hedged/hedged_mbr"].tokens == sum(range(20, 29))
@@ -119,7 +120,7 @@ def test_requests_of_a_selector_are_shared_by_its_candidate_sets(tmp_path: Path)
     used = {"job": "select", "stage": "select:mbr", "model": "judge", "requests": 30, "cached_tokens": 0}
     for row in rows:
         row["usage"].append(used | {"prompt_tokens": 300, "completion_tokens": 30})
-    cost = {c.system: c for c in collect(write_run(tmp_path, rows), config()).costs}
+    cost = {c.system: c for c in collect(write_run(tmp_path, rows), config()).results.system_costs}
     assert (cost["hot/mbr"].calls, cost["hot/mbr"].selecting) == (10, 110)  # three sets in Spanish and Japanese
     assert cost["hedged/mbr"].calls == pytest.approx((4 * 30 + 2 * 10) / 6)
     assert cost["hedged/hedged_mbr"].calls == 0
@@ -128,8 +129,8 @@ def test_requests_of_a_selector_are_shared_by_its_candidate_sets(tmp_path: Path)
 def test_plots_show_the_stored_numbers(report: Report) -> None:
     html = render_html(report)
     words = re.findall(r"<desc[^>]*>([^<]*)</desc>", html)
-    row = next(h for h in report.hope_risk if (h["plan"], h["language"], h["metric"]) == ("hot", "es", "chrf"))
-    assert any(f"{100 * row['hope_absolute']:+.1f}" in w and "Spanish" in w for w in words)
+    row = next(h for h in report.results.hope_risk if (h.plan, h.language, h.metric) == ("hot", "es", "chrf"))
+    assert any(f"{100 * (row.hope_absolute or 0):+.1f}" in w and "Spanish" in w for w in words)
     assert html.count("<polygon") == 12
     (cost,) = (w for w in words if "196 tokens" in w)
     assert "hedged/mbr" in cost and "hot/mbr" not in cost  # measured on other prompts
@@ -143,21 +144,21 @@ def test_remarkable_prompts_are_labelled(tmp_path: Path) -> None:
             score["values"] = [0.0, 0.9, 0.0, 0.9, 0.0, 0.9, 0.9, 0.9, 0.9]
     broken["errors"] = [{"job": "select", "stage": "select:mbr", "kind": "ValueError", "message": "no"}]
     report = collect(write_run(tmp_path, rows), config())
-    why = {s.row.row_id: s.why for s in report.sample}
+    why = {s.row.row_id: s.why for s in report.prompts}
     assert [i for i, reason in why.items() if not reason] == [0, 1, 2, 3, 4, 5]
     assert why[40] and why[44] and why[40] != why[44]
     parsed = Page(render_html(report))
     assert why[44] in links_to_prompts(parsed, report)
     assert f"[{why[44]}]" in render_markdown(report)
     none = collect(RunFolder(str(tmp_path)), config(report={"samples": 0}))
-    assert not none.sample
+    assert not none.prompts
 
 
 def links_to_prompts(parsed: Page, report: Report) -> list[str]:
     """Reasons of the prompts that "where it failed" links to."""
     targets = [str(a["href"]) for tag, a in parsed.tags if tag == "a" and str(a.get("href")).startswith("#prompt-")]
     assert set(targets) <= {f"#{i}" for i in parsed.ids}
-    return [report.sample[int(t.removeprefix("#prompt-")) - 1].why for t in targets]
+    return [report.prompts[int(t.removeprefix("#prompt-")) - 1].why for t in targets]
 
 
 def test_texts_carry_their_language(parsed: Page) -> None:
@@ -221,7 +222,7 @@ def test_with_games_the_scores_come_second_and_say_their_own(tmp_path: Path) -> 
     parsed = Page(render_html(report))
     scores = score_headline(report, report.tasks[0])
     assert scores.kind == "won" and parsed.plain.index(made.title) < parsed.plain.index(scores.title)
-    assert {c.unit for c in report.costs if c.unit} == {"win-rate"}
+    assert {c.unit for c in report.results.system_costs if c.unit} == {"win-rate"}
 
 
 def test_a_message_without_content_is_shown_all_the_same(tmp_path: Path) -> None:

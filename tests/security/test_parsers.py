@@ -40,7 +40,7 @@ from pipeline.prompts import formats
 from pipeline.prompts.columns import ROLES, as_text, clean, conversation
 from pipeline.prompts.sources import FileSource, read_prompts
 from pipeline.stats.failures import _SPECIFIC
-from pipeline.stats.results import no_formula
+from pipeline.stats.tables import no_formula
 from pipeline.tasks.math import Math, answer
 from pipeline.tasks.translation import Translation, number_match
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.core.folder import RunFolder
+from pipeline.stats.clusters import Bootstrap
 from pipeline.stats.games import Games, games_from_table
+from pipeline.stats.reading import read_batches
+from pipeline.stats.run_games import SYSTEMS, GamesReader
+from pipeline.stats.winrate import KEPT, win_rates
 
 COLUMNS = ("prompt_id", "language", "system", "opponent", "order", "score")
 
@@ -33,6 +39,25 @@ def games(scores: dict[str, list[float | None]], **names: str) -> Games:
     return games_from_table(flat(both_orders(scores, **names)))
 
 
-def rows_of(table: pa.Table, *keys: str) -> dict[Any, dict[str, Any]]:
-    """Rows as dicts under the value (or tuple of values) of ``keys``."""
-    return {tuple(r[k] for k in keys) if len(keys) > 1 else r[keys[0]]: r for r in table.to_pylist()}
+def dicts(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """Rows of results as dicts."""
+    return [dict(vars(row)) for row in rows]
+
+
+def rows_of(rows: Iterable[Any], *keys: str) -> dict[Any, dict[str, Any]]:
+    """Rows of results as dicts under the value (or tuple of values) of ``keys``."""
+    found = [row if isinstance(row, dict) else vars(row) for row in rows]
+    return {tuple(r[k] for k in keys) if len(keys) > 1 else r[keys[0]]: r for r in found}
+
+
+def winrates(games: Games, draws: int = 10_000, confidence: float = 0.95, seed: int = 1) -> list[dict[str, Any]]:
+    """The win-rates as dicts, without the rows that leave fallbacks out."""
+    return dicts(r for r in win_rates(games, Bootstrap(draws, confidence, seed)) if r.fallbacks == KEPT)
+
+
+def run_games(run: RunFolder, kind: str = SYSTEMS) -> Games | None:
+    """A run's games of one kind."""
+    reader = GamesReader(kind)
+    for batch in read_batches(run, "games"):
+        reader.add(batch)
+    return reader.finish(run.path("games"))

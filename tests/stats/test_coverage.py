@@ -19,9 +19,8 @@ from scipy.stats import norm
 from pipeline.stats.clusters import Bootstrap, ClusterSums
 from pipeline.stats.games import games_from_table
 from pipeline.stats.intervals import Estimate, mean_intervals
-from pipeline.stats.winrate import winrates
 from tests.conftest import ROOT
-from tests.stats.tables import flat
+from tests.stats.tables import flat, winrates
 
 LANGUAGES = ("de", "en", "es", "fr", "ja", "ru", "zh")
 TIE, BIAS = 0.25, 0.15  # half-width of the tie band and shift of the first position, in latent standard deviations
@@ -118,7 +117,7 @@ def test_the_simulated_interval_is_the_one_that_winrates_writes() -> None:
         for j, order in enumerate(("ab", "ba"))
     ]
     table = winrates(games_from_table(flat(rows)), draws=1000)
-    written = next(r for r in table.to_pylist() if r["language"] == "all")
+    written = next(r for r in table if r["language"] == "all")
     estimate = intervals_of(scores.mean(axis=3), Bootstrap(draws=1000), 0.0)[0]
     assert (written["win_rate"], written["se"]) == pytest.approx((estimate.value, estimate.se))
     assert (written["ci_low"], written["ci_high"]) == pytest.approx((estimate.low, estimate.high))

@@ -49,7 +49,7 @@ def test_sandwich_equals_statsmodels() -> None:
     rng = np.random.default_rng(2)
     delta = rng.normal(size=200).round(3)
     score = rng.choice([0.0, 0.5, 1.0], 200)
-    row = length_controlled(table_of({"en": list(score)}, list(delta + 100))).to_pylist()[0]  # type: ignore[arg-type]
+    row = vars(next(length_controlled(table_of({"en": list(score)}, list(delta + 100)))))  # type: ignore[arg-type]
     design = np.column_stack([np.ones(200), np.tanh(delta / delta.std(ddof=1))])
     fit = sm.GLM(score, design, family=sm.families.Binomial()).fit(cov_type="HC0", tol=1e-12)
     rate = 1 / (1 + np.exp(-fit.params[0]))
@@ -64,21 +64,21 @@ def test_equal_lengths_leave_the_win_rate() -> None:
 def test_a_language_that_always_wins_keeps_its_rate() -> None:
     games = table_of({"de": [1.0, 1.0], "en": [1.0, 0.0, 0.5, 1.0]}, [120, 130, 90, 110, 105, 130])
     rows = rows_of(length_controlled(games), "language")  # type: ignore[arg-type]
-    alone = length_controlled(table_of({"en": [1.0, 0.0, 0.5, 1.0]}, [90, 110, 105, 130])).to_pylist()[0]  # type: ignore[arg-type]
+    alone = vars(next(length_controlled(table_of({"en": [1.0, 0.0, 0.5, 1.0]}, [90, 110, 105, 130]))))  # type: ignore[arg-type]
     assert rows["de"]["length_controlled_win_rate"] == 1.0 and rows["de"]["ci_low"] is None
     assert rows["en"]["length_controlled_win_rate"] == pytest.approx(alone["length_controlled_win_rate"])
 
 
 def test_separation_by_length_is_null_and_one_prompt_has_no_interval() -> None:
-    separated = length_controlled(table_of({"en": [0.0, 0.0, 1.0, 1.0]}, [50, 60, 150, 160])).to_pylist()[0]  # type: ignore[arg-type]
+    separated = vars(next(length_controlled(table_of({"en": [0.0, 0.0, 1.0, 1.0]}, [50, 60, 150, 160]))))  # type: ignore[arg-type]
     assert separated["length_controlled_win_rate"] is None and separated["phi"] is None
-    one = length_controlled(table_of({"en": [0.5]}, [120])).to_pylist()[0]  # type: ignore[arg-type]
+    one = vars(next(length_controlled(table_of({"en": [0.5]}, [120]))))  # type: ignore[arg-type]
     assert (one["length_controlled_win_rate"], one["se"]) == (pytest.approx(0.5), None)
 
 
 def test_lengths_are_needed() -> None:
     with pytest.raises(InputError, match="opponent_length"):
-        length_controlled(games_from_table(flat(both_orders({"en": [1.0]}))))
+        list(length_controlled(games_from_table(flat(both_orders({"en": [1.0]})))))
 
 
 def test_a_missing_answer_loses_at_any_length() -> None:
@@ -88,7 +88,7 @@ def test_a_missing_answer_loses_at_any_length() -> None:
     rows = both_orders({"en": list(scores)})
     length = [float(x) for x in np.repeat(rng.normal(100, 20, 60), 2)]
     whole = games_from_table(flat(rows, length=length, opponent_length=[100.0] * 120))
-    rate = length_controlled(whole).to_pylist()[0]["length_controlled_win_rate"]
+    rate = vars(next(length_controlled(whole)))["length_controlled_win_rate"]
     gone = np.isin(whole.prompt, np.arange(20))
     lost = replace(
         whole,
@@ -97,7 +97,7 @@ def test_a_missing_answer_loses_at_any_length() -> None:
         length_difference=np.where(gone, np.nan, whole.length_difference),
     )
     left_out = replace(whole, score=lost.score, length_difference=lost.length_difference)
-    row, without = (length_controlled(g).to_pylist()[0] for g in (lost, left_out))
+    row, without = (vars(next(length_controlled(g))) for g in (lost, left_out))
     assert (row["n_prompts"], without["n_prompts"]) == (60, 40)
     assert row["length_controlled_win_rate"] == pytest.approx(without["length_controlled_win_rate"] * 40 / 60)
     assert row["ci_low"] < row["length_controlled_win_rate"] < row["ci_high"] and rate is not None
@@ -108,4 +108,4 @@ def test_unequal_clusters_have_their_degrees_of_freedom() -> None:
     clusters = [f"q{max(0, i - 30)}" for i in range(40) for _ in range(2)]  # one of 31 prompts, 9 of one
     lengths = {"length": [100.0] * 80, "opponent_length": [100.0] * 80}
     table = games_from_table(flat(both_orders({"en": list(scores)}), cluster_id=clusters, **lengths))
-    assert length_controlled(table).to_pylist()[0]["ci_low"] is None  # fewer than 2 effective clusters
+    assert vars(next(length_controlled(table)))["ci_low"] is None  # fewer than 2 effective clusters

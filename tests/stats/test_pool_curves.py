@@ -84,10 +84,10 @@ def test_recovered_share(clusters: int) -> None:
     rng = np.random.default_rng(0)
     base = rng.random(clusters)
     room = rng.random(clusters)
-    found = recovered_share(base + 0.25 * room, base, base + room, np.arange(clusters), "random")
-    assert found.share.value == pytest.approx(0.25) and found.base == "random" and found.n_prompts == clusters
+    found = recovered_share(base + 0.25 * room, base, base + room, np.arange(clusters))
+    assert found.value == pytest.approx(0.25)
     noisy = base + 0.25 * room + rng.normal(0, 0.1, clusters)
-    share = recovered_share(noisy, base, base + room, np.arange(clusters), "random").share
+    share = recovered_share(noisy, base, base + room, np.arange(clusters))
     assert share.method == ("t" if clusters < 50 else "boot")
     assert share.low is not None and share.high is not None and share.value is not None
     assert share.low < share.value < share.high and share.low < 0.25 < share.high
@@ -98,15 +98,13 @@ def test_draws_without_any_headroom_make_the_interval_wider_and_not_nan() -> Non
     room = np.zeros(120)
     room[:4] = 1.0  # 1.8% of the draws have none of these
     selector = np.where(np.arange(120) % 2, 0.0, room)
-    share = recovered_share(selector, np.zeros(120), room, np.arange(120), "sample").share
+    share = recovered_share(selector, np.zeros(120), room, np.arange(120))
     assert (share.value, share.low, share.high) == (0.5, 0.0, 1.0)
 
 
 def test_share_is_null_when_the_headroom_may_be_zero() -> None:
     rng = np.random.default_rng(0)
     oracle = rng.normal(0, 1, 100)
-    found = recovered_share(np.ones(100), np.zeros(100), oracle, np.arange(100), "sample")
-    assert found.share.value is None and found.headroom.value == pytest.approx(oracle.mean())
-    assert recovered_share(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=int), "x").share.value is None
-    partly = recovered_share(np.array([1.0, np.nan]), np.zeros(2), np.ones(2), np.arange(2), "x")
-    assert partly.n_prompts == 1
+    assert recovered_share(np.ones(100), np.zeros(100), oracle, np.arange(100)).value is None
+    assert recovered_share(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=int)).value is None
+    assert recovered_share(np.array([1.0, np.nan]), np.zeros(2), np.ones(2), np.arange(2)).n_clusters == 1

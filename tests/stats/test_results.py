@@ -10,15 +10,14 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.config import Config
 from pipeline.config.load import load_config
-from pipeline.config.sections import WinrateConfig
 from pipeline.core.errors import InputError, UnfinishedTableError
 from pipeline.core.folder import RunFolder
 from pipeline.jobs import winrate
-from pipeline.stats.results import outside_results, run_results
-from pipeline.stats.run_games import AUDIT, CANDIDATES, NoGames, load_run_games
-from pipeline.stats.winrate import winrates
-from tests.stats.tables import both_orders, flat, rows_of
+from pipeline.stats.results import compute, results_of
+from pipeline.stats.run_games import AUDIT, CANDIDATES
+from tests.stats.tables import both_orders, flat, rows_of, run_games, winrates
 from tests.tables import write_table
 
 LANGUAGES = ("es", "fr", "ja")
@@ -80,11 +79,16 @@ def whole(tmp_path: Path) -> RunFolder:
     return write(tmp_path, [row(i, rng) for i in range(36)])
 
 
+def config(folder: str | Path, *words: str) -> Config:
+    return load_config(["dummy", f"out={folder}", "winrate.draws=100", *words])
+
+
 def test_games_of_each_kind_stay_apart(whole: RunFolder) -> None:
-    assert sorted({c.system for c in load_run_games(whole).comparisons}) == ["gpt", "h/mbr"]
-    assert sorted({c.system for c in load_run_games(whole, CANDIDATES).comparisons}) == ["h#0", "h#1", "h#2"]
-    assert {c.system for c in load_run_games(whole, AUDIT).comparisons} == {"audit:original"}
-    assert not load_run_games(whole, AUDIT).unjudged.any()
+    kinds = {kind: run_games(whole, kind) for kind in ("systems", CANDIDATES, AUDIT)}
+    named = {kind: sorted({c.system for c in found.comparisons}) for kind, found in kinds.items() if found}
+    assert named["systems"] == ["gpt", "h/mbr"] and named[CANDIDATES] == ["h#0", "h#1", "h#2"]
+    audit = kinds[AUDIT]
+    assert named[AUDIT] == ["audit:original"] and audit is not None and not audit.unjudged.any()
 
 
 def test_rows_with_other_games_only_are_unjudged(tmp_path: Path) -> None:
@@ -92,18 +96,16 @@ def test_rows_with_other_games_only_are_unjudged(tmp_path: Path) -> None:
     rows = [row(i, rng) for i in range(7)]
     rows[1]["games"] = [g for g in rows[1]["games"] if g["system"].startswith("audit")]
     rows[2]["games"] = None
-    games = load_run_games(write(tmp_path, rows))
-    assert games.unjudged.sum() == 2
+    games = run_games(write(tmp_path, rows))
+    assert games is not None and games.unjudged.sum() == 2
     assert rows_of(winrates(games), "system", "language")["gpt", "all"]["n_invalid"] == 2
     rows = [{**r, "games": [g for g in r["games"] or [] if "#" in g["system"]]} for r in rows]
-    with pytest.raises(NoGames, match=r"holds no game$"):
-        load_run_games(write(tmp_path, rows))
-    with pytest.raises(NoGames, match="holds no game of audit"):
-        load_run_games(write(tmp_path, rows), AUDIT)
+    assert run_games(write(tmp_path, rows)) is run_games(write(tmp_path, rows), AUDIT) is None
 
 
 def test_lengths_are_those_of_the_texts_that_played(whole: RunFolder) -> None:
-    games = load_run_games(whole)
+    games = run_games(whole)
+    assert games is not None
     named = [games.comparisons[k].system for k in games.comparison]
     ids = [games.prompt_id[p].as_py() for p in games.prompt]
     for system, prompt_id, difference in zip(named, ids, games.length_difference, strict=True):
@@ -113,35 +115,61 @@ def test_lengths_are_those_of_the_texts_that_played(whole: RunFolder) -> None:
 
 
 def test_a_run_gives_every_table(whole: RunFolder) -> None:
-    results = run_results(whole, WinrateConfig(draws=200))
-    assert set(results.tables) == {
-        *("winrates", "judge_rates", "differences", "length_controlled", "audit"),
-        *("scores", "curves", "hope_risk"),
+    results = compute(whole, config(whole.root))
+    assert set(results.tables()) == {
+        *("winrates", "judge_rates", "differences", "length_controlled", "audit", "scores", "curves", "hope_risk"),
+        *("score_differences", "choices", "agreement", "system_costs"),
     }
-    (pair,) = results.tables["differences"].to_pylist()
-    assert (pair["system_a"], pair["system_b"], pair["n_prompts"]) == ("gpt", "h/mbr", 36)
-    audit = rows_of(results.tables["audit"], "version", "language")
+    (pair,) = results.differences
+    assert (pair.system_a, pair.system_b, pair.n_prompts) == ("gpt", "h/mbr", 36)
+    audit = rows_of(results.audit, "version", "language")
     assert audit["altered", "all"]["sensitivity"] == 1.0 and audit["altered", "all"]["grade"] == "able"
-    assert set(results.tables["curves"]["metric"].to_pylist()) == {"chrf", "win"}
-    scores = rows_of(results.tables["scores"], "system", "language")
-    assert set(s for s, _ in scores) == {"gpt", "h/mbr", "h/sample"}
+    assert {c.metric for c in results.curves} == {"chrf", "win"}
+    assert {s.system for s in results.scores} == {"gpt", "h/mbr", "h/sample"}
 
 
 def test_several_opponents_get_strengths_and_what_cannot_be_had_is_said(tmp_path: Path) -> None:
     rows = [*both_orders({"en": [1.0, 0.5, 0.0] * 4}), *both_orders({"en": [0.0, 0.5, 1.0] * 4}, opponent="p")]
     path = tmp_path / "games.parquet"
     pq.write_table(flat(rows), path)
-    results = outside_results(str(path), WinrateConfig(draws=50), opponent="p")
-    strengths = rows_of(results.tables["bradley_terry"], "system")
-    assert strengths["p"]["strength"] == 0.0
+    run, settings = RunFolder(str(tmp_path / "o")), config(tmp_path / "o", f"winrate.games={path}")
+    results = compute(run, settings)
+    assert rows_of(results.bradley_terry, "system")["o"]["strength"] == 0.0  # the first opponent is the anchor
     assert results.left_out == {"length_controlled": "length control needs the columns length and opponent_length"}
     pq.write_table(flat([*rows[:24], *both_orders({"en": [1.0] * 4}, opponent="p")]), path)
-    assert "bradley_terry" in outside_results(str(path), WinrateConfig(draws=50)).left_out
+    assert "bradley_terry" in compute(run, settings).left_out
+
+
+def test_what_is_stored_is_what_was_computed_until_something_changes(whole: RunFolder) -> None:
+    """Whoever shows a number reads it; a stale one is nobody's."""
+    settings = config(whole.root)
+    computed = results_of(whole, settings)
+    assert not computed.is_stored and not whole.exists("results.json")
+    winrate.run(settings)
+    stored = results_of(whole, settings)
+    assert stored.is_stored and vars(stored) == {**vars(computed), "is_stored": True}
+    assert stored.contests(settings) == computed.contests(settings) and stored.tasks() == computed.tasks()
+    assert not results_of(whole, config(whole.root, "winrate.draws=50")).is_stored
+    whole.complete("games", {**(whole.marker("games") or {}), "fingerprint_hash": "another"})
+    assert not results_of(whole, settings).is_stored
+    winrate.run(config(whole.root, "judge.engine=null"))  # its games are there all the same
+    assert results_of(whole, config(whole.root, "judge.engine=null")).is_stored
+
+
+def test_tables_that_are_no_more_go(whole: RunFolder, tmp_path: Path) -> None:
+    winrate.run(config(whole.root))
+    pq.write_table(flat(both_orders({"en": [1.0, 0.5]})), tmp_path / "g.parquet")
+    outside = config(whole.root, f"winrate.games={tmp_path / 'g.parquet'}")
+    winrate.run(outside)
+    assert not whole.exists("scores.parquet") and not whole.exists("scores.csv") and whole.exists("winrates.csv")
+    assert pq.read_table(whole.path("winrates.parquet")).column_names == [
+        *("system", "opponent", "language", "n_prompts", "n_games", "n_invalid"),
+        *("win_rate", "se", "ci_low", "ci_high", "signature"),
+    ]
 
 
 def test_the_job_writes_what_it_computes(whole: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    config = load_config(["dummy", f"out={whole.root}", "winrate.draws=100"])
-    winrate.run(config)
+    winrate.run(config(whole.root))
     for name in ("winrates", "differences", "audit", "scores", "curves", "hope_risk", "length_controlled"):
         table = pq.read_table(whole.path(f"{name}.parquet"))
         assert table.num_rows == pacsv.read_csv(whole.path(f"{name}.csv")).num_rows > 0
@@ -153,13 +181,13 @@ def test_the_job_writes_what_it_computes(whole: RunFolder, capsys: pytest.Captur
 def test_without_a_judge_the_selections_are_scored(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows = [{**row(i, rng), "games": None, "answers": None} for i in range(6)]
-    config = load_config(["dummy", "judge.engine=null", f"out={tmp_path / 'run'}", "winrate.draws=50"])
+    settings = config(tmp_path / "run", "judge.engine=null")
     run = write(tmp_path, rows, "selections")
-    winrate.run(config)
+    winrate.run(settings)
     assert pq.read_table(run.path("scores.parquet")).num_rows
     assert not run.exists("winrates.parquet")
     with pytest.raises(UnfinishedTableError):  # a judge that has not finished is not a run without games
-        winrate.run(load_config(["dummy", f"out={tmp_path / 'run'}"]))
+        winrate.run(config(tmp_path / "run"))
     write(tmp_path, [{**r, "scores": None} for r in rows], "selections")
     with pytest.raises(InputError, match="neither games nor metrics"):
-        winrate.run(config)
+        winrate.run(settings)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipeline.config.config import Config
 from pipeline.config.sections import PAIRED
@@ -17,6 +15,7 @@ from pipeline.core.policy import Policy
 from pipeline.core.row import Candidate, Row, Selection
 from pipeline.jobs.export.duplicates import essence
 from pipeline.jobs.export.inventory import Choices
+from pipeline.stats.failures import Detail
 from pipeline.tasks import task_for
 from pipeline.tasks.measure import ANSWER, METRIC, is_own_text
 
@@ -194,18 +193,10 @@ def _selected(row: Row, plan: str, method: str, pool: list[Candidate], scores: l
     selection = _find(row, plan, method)
     if selection is None or selection.index is None or not (selection.text or "").strip():
         return None
-    detail = _detail(selection)
+    detail = Detail.read(selection.detail)
     if 0 <= selection.index < len(pool):
-        return replace(_side(pool, scores, selection.index), fell_back=bool(detail.get("fallback")))
-    return Side(selection.text or "", None, None, detail.get("finish_reason"), bool(detail.get("fallback")))
-
-
-def _detail(selection: Selection) -> dict[str, Any]:
-    try:
-        found = json.loads(selection.detail or "{}")
-    except ValueError:  # a user's own selector may have written anything
-        return {}
-    return found if isinstance(found, dict) else {}
+        return replace(_side(pool, scores, selection.index), fell_back=bool(detail.fallback))
+    return Side(selection.text or "", None, None, detail.finish_reason, bool(detail.fallback))
 
 
 def _own_score(row: Row, choices: Choices) -> float | None:

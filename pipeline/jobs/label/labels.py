@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.core.columns import Ints, nested
 from pipeline.core.folder import RunFolder
+from pipeline.stats.failures import Detail
 
 NO_ROW = "not labelled: the prompt was not kept (prompts.limit)"
 _Items = list[tuple[Any, ...]]
@@ -87,7 +87,7 @@ class Labels:
         _, _, index, text, detail = next((c for c in chosen if c[:2] == wanted), (*wanted, None, None, None))
         unreadable = [f"{kind}: {message}" for job, _, kind, message in errors if job == "prompts"]
         failed = [f"{kind}: {m}" for job, stage, kind, m in errors if self._concerns(job, stage)]
-        fallback = json.loads(detail).get("fallback") if detail else None
+        fallback = Detail.read(detail).fallback
         reason = "; ".join(unreadable or failed) or (f"fell back: {fallback}" if fallback else None)
         if reason is None and index is None:
             reason = "no answer could be chosen" if problems else "there is no answer to choose from"

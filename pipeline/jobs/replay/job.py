@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -16,12 +15,13 @@ from pipeline.core.errors import ConfigError, InputError
 from pipeline.core.folder import RunFolder
 from pipeline.core.safety import say
 from pipeline.jobs.job import console
-from pipeline.jobs.replay.compare import ALL, BASE, best_on_development, replay, scores
+from pipeline.jobs.replay.compare import ALL, BASE, ReplayScore, best_on_development, replay, replay_scores
 from pipeline.jobs.replay.players import players
 from pipeline.jobs.replay.table import ReplayTable, last_table, place_of, write_replay
 from pipeline.jobs.theirs import load_theirs
-from pipeline.jobs.winrate import interval, percent, points, store_table
-from pipeline.stats.clusters import Bootstrap
+from pipeline.report.wording import interval, percent, signed, signed_interval
+from pipeline.stats.results import Basis, store_table
+from pipeline.stats.tables import table_of
 
 _NAME = "replay.parquet"
 
@@ -35,7 +35,7 @@ def run(source: str, words: Sequence[str] = ()) -> pa.Table:
         words: settings, as ``key=value``: further selectors, ``modules``, ``replay.n`` ...
 
     Returns:
-        :data:`pipeline.jobs.replay.compare.SCHEMA`.
+        A row for every :class:`~pipeline.jobs.replay.compare.ReplayScore`.
 
     Raises:
         ConfigError: there is no such run, or a selector needs an engine for which nothing is stored.
@@ -48,26 +48,25 @@ def run(source: str, words: Sequence[str] = ()) -> pa.Table:
     chosen, left_out = players(now, stored)
     started = time.monotonic()
     found = asyncio.run(replay(table, chosen, now.replay.n, now))
-    settings = now.winrate
-    bootstrap = Bootstrap(settings.draws, settings.confidence, settings.seed)
-    result = scores(found, now.replay.metrics, now, bootstrap)
-    if not result.num_rows:
+    result = list(replay_scores(found, now.replay.metrics, now, Basis.of(now).bootstrap))
+    if not result:
         raise InputError(
             f"{folder.path(name)}: no answer can be scored: it has neither a metric nor a candidate game "
             "(judge.candidates=true plays these)"
         )
-    store_table(folder, "replay_scores", result)
-    _print(result, settings.confidence)
+    stored = table_of(ReplayScore, result)
+    store_table(folder, "replay_scores", stored)
+    _print(result, now.winrate.confidence)
     oracles = [name for name, player in now.selectors.items() if player.kind == "oracle"]
     for line in honest(result, oracles, now.replay.split):
         say(line)
     for selector, why in left_out.items():
         say(f"{selector}: left out: {why}")
     say(f"replayed in {time.monotonic() - started:.1f} s; the table: {folder.path(name)}")
-    return result
+    return stored
 
 
-def honest(result: pa.Table, oracles: Collection[str], split: float | None) -> Iterator[str]:
+def honest(result: Sequence[ReplayScore], oracles: Collection[str], split: float | None) -> Iterator[str]:
     """What the comparison may be used for; with a split, what the best on one part is worth on the other."""
     if split is None:
         yield (
@@ -76,12 +75,11 @@ def honest(result: pa.Table, oracles: Collection[str], split: float | None) -> I
         )
         return
     for best, held_out in best_on_development(result, oracles):
-        name = f"{best['plan']}/{best['selector']} at n={best['n']}"
-        gain = "-" if held_out["difference"] is None else f"{100 * held_out['difference']:+.1f}"
-        span = points(held_out["difference_low"], held_out["difference_high"])
+        name = f"{best.plan}/{best.selector} at n={best.n}"
+        span = signed_interval(held_out.difference_low, held_out.difference_high)
         yield (
-            f"{best['task']}, {best['metric']}: best on the development clusters is {name} "
-            f"({100 * best['difference']:+.1f} points over {BASE}); on the held-out ones {gain} ({span})"
+            f"{best.task}, {best.metric}: best on the development clusters is {name} ({signed(best.difference)} points "
+            f"over {BASE}); on the held-out ones {signed(held_out.difference)} ({span})"
         )
 
 
@@ -108,35 +106,27 @@ def _config(text: str, words: Sequence[str], allowed: Sequence[str]) -> Config:
         return load_theirs(str(path), words, allowed)
 
 
-def _print(result: pa.Table, confidence: float) -> None:
+def _print(rows: Sequence[ReplayScore], confidence: float) -> None:
     from rich.table import Table
 
-    rows = result.to_pylist()
-    for task, metric, part in dict.fromkeys((r["task"], r["metric"], r["part"]) for r in rows):
+    for task, metric, part in dict.fromkeys((r.task, r.metric, r.part) for r in rows):
         where = "" if part == ALL else f", {part.replace('_', '-')} clusters"
         title = f"{task}: {metric}{where}, first n candidates ({confidence:.0%} intervals that hold together, clusters)"
         shown = Table(title=title, title_justify="left")
         shown.add_column("system", overflow="fold", min_width=20)
         for name in ("n", "prompts", "mean", "interval", f"- {BASE}", "interval", "tokens", "as run"):
             shown.add_column(name, justify="right", no_wrap=True)
-        mine = [r for r in rows if (r["task"], r["metric"], r["part"]) == (task, metric, part)]
-        for r in sorted(mine, key=lambda r: (r["plan"], r["n"] or 0, -(r["mean"] or 0), r["selector"])):
-            shown.add_row(
-                f"{r['plan']}/{r['selector']}",
-                "any" if r["n"] is None else str(r["n"]),
-                str(r["n_prompts"]),
-                percent(r["mean"]),
-                interval(r["ci_low"], r["ci_high"]),
-                "-" if r["difference"] is None else f"{100 * r['difference']:+.1f}",
-                points(r["difference_low"], r["difference_high"]),
-                _tokens(r),
-                "-" if r["agreement"] is None else f"{r['agreement']:.1%}",
-            )
+        mine = [r for r in rows if (r.task, r.metric, r.part) == (task, metric, part)]
+        for r in sorted(mine, key=lambda r: (r.plan, r.n or 0, -(r.mean or 0), r.selector)):
+            mean = (percent(r.mean), interval(r.ci_low, r.ci_high))
+            gap = (signed(r.difference), signed_interval(r.difference_low, r.difference_high))
+            n = "any" if r.n is None else str(r.n)
+            shown.add_row(f"{r.plan}/{r.selector}", n, str(r.n_prompts), *mean, *gap, _tokens(r), percent(r.agreement))
         console(shown)
     say(f"tokens: sampled + read and written by the selector, per prompt; {BASE} with n=any: the mean of all samples")
 
 
-def _tokens(row: dict[str, Any]) -> str:
-    if row["sampling_tokens"] is None:
-        return "-"
-    return f"{row['sampling_tokens']:.0f}" + (f" + {row['selector_tokens']:.0f}" if row["selector_tokens"] else "")
+def _tokens(row: ReplayScore) -> str:
+    if row.sampling_tokens is None:
+        return "–"
+    return f"{row.sampling_tokens:.0f}" + (f" + {row.selector_tokens:.0f}" if row.selector_tokens else "")

@@ -44,7 +44,7 @@ def run(folder: str, words: Sequence[str] = ()) -> None:
     check_engines(config, sorted({plan.engine for plan in config.all_plans().values()}), words)
     problems = list(check_files(run_folder))
     run_folder.checks = False  # what is wrong with the files is known now; the rest is looked at all the same
-    problems += [*check_provenance(run_folder, config), *check_tables(run_folder), *check_results(run_folder)]
+    problems += [*check_provenance(run_folder, config), *check_tables(run_folder), *check_results(run_folder, config)]
     target = RunFolder(config.verify.folder or run_folder.name, "verify.folder")
     try:
         compared = _again(run_folder, target, config)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.sections import WinrateConfig
+from pipeline.config.config import Config
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
 from pipeline.jobs.verify.consistency import Problem
-from pipeline.stats.facts import SetFacts
-from pipeline.stats.results import NAMES, Results, csv_text, run_results, settings_of
+from pipeline.stats.results import TABLES, compute, stored_basis
+from pipeline.stats.tables import csv_text
 
 _CLOSE = 1e-9  # sums in another order on another machine
+_OTHER = "is not what the run's tables give: it was edited, or they were changed since (winrate makes it again)"
+_OF_THE_CONFIG = ("stages", "system_costs")  # with prices, which may have changed since
 
 
-def check_results(run: RunFolder) -> Iterator[Problem]:
-    """``winrates``, ``scores`` and their like are what the tables give under the settings that they name."""
-    made: dict[str, Results] = {}
-    for name in NAMES:
+def check_results(run: RunFolder, config: Config) -> Iterator[Problem]:
+    """``winrates``, ``scores`` and their like are what the tables give under the settings that they were made with."""
+    basis = stored_basis(run)
+
+    @cache
+    def computed() -> dict[str, pa.Table]:
+        return compute(run, config, basis).tables()
+
+    for name in ("winrates", *TABLES):
         try:
             table = run.read_table(f"{name}.parquet")
             text = run.read_text(f"{name}.csv")
@@ -33,33 +40,23 @@ def check_results(run: RunFolder) -> Iterator[Problem]:
             continue
         if text != csv_text(table):
             yield Problem("results", f"differs from {name}.parquet", table=f"{name}.csv")
-        if (why := _difference(run, name, table, made)) is not None:
+        why = None
+        if basis is None:
+            why = "nothing says what it was computed with"
+        elif basis.settings.games and run.marker("selections") is not None:
+            why = f"is of the games in {basis.settings.games}, not of the run's"
+        elif not basis.settings.games and name not in _OF_THE_CONFIG:
+            try:
+                if not _same(computed().get(name), table):
+                    why = _OTHER
+            except (InputError, KeyError, TypeError, ValueError) as error:
+                why = f"cannot be computed again: {error}"
+        if why is not None:
             yield Problem("results", why, table=f"{name}.parquet")
 
 
-def _difference(run: RunFolder, name: str, table: pa.Table, made: dict[str, Results]) -> str | None:
-    """What is wrong with a stored table; ``made`` keeps what was computed under each setting."""
-    how = settings_of(table)
-    if how is None:
-        return "does not say what it was computed with"
-    if how["settings"].get("games"):
-        own = run.marker("selections") is not None
-        return f"is of the games in {how['settings']['games']}, not of the run's" if own else None
-    key = json.dumps(how, sort_keys=True)
-    if key not in made:
-        try:
-            sets = {name: SetFacts(tuple(each["engines"]), each["first"]) for name, each in how["sets"].items()}
-            made[key] = run_results(run, WinrateConfig(**how["settings"]), how.get("opponent"), sets)
-        except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
-            return f"cannot be computed again: {error}"
-    now = made[key].tables.get(name)
-    if now is not None and _same(now, table):
-        return None
-    return "is not what the run's tables give: it was edited, or they were changed since (winrate makes it again)"
-
-
-def _same(now: pa.Table, stored: pa.Table) -> bool:
-    if now.schema.remove_metadata() != stored.schema.remove_metadata() or now.num_rows != stored.num_rows:
+def _same(now: pa.Table | None, stored: pa.Table) -> bool:
+    if now is None or not now.schema.equals(stored.schema) or now.num_rows != stored.num_rows:
         return False
     pairs = zip(now.to_pylist(), stored.to_pylist(), strict=True)
     return all(_equal(a[name], b[name]) for a, b in pairs for name in now.column_names)

@@ -9,23 +9,24 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.core.safety import isolated
-from pipeline.report.model import Report, SystemCost
+from pipeline.report.model import Report
 from pipeline.report.plots.svg import WIDTH, Axis, clip, nice_axis, spread, svg, text
-from pipeline.report.standings import role
 from pipeline.report.wording import language_label, metric_label, signed, signed_interval
+from pipeline.stats.quality import Curve, HopeRisk
+from pipeline.stats.system_costs import SystemCost
 
 _LEFT, _RIGHT, _TOP, _FLOOR, _HEIGHT = 38, 286, 12, 186, 222
 
 
-def hope_risk_panel(rows: Sequence[dict[str, Any]], axis: Axis, ident: str) -> Markup:
+def hope_risk_panel(rows: Sequence[HopeRisk], axis: Axis, ident: str) -> Markup:
     """Hope (best of N over greedy, triangles up) and risk (worst of N, triangles down) by temperature.
 
     Args:
         rows: of the hope and risk table, one language and metric, a row a temperature.
         axis: shared by the panels, in the metric's unit.
     """
-    rows = sorted(rows, key=lambda r: r["temperature"])
-    temperatures = [r["temperature"] for r in rows]
+    rows = sorted(rows, key=lambda r: r.temperature or 0.0)
+    temperatures = [r.temperature or 0.0 for r in rows]
     low, high = min(temperatures) - 0.1, max(temperatures) + 0.1
     at = [_LEFT + (_RIGHT - _LEFT) * (t - low) / (high - low) for t in temperatures]
     parts = [_y_scale(axis)]
@@ -34,31 +35,31 @@ def hope_risk_panel(rows: Sequence[dict[str, Any]], axis: Axis, ident: str) -> M
     parts.append(text("tick middle", f"{(_LEFT + _RIGHT) / 2:.1f}", _FLOOR + 32, "temperature"))
     ends, said = [], []
     for name, kind in (("hope", "above"), ("risk", "below")):
-        points = [(x, _y(axis, r[f"{name}_absolute"])) for x, r in zip(at, rows, strict=True)]
+        points = [(x, _y(axis, getattr(r, f"{name}_absolute"))) for x, r in zip(at, rows, strict=True)]
         parts.append(Markup('<g class="{}">').format(kind) + _path(points, "l0"))
         for (x, y), r in zip(points, rows, strict=True):
-            if r[f"{name}_low"] is not None:
-                parts.append(_bar(x, _y(axis, r[f"{name}_low"]), _y(axis, r[f"{name}_high"])))
+            if getattr(r, f"{name}_low") is not None:
+                parts.append(_bar(x, _y(axis, getattr(r, f"{name}_low")), _y(axis, getattr(r, f"{name}_high"))))
             parts.append(_triangle(x, y, up=name == "hope"))
-            span = signed_interval(r[f"{name}_low"], r[f"{name}_high"])
-            said.append(f"{name} at {r['temperature']:g}: {signed(r[f'{name}_absolute'])} ({span})")
+            span = signed_interval(getattr(r, f"{name}_low"), getattr(r, f"{name}_high"))
+            said.append(f"{name} at {r.temperature:g}: {signed(getattr(r, f'{name}_absolute'))} ({span})")
         parts.append(Markup("</g>"))
         ends.append((name, points[-1][1]))
     for (name, _), y in zip(ends, spread([y for _, y in ends], 14, _TOP, _FLOOR), strict=True):
         parts.append(text("name", str(_RIGHT + 6), y + 4, name))
-    where = language_label(rows[0]["language"])
-    title = f"Hope and risk in points of {metric_label(rows[0]['metric'])}, {where}"
+    where = language_label(rows[0].language)
+    title = f"Hope and risk in points of {metric_label(rows[0].metric)}, {where}"
     return _panel(ident, title, f"{title}: {'; '.join(said)}.", parts)
 
 
-def curves_panel(rows: Sequence[dict[str, Any]], axis: Axis, ident: str) -> Markup:
+def curves_panel(rows: Sequence[Curve], axis: Axis, ident: str) -> Markup:
     """Expected best (upper line), worst (lower) and mean (thin) of m candidates, a pair of lines a plan.
 
     Args:
         rows: of the table of curves, one language and metric.
     """
-    plans = list(dict.fromkeys(r["plan"] for r in sorted(rows, key=lambda r: (r["temperature"] or 0.0, r["plan"]))))
-    longest = max(r["m"] for r in rows)
+    plans = list(dict.fromkeys(r.plan for r in sorted(rows, key=lambda r: (r.temperature or 0.0, r.plan))))
+    longest = max(r.m for r in rows)
     parts = [_y_scale(axis)]
     for m in range(1, longest + 1):
         if m in (1, longest) or (m % max(1, longest // 4) == 0 and longest - m > longest // 8):
@@ -67,22 +68,22 @@ def curves_panel(rows: Sequence[dict[str, Any]], axis: Axis, ident: str) -> Mark
     ends: list[tuple[str, float]] = []
     said = []
     for i, plan in enumerate(plans):
-        mine = sorted((r for r in rows if r["plan"] == plan), key=lambda r: r["m"])
+        mine = sorted((r for r in rows if r.plan == plan), key=lambda r: r.m)
         name = _temperature(mine[0])
         parts.append(Markup('<g class="c{}">').format(i % 4))
         for value in ("best", "worst", "mean"):
-            points = [(_x_of(r["m"], longest), _y(axis, r[value])) for r in mine]
+            points = [(_x_of(r.m, longest), _y(axis, getattr(r, value))) for r in mine]
             parts.append(_path(points, "thin" if value == "mean" else f"l{i % 4}"))
             if value != "mean" and len(mine) > 1:
                 ends.append((value if len(plans) == 1 else name, points[-1][1]))
         parts.append(Markup("</g>"))
         last = mine[-1]
-        numbers = [f"{value} {100 * last[value]:.1f}" for value in ("best", "mean", "worst")]
-        said.append(f"{name}, of {last['m']}: {', '.join(numbers)}")
+        numbers = [f"{value} {100 * getattr(last, value):.1f}" for value in ("best", "mean", "worst")]
+        said.append(f"{name}, of {last.m}: {', '.join(numbers)}")
     for (name, _), y in zip(ends, spread([y for _, y in ends], 14, _TOP, _FLOOR), strict=True):
         parts.append(text("name", str(_RIGHT + 6), y + 4, name))
-    where = language_label(rows[0]["language"])
-    title = f"Best, mean and worst of m candidates, {metric_label(rows[0]['metric'])}, {where}"
+    where = language_label(rows[0].language)
+    title = f"Best, mean and worst of m candidates, {metric_label(rows[0].metric)}, {where}"
     return _panel(ident, title, f"{title}: {'; '.join(said)}.", parts)
 
 
@@ -104,9 +105,7 @@ def cost_plot(report: Report, costs: Sequence[SystemCost], ident: str) -> Markup
     label_y = spread([y for _, y in points], 14, _TOP, _FLOOR)
     for i, (c, (x, y)) in enumerate(zip(shown, points, strict=True)):
         sure = c.tokens_per_point is not None
-        parts.append(
-            Markup('<g class="{}">').format("above" if sure else "bound" if role(c.system, report.config) else "even")
-        )
+        parts.append(Markup('<g class="{}">').format("above" if sure else "bound" if report.role(c.system) else "even"))
         if c.gain_low is not None and c.gain_high is not None:
             parts.append(_bar(x, _y(axis, c.gain_low / 100), _y(axis, c.gain_high / 100)))
         step, kind = (-1, "name end") if x > middle else (1, "name")
@@ -121,9 +120,9 @@ def cost_plot(report: Report, costs: Sequence[SystemCost], ident: str) -> Markup
     return _panel(ident, title, f"{title}: {'; '.join(said)}.", parts)
 
 
-def shared_axis(rows: Sequence[dict[str, Any]], names: Sequence[str], even: float | None = None) -> Axis:
+def shared_axis(rows: Sequence[Curve] | Sequence[HopeRisk], names: Sequence[str], even: float | None = None) -> Axis:
     """The axis that several panels share."""
-    return nice_axis((r[name] for r in rows for name in names), even, signed=even is not None)
+    return nice_axis((getattr(r, name) for r in rows for name in names), even, signed=even is not None)
 
 
 def _lead(x1: float, y1: float, x2: float, y2: float) -> Markup:
@@ -143,8 +142,8 @@ def _token_axis(tokens: Sequence[float]) -> tuple[list[tuple[float, str]], Any]:
     ], lambda v: _LEFT + 8 + (_RIGHT - _LEFT - 8) * axis.at(v / 100)
 
 
-def _temperature(row: dict[str, Any]) -> str:
-    return clip(row["plan"], 7) if row["temperature"] is None else f"τ {row['temperature']:g}"
+def _temperature(row: Curve) -> str:
+    return clip(row.plan, 7) if row.temperature is None else f"τ {row.temperature:g}"
 
 
 def _x_of(m: int, longest: int) -> float:

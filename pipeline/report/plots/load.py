@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pipeline.report.model import Load
 from pipeline.report.plots.svg import WIDTH, svg, text
 from pipeline.report.wording import share
+from pipeline.stats.costs import Load
 
 _LEFT, _RIGHT, _TOP, _FLOOR, _HEIGHT = 34, 334, 16, 116, 150
 _UNITS = ((1, "s"), (60, "min"), (3600, "h"))

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pipeline.report.model import Audit, Report
+from pipeline.report.model import Report
 from pipeline.report.plots.svg import Axis, Mark, nice_axis, panel_rows, rate_axis, wide_rows
-from pipeline.report.sides import MACRO, side
-from pipeline.report.task_model import TaskScores
 from pipeline.report.wording import (
     describe_gains,
     describe_scores,
@@ -22,6 +20,9 @@ from pipeline.report.wording import (
     signed_interval,
     version_label,
 )
+from pipeline.stats.audit import Audit
+from pipeline.stats.intervals import MACRO, side
+from pipeline.stats.task_scores import TaskScores
 
 
 def gains_plot(report: Report, task: TaskScores, ident: str) -> Markup:
@@ -31,8 +32,7 @@ def gains_plot(report: Report, task: TaskScores, ident: str) -> Markup:
         score = task.get(system)
         if score is None or score.difference is None or system in task.far_below:
             continue
-        joint = task.joint.get(system)
-        bound = system in task.oracles or system in task.outside
+        bound = bool(task.roles[system])
         marks.append(
             Mark(
                 name=report.short(system),
@@ -41,8 +41,8 @@ def gains_plot(report: Report, task: TaskScores, ident: str) -> Markup:
                 value=score.difference,
                 low=score.difference_low,
                 high=score.difference_high,
-                joint_low=joint.low if joint else None,
-                joint_high=joint.high if joint else None,
+                joint_low=score.joint_low,
+                joint_high=score.joint_high,
                 kind="bound" if bound else "",
             )
         )
@@ -65,7 +65,7 @@ def scores_panel(report: Report, task: TaskScores, language: str, axis: Axis, id
         score = task.get(system, language)
         if score is None or score.mean is None:
             continue
-        bound = system in task.oracles or system in task.outside
+        bound = bool(task.roles[system])
         marks.append(
             Mark(
                 name=report.short(system),

@@ -6,21 +6,25 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from pipeline.report.model import Contest, Report, Standing, WinRate
+from pipeline.report.model import Report
 from pipeline.report.plots.svg import Axis, Mark, panel_rows, rate_axis, wide_rows
 from pipeline.report.wording import describe, interval, language_label, percent
+from pipeline.stats.contests import Contest, Standing
+from pipeline.stats.winrate import WinRate
 
 
 def pooled_plot(report: Report, contest: Contest, ident: str) -> Markup:
     """One line a system: own interval (thick), simultaneous interval (thin)."""
-    axis = rate_axis(v for s in contest.standings for v in (s.pooled.low, s.pooled.high, s.joint_low, s.joint_high))
+    rates = [s.pooled for s in contest.standings]
+    axis = rate_axis(v for r in rates for v in (r.ci_low, r.ci_high, r.joint_low, r.joint_high))
     marks = []
-    for s in contest.standings:
-        span = "" if s.pooled.low is None else f"  ({interval(s.pooled.low, s.pooled.high)})"
-        mark = _mark(report.short(s.system) + (" †" if s.self_judged else ""), s.pooled)
+    for s, rate in zip(contest.standings, rates, strict=True):
+        span = "" if rate.ci_low is None else f"  ({interval(rate.ci_low, rate.ci_high)})"
+        mark = _mark(report.short(s.system) + (" †" if s.self_judged else ""), rate)
         side, kind = s.side, "bound" if s.role else ""
-        text = percent(s.pooled.win_rate) + span
-        marks.append(replace(mark, text=text, side=side, joint_low=s.joint_low, joint_high=s.joint_high, kind=kind))
+        text = percent(rate.win_rate) + span
+        ends = (rate.joint_low, rate.joint_high)
+        marks.append(replace(mark, text=text, side=side, kind=kind, joint_low=ends[0], joint_high=ends[1]))
     opponent = report.short(contest.opponent)
     words = " ".join(describe(report, replace(s, languages=[]), opponent) for s in contest.standings)
     return wide_rows(marks, axis, ident, f"Win-rates against {opponent} over all prompts", words)
@@ -29,7 +33,7 @@ def pooled_plot(report: Report, contest: Contest, ident: str) -> Markup:
 def language_axis(contest: Contest) -> Axis:
     """The axis that all panels of :func:`language_panel` share."""
     rates = [r for s in contest.standings for r in (s.pooled, s.macro, *s.languages)]
-    return rate_axis(v for r in rates for v in (r.win_rate, r.low, r.high))
+    return rate_axis(v for r in rates for v in (r.win_rate, r.ci_low, r.ci_high))
 
 
 def language_panel(report: Report, contest: Contest, standing: Standing, axis: Axis, ident: str) -> Markup:
@@ -43,4 +47,4 @@ def language_panel(report: Report, contest: Contest, standing: Standing, axis: A
 
 
 def _mark(name: str, rate: WinRate) -> Mark:
-    return Mark(name, percent(rate.win_rate), rate.side, rate.win_rate, rate.low, rate.high)
+    return Mark(name, percent(rate.win_rate), rate.side, rate.win_rate, rate.ci_low, rate.ci_high)
