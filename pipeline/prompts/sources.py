@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.core.bounds import bounded
 from pipeline.core.errors import InputError, ResumeError
 from pipeline.core.hashing import digest
 from pipeline.core.languages import is_known
@@ -110,7 +111,7 @@ class SourceConfig:
     languages: list[str] | None = None
     limit: int | None = None
     limit_clusters: int | None = None
-    shard_rows: int | None = None
+    shard_rows: int | None = bounded(None, ge=1)
 
     def given_sets(self) -> list[str]:
         """Names of the candidate sets that the source brings."""

@@ -37,7 +37,7 @@ from pipeline.selection.mbr import MBR
         (["selectors.chops.template=nope"], ["selectors.chops.template", "'nope'"]),
         (["judge.scores=warm"], ["judge.scores", "warm"]),
         (["winrate.confidence=2"], ["winrate.confidence"]),
-        (["execution.rows_per_checkpoint=0"], ["execution.rows_per_checkpoint"]),
+        (["prompts.shard_rows=0"], ["prompts.shard_rows"]),
         (["report=3"], ["report", "map"]),
         (["seed=x"], ["seed", "'x'"]),
         (["modules=[no_such_module_here]"], ["modules", "no_such_module_here"]),

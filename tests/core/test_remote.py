@@ -160,19 +160,19 @@ def test_a_whole_run_on_the_store_stopped_once_and_resumed(
     log = tmp_path / "calls.log"
     settings = f"""
 out: "{bucket.uri("runs/whole")}"
-prompts: {{kind: file, path: "{prompts}", columns: {{id: q}}}}
+prompts: {{kind: file, path: "{prompts}", columns: {{id: q}}, shard_rows: {k}}}
 selectors: {{random: null, likelihood: null, best_of_n: null, judge: null, chops: {{engine: generator}}}}
 answers: {{filed: {{kind: file, path: "{answer}", id: q}}}}
 judge: {{audit: 0, engine: generator}}
 winrate: {{draws: 200}}
-execution: {{rows_per_checkpoint: {k}, progress: false, share_passes: true}}
+execution: {{progress: false}}
 engines: {{generator: {{log: "{log}"}}}}
 """
     words = ["run", "dummy", bucket.put("in/mine.yaml", settings)]
     run = RunFolder(bucket.uri("runs/whole"))
 
-    def gone(blocks: int) -> None:
-        if blocks == stored:
+    def gone(shards: int) -> None:
+        if shards == stored:
             raise KeyboardInterrupt
 
     with without_ray(gone):

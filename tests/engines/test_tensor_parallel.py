@@ -9,11 +9,11 @@ import pytest
 
 from pipeline.engines.base import SamplingParams
 from pipeline.engines.vllm import VLLMEngineConfig
-from pipeline.execution.passes import PassSpec, run_pass
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
 from tests.conftest import rows_of, run_with_prompts
 from tests.engines.runner import Runner
+from tests.execution.harness import run_stages
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -84,14 +84,11 @@ def test_two_processes_give_the_tokens_of_one_forward_pass(tiny_llama: str) -> N
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_processes_inside_an_actor_give_the_tokens_of_one(tiny_llama: str, tmp_path: Path) -> None:
-    from tests.execution.test_passes import quiet
-
     texts: dict[int, list[Any]] = {}
     for size in (1, 2):
         run = run_with_prompts(tmp_path / str(size), 6)
         stage = GenerateStage("hedged", Hedged(n=3, max_tokens=12), 1)
-        spec = PassSpec("generate", "generate", "prompts", "candidates", [stage], config(tiny_llama, size), 3)
-        summary = run_pass(spec, run, quiet())
+        summary = run_stages(run, [stage], config(tiny_llama, size))
         assert (summary.rows, summary.failed) == (6, 0)
         rows = rows_of(run, "candidates", "candidates")
         texts[size] = [[(c["text"], c["num_tokens"], c["seed"]) for c in row["candidates"]] for row in rows]

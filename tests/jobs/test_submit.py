@@ -182,7 +182,7 @@ def test_a_submitted_run_works_on_both_nodes(site: Site) -> None:
     words = ["dummy", *QUICK, "out=run", "modules=[my_words,my_selectors,my_engines]", "selectors.where={}"]
     words += [f"engines.generator={{kind: large, model: large, log: {site.folder / 'engine.log'}}}"]
     # More blocks than one worker holds at a time, and slow ones: some are left when the second worker is up.
-    words += ["engines.reward={latency: 2, pool: {size: 2, num_cpus: 2}}", "execution.rows_per_checkpoint=1"]
+    words += ["engines.reward={latency: 2, pool: {size: 2, num_cpus: 2}}", "prompts.shard_rows=1"]
     words += [f"selectors.{name}=null" for name in ("random", "likelihood", "judge", "chops")]  # other engines' passes
     submit = ["submit", "--address", site.address, *words, "ray.env=[LP_TEST_SECRET]"]
     ((code, out), (status, told)), err = site.run(submit, ["status", f"out={site.folder / 'run'}"])

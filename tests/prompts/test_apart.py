@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
 from pipeline.prompts import apart as read_apart
-from pipeline.prompts import reading
+from pipeline.prompts import files
 from pipeline.prompts import sources as prompts
 from pipeline.prompts.sources import FileSource, read_prompts
 from tests.conftest import ROOT, rows_of
@@ -34,7 +34,7 @@ def test_the_table_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     source, names = lines(tmp_path / "p.jsonl", 20), ("prompt_id", "messages", "source")
     runs = [RunFolder(str(tmp_path / name)) for name in ("apart", "here")]
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "open_source", lambda *_: pytest.fail("it was read here"))
+        patch.setattr(files, "open_source", lambda *_: pytest.fail("it was read here"))
         report = read_prompts(source, runs[0], tmp_path)
     monkeypatch.setattr(prompts, "_LARGE", 10**9)
     monkeypatch.setattr(read_apart, "read_apart", lambda *_: pytest.fail("it was read elsewhere"))

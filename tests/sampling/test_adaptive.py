@@ -18,9 +18,9 @@ from pipeline.core.columns import Floats
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.core.row import Candidate, Row, Score
+from pipeline.core.units import Made
 from pipeline.engines.dummy import DummyEngineConfig
 from pipeline.engines.meter import Meter
-from pipeline.execution.extend import Made, Unit
 from pipeline.jobs import generate
 from pipeline.jobs.adaptive import numbers_hold
 from pipeline.sampling.adaptive.accounts import Account, LanguageAccount, _count_candidates, _Failed, account
@@ -360,8 +360,7 @@ def test_what_was_asked_between_two_rounds_is_not_asked_again(kind: str) -> None
 def test_numbers_of_another_reward_model_are_asked_for_again() -> None:
     words = ["dummy", "out=/nowhere", "sampling={kind: single, n: 8, adaptive: {by: best_of_n, first: 3, mean_n: 5}}"]
     config = load_config(words)
-    stages = {stage.name: spec for spec in generate.passes(config) for stage in spec.stages}
-    made = Made({name: {"single": Unit.of(spec.fingerprint["stages"][name], None)} for name, spec in stages.items()})
+    made = Made(step.made() for step in generate.steps(config))
     assert {"generate:single:2", "score:single:1"} <= made.units.keys()
     assert numbers_hold(config, "best_of_n", made, "single")
     assert numbers_hold(load_config([*words, "selectors.best_of_n.plans=[single]"]), "best_of_n", made, "single")
@@ -370,12 +369,9 @@ def test_numbers_of_another_reward_model_are_asked_for_again() -> None:
         assert numbers_hold(load_config([*words, other]), "best_of_n", Made(), "single")  # not made yet
 
 
-def test_off_by_default_nothing_of_it_is_in_a_runs_passes() -> None:
-    """Runs that were made before it existed go on: their fingerprints do not know it."""
-    (spec,) = generate.passes(load_config(["dummy", "out=/nowhere"]))
-    assert spec.name == "generate-generator" and spec.prepare is None
-    assert [stage.name for stage in spec.stages] == ["generate:hedged"]
-    assert "adaptive" not in spec.fingerprint["stages"]["generate:hedged"]["plan"]
+def test_off_by_default_nothing_of_it_is_in_a_runs_units() -> None:
+    (step,) = generate.steps(load_config(["dummy", "out=/nowhere"]))
+    assert step.stage.name == "generate:hedged" and step.decide is None and "adaptive" not in step.settings["plan"]
 
 
 @pytest.mark.parametrize(

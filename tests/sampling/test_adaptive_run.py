@@ -41,7 +41,7 @@ BOTH = [
 
 def words(folder: Path, prompts: Path, *more: str) -> list[str]:
     fixed = ["dummy", "prompts.kind=file", f"prompts.path={prompts}", "prompts.task=translation", "judge.engine=null"]
-    return [*fixed, "execution.progress=false", "execution.rows_per_checkpoint=4", f"out={folder}", *more]
+    return [*fixed, "execution.progress=false", "prompts.shard_rows=4", f"out={folder}", *more]
 
 
 def write_prompts(path: Path, n: int) -> None:
@@ -78,10 +78,10 @@ def test_rounds_add_up_survive_a_kill_and_equal_a_uniform_run(
     mine = words(tmp_path / "run", prompts, *requests.words(), *REWARDED)
     monkeypatch.setattr(BestOfN, "highest", lambda _: HIGHEST)
 
-    blocks = count(1)  # six a pass: half of the second round's rows are stored
+    shards = count(1)  # six a pass: half of the second round's rows are stored
 
     def kill(_: int) -> None:
-        if next(blocks) == 15:
+        if next(shards) == 15:
             raise Killed
 
     with without_ray(kill), pytest.raises(Killed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from pipeline.config.load import build_config
 from pipeline.core.bounds import check_values
 from pipeline.core.errors import ConfigError, EngineRequestError
 from pipeline.core.row import Answer, Candidate, Row, RowError, Score, Selection, Tokens
+from pipeline.core.units import Made
 from pipeline.engines.base import Scored
-from pipeline.jobs.steps import Step, chain, measure_steps
+from pipeline.execution.schedule import Plan
+from pipeline.jobs import generate, select
 from pipeline.sampling.plans import SingleTemperature
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.mbr import MBR
 from pipeline.selection.stage import SelectStage
 from pipeline.tasks.measure import MeasureStage, QualityStage
 from pipeline.tasks.translation import Example, Translation, number_match
+from tests.conftest import run_with_prompts
 
 REFERENCE = "Janet sells 16 eggs a day for $2 each at the market in town."
 GOOD = "Janet sells 16 eggs every day for $2 each at the town market."
@@ -203,29 +207,24 @@ def test_metrics_are_checked() -> None:
             build_config({"engines": engines, "metrics": metrics})
 
 
-def test_metrics_of_engines_come_last_in_passes_of_their_own() -> None:
+def test_metrics_of_engines_come_last_in_passes_of_their_own(tmp_path: Path) -> None:
     engines = {name: {"kind": "dummy", "model": name} for name in ("generator", "reward", "judge", "x")}
     base: dict[str, Any] = {"engines": engines, "judge": {"engine": None}}
     early = {"best_of_n": {"engine": "reward"}, "judge": {"engine": "judge"}, "sample": {}}
 
-    def passes(selectors: dict[str, Any], *metrics: str) -> list[tuple[str, str, str, list[str]]]:
+    def passes(selectors: dict[str, Any], *metrics: str) -> list[list[str]]:
         named = {f"m_{name}": {"engine": name} for name in metrics}
         config = build_config({**base, "selectors": selectors, "metrics": named})
-        steps = [
-            Step(s.engine, SelectStage(name, s, ("hedged",), 1), {}) for name, s in config.selectors.items()
-        ] + list(measure_steps(config, "select"))
-        specs = chain("select", config, steps, "candidates", "selections", {})
-        return [(s.name, s.reads, s.writes, [stage.name for stage in s.stages]) for s in specs]
+        run = run_with_prompts(tmp_path / f"{len(selectors)}-{'-'.join(metrics)}", 4)
+        steps = [*generate.steps(config)]
+        steps += select.steps(config, Made(step.made() for step in steps))
+        plan = Plan(run, steps, config.engines, (run.marker("prompts") or {})["sizes"])
+        return [[stage.name for one in group for stage in one.spec.stages] for group in plan.passes()]
 
-    first, second, third = passes(early, "x")
-    assert first[0] == "select-reward" and first[3] == ["select:sample", "select:best_of_n"]
-    assert second[0] == "select-judge" and second[3] == ["select:judge", "measure"]
-    assert third == ("select-x", "work/select-judge/table", "selections", ["metric:m_x"])
-    assert [p[0] for p in passes({"sample": {}}, "x")] == ["select-cpu", "select-x"]
+    first, second, third, fourth = passes(early, "x")
+    assert first == ["generate:hedged", "select:sample"] and second == ["select:best_of_n"]
+    assert third == ["select:judge", "measure"] and fourth == ["metric:m_x"]
+    assert passes({"sample": {}}, "x") == [["generate:hedged", "select:sample", "measure"], ["metric:m_x"]]
     # an engine that was at work before the last selector gets a second pass: new texts come from that one
     again = passes(early, "reward", "judge")
-    assert [(p[0], p[3][-1]) for p in again] == [
-        ("select-reward", "select:best_of_n"),
-        ("select-judge", "metric:m_judge"),
-        ("select-reward-last", "metric:m_reward"),
-    ]
+    assert [p[-1] for p in again[1:]] == ["select:best_of_n", "metric:m_judge", "metric:m_reward"]
