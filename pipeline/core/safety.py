@@ -1,8 +1,8 @@
 """What keeps untrusted texts harmless: secrets out of everything stored, control characters out of terminals, HTML and
 Markdown out of the report.
 
-The one place for all three; SECURITY.md says what is defended against and what is not. Every pattern takes time linear in
-the text: a run of characters is matched once and whole, and what it is is decided by looking at it.
+The one place for all three; SECURITY.md says what is defended against and what is not. Every pattern takes time linear
+in the text: a run of characters is matched once and whole, and what it is is decided by looking at it.
 """
 
 from __future__ import annotations
