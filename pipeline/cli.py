@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline import __version__
-from pipeline.core.errors import STORAGE_ERRORS, ConfigError, LemonpressError, first_line, nearest
+from pipeline.core.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
 from pipeline.core.safety import indented, redact, say_error
 
 _FOLDERS = ("export", "label", "replay", "verify")
@@ -62,81 +62,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(handlers=[_stderr()])
     try:
-        if args.job not in JOBS:
-            raise ConfigError(f"no job is called {args.job!r}{nearest(args.job, JOBS)}")
-        if args.job in REMOTE:
-            return _remote(args)
-        if args.job == "doctor":
-            return int(_command("doctor").run())
-        if args.job == "show":
-            if len(args.words) != 2:
-                raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
-            _command("show").run(*args.words)
-            return 0
-        if args.job == "errors":
-            if len(args.words) != 1:
-                raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
-            _command("errors").run(args.words[0], args.json)
-            return 0
-        if args.job in ("retry", "verify", "replay"):
-            if not args.words or "=" in args.words[0]:
-                raise ConfigError(f"{args.job} takes a run's folder: lemonpress {args.job} RUN [key=value ...]")
-            _command(args.job).run(args.words[0], args.words[1:])
-            return 0
-        if args.json:
-            raise ConfigError("--json: only errors prints JSON")
-        if args.list:
-            if args.job != "select":
-                raise ConfigError("--list: only select has a list")
-            _command("select").show()
-            return 0
-        config = _config(args.job, args.words)  # before the job's own, slower imports: a typo is answered at once
-        _command(args.job).run(config)
+        return _run(args)
     except LemonpressError as error:
-        say_error(redact(f"lemonpress {args.job}: {error}"))
-        return error.exit_code
-    except OSError as error:
-        if _is_damage(error):
-            say_error(_damaged(args.job, error))
-            return 2
-        if error.errno not in STORAGE_ERRORS:
-            return _unforeseen(args.job, error, argv)
-        say_error(redact(f"lemonpress {args.job}: storage: {error}; the same command resumes"))
-        return 1
+        code, what = error.exit_code, str(error)
     except KeyboardInterrupt:
-        say_error(f"lemonpress {args.job}: interrupted; the same command resumes")
-        return 130
+        code, what = 130, "interrupted; the same command resumes"
     except Exception as error:
-        if not _is_damage(error):
-            return _unforeseen(args.job, error, argv)
-        say_error(_damaged(args.job, error))
-        return 2
+        line = (str(error).strip().splitlines() or [""])[0][:300]
+        if _is_damage(error):
+            code, what = (
+                2,
+                f"a file is damaged: {line or type(error).__name__}; lemonpress verify RUN says which of a run's",
+            )
+        elif isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+            code, what = 1, f"storage: {error}; the same command resumes"
+        elif argv is not None or os.environ.get("LEMONPRESS_TRACEBACK"):
+            raise  # Python code gets the error itself
+        else:  # one line instead of a traceback, which may show what is nobody's business
+            hint = "LEMONPRESS_TRACEBACK=1 in the environment shows where it happened"
+            code, what = 1, f"{type(error).__name__}: {line}; this was not foreseen: {hint}"
+    say_error(redact(f"lemonpress {args.job}: {what}"))
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    job, words = args.job, args.words
+    if job not in JOBS:
+        raise ConfigError(f"no job is called {job!r}{nearest(job, JOBS)}")
+    if job in REMOTE:
+        return _remote(args)
+    if args.json and job != "errors":
+        raise ConfigError("--json: only errors prints JSON")
+    if args.list and job != "select":
+        raise ConfigError("--list: only select has a list")
+    if job == "doctor":
+        return int(_command(job).run())
+    if job == "show":
+        if len(words) != 2:
+            raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
+        _command(job).run(*words)
+    elif job == "errors":
+        if len(words) != 1:
+            raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
+        _command(job).run(words[0], args.json)
+    elif job in ("retry", "verify", "replay"):
+        if not words or "=" in words[0]:
+            raise ConfigError(f"{job} takes a run's folder: lemonpress {job} RUN [key=value ...]")
+        _command(job).run(words[0], words[1:])
+    elif args.list:
+        _command(job).show()
+    else:
+        config = _config(job, words)  # before the job's own, slower imports: a typo is answered at once
+        _command(job).run(config)
     return 0
-
-
-def _unforeseen(job: str, error: Exception, argv: Sequence[str] | None) -> int:
-    """One line instead of a traceback, which may show what is nobody's business; Python code gets the error itself."""
-    if argv is not None or os.environ.get("LEMONPRESS_TRACEBACK"):
-        raise error
-    say_error(
-        redact(
-            f"lemonpress {job}: {type(error).__name__}: {first_line(error)}; this was not foreseen: "
-            "LEMONPRESS_TRACEBACK=1 in the environment shows where it happened"
-        )
-    )
-    return 1
 
 
 def _is_damage(error: Exception) -> bool:
     """Whether Arrow says that a file's bytes are not what they should be (where Arrow has been in use at all)."""
     tables = sys.modules.get("pipeline.core.tables")
     return tables is not None and bool(tables.is_damage(error))
-
-
-def _damaged(job: str, error: Exception) -> str:
-    return redact(
-        f"lemonpress {job}: a file is damaged: {first_line(error)}; lemonpress verify RUN says which of a run's"
-    )
 
 
 def _command(job: str) -> ModuleType:

@@ -167,7 +167,7 @@ def test_a_finished_job_needs_no_cluster(
         monkeypatch.setattr(where, name, asked)
     for job in ("generate", "select", "judge"):
         assert main([job, f"out={finished_run.name}"]) == 0
-    assert capsys.readouterr().out.count("done before") == 4
+    assert capsys.readouterr().out.count("done before") == 11
 
 
 def test_the_doctor_names_what_to_install(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

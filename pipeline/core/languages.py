@@ -2,7 +2,7 @@
 
 Everything that asks about a language asks here: tags come as BCP 47 or ISO 639-3, with dashes or underscores, with or
 without script and region (``ja-JP``, ``zh_CN``, ``deu``, ``zho_Hans``, ``fil_PH``). The codes are those of ISO 639-1,
-of FLORES-200 and of the identifier (``data/languages.tsv``; source: ISO 639 and Unicode CLDR's English names).
+of FLORES-200 and of the identifier (``languages.tsv``; source: ISO 639 and Unicode CLDR's English names).
 """
 
 from __future__ import annotations

@@ -98,9 +98,7 @@ def _extension(field: pa.Field) -> str | None:
 def _children(type_: pa.DataType) -> list[pa.Field]:
     if isinstance(type_, pa.BaseExtensionType):
         return [pa.field("storage", type_.storage_type)]
-    if pa.types.is_dictionary(type_):
-        return [pa.field("values", type_.value_type)]
-    if pa.types.is_run_end_encoded(type_):
+    if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         return [pa.field("values", type_.value_type)]
     if pa.types.is_map(type_):
         return [type_.key_field, type_.item_field]
@@ -230,19 +228,16 @@ def open_file(path: str, fs: pafs.FileSystem | None = None, where: str | None = 
         InputError: it cannot be read, or its schema is refused.
     """
     where = where or path
-    with reading(where), _parquet(path, fs, where) as file:
-        yield file
-
-
-def _parquet(path: str, fs: pafs.FileSystem | None, where: str) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path, filesystem=fs)
-        schema = file.schema_arrow
-    except (ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
-        # A registered extension type raises whatever it likes about its metadata.
-        raise InputError(f"{where}: cannot be read: {first_line(error)}") from error
-    check_schema(schema, where)
-    return file
+    with reading(where):
+        try:
+            file = pq.ParquetFile(path, filesystem=fs)
+            schema = file.schema_arrow
+        except (ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
+            # A registered extension type raises whatever it likes about its metadata.
+            raise InputError(f"{where}: cannot be read: {first_line(error)}") from error
+        check_schema(schema, where)
+        with file:
+            yield file
 
 
 def read_file(path: str, fs: pafs.FileSystem, where: str | None = None) -> pa.Table:

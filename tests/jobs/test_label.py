@@ -252,7 +252,7 @@ def test_rows_of_one_group_must_ask_the_same(run: RunFolder, tmp_path: Path, own
         "",
         {"q": 1, "t": ""},
     )
-    with pytest.raises(InputError, match=r"rows 0 and 3 have one id 1 in 'q', but differ in 'prompt'"):
+    with pytest.raises(InputError, match=r"rows 0 and 2 have one id 1 in 'q', but differ in 'prompt'"):
         read_prompts(FileSource(path=path, given=Given(column="t", group="q")), run)
 
 

@@ -11,22 +11,26 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.core.errors import InputError
-from pipeline.core.folder import MARKER, RunFolder
-from pipeline.core.schema import with_columns, with_provenance
+from pipeline.core.folder import RunFolder
+from pipeline.core.layers import LAYER, Layer
+from pipeline.core.row import NESTED
+from pipeline.core.schema import COLUMNS, with_provenance
 from pipeline.jobs.show import describe, find
 from tests.conftest import rows_of, run_with_prompts
 from tests.report.runs import candidate, game
 
 
-def append(run: RunFolder, source: str, table: str, row_id: int, finished: bool = False, **columns: Any) -> None:
-    """Write one row of ``source``, with more columns, as a block of ``table``."""
-    rows = pa.concat_tables([pq.read_table(f) for f in run.data_files(source)]).to_pylist()
-    row = next(r for r in rows if r["row_id"] == row_id)
-    schema = with_columns(pq.read_schema(run.data_files(source)[0]), list(columns))
-    data = pa.Table.from_pylist([row | columns], schema=with_provenance(schema, {}))
-    pq.write_table(data, f"{run.make(table)}/block-{row_id}.parquet")
+def append(run: RunFolder, table: str, name: str, rows: list[dict[str, Any]], finished: bool = False) -> None:
+    """Write a layer of some rows of the run's one shard."""
+    layer = Layer(table, name, len(run.subfolders("candidates") + run.subfolders("selections")), "job", base=0)
+    run.make(table, name)
+    run.write_json(layer.as_json(), table, name, LAYER)
+    named = [{"prompt_id": f"p{row['row_id']}", "usage": [], "errors": [], **row} for row in rows]
+    columns = ["row_id", "prompt_id", *(n for n in NESTED if any(n in row for row in named))]
+    schema = with_provenance(pa.schema([(n, COLUMNS[n]) for n in columns]), {})
+    pq.write_table(pa.Table.from_pylist(named, schema=schema), run.path(table, name, "00000.parquet"))
     if finished:
-        run.write_json({"rows": 1}, table, MARKER)
+        run.complete(table, {**(run.marker("prompts") or {}), "layers": []})
 
 
 EVIL = "fine\x1b[2J\nerror in generate/x: Forged: line\u202e"
@@ -38,26 +42,25 @@ def going_on(tmp_path: Path) -> RunFolder:
     run = run_with_prompts(tmp_path / "run", 6)
     texts = [candidate("greedy text", "greedy", "en"), candidate(EVIL, "sample", "en", seed=77)]
     texts.append(candidate(None, "sample", "en", error="timed out\nfor good"))
-    for i in (2, 3):
-        append(run, "prompts", "candidates", i, finished=True, candidates=texts)
+    append(run, "candidates", "generate-g", [{"row_id": i, "candidates": texts} for i in (2, 3)], finished=True)
     first = [{"plan": "hedged", "method": "mbr", "index": 1, "text": EVIL, "score": 0.5, "detail": '{"k": 1}'}]
     scores = [{"scorer": "mbr", "plan": "hedged", "values": [0.25, 0.5, None]}]
-    append(run, "candidates", "work/select-cpu/table", 2, finished=True, scores=scores, selections=first)
-    second = [*first, {"plan": "hedged", "method": "fusion", "index": -1, "text": "new", "score": None, "detail": None}]
+    append(run, "selections", "select-cpu", [{"row_id": 2, "scores": scores, "selections": first}])
+    second = [{"plan": "hedged", "method": "fusion", "index": -1, "text": "new", "score": None, "detail": None}]
     errors = [{"job": "select", "stage": "select:x", "kind": "ValueError", "message": "bad\nthing"}]
     usage = [{"job": "select", "stage": "select:x", "model": "m", "requests": 3}]
     usage[0] |= {"prompt_tokens": 300, "cached_tokens": 256, "completion_tokens": 1}
     games = [game("mbr", "ab", "win", reason="clear")]
     more = {"selections": second, "errors": errors, "usage": usage, "games": games}
-    append(run, "work/select-cpu/table", "selections", 2, scores=scores, **more)
-    Path(run.path("selections"), "half.parquet").write_bytes(b"PAR1 being written")
+    append(run, "selections", "select-judge", [{"row_id": 2, **more}])
+    Path(run.path("selections", "select-judge"), ".half.tmp").write_bytes(b"PAR1 being written")
     return run
 
 
 def test_a_prompt_of_a_running_job_shows_all_that_is_known(going_on: RunFolder) -> None:
     text = "\n".join(describe(going_on, "p2"))
     assert "prompt p2 (row 2, cluster c1)" in text and "language en, task open" in text
-    assert "found in prompts, candidates, work/select-cpu/table, selections (its pass has not finished)" in text
+    assert "found in prompts, candidates, selections (its job has not finished)" in text
     assert "[user]\n    | question 2" in text
     assert "candidate 0 of hedged: greedy, small-writer, en, stop, temperature 0, seed 7, 12 tokens" in text
     assert "mbr 0.25\n    | greedy text" in text

@@ -15,6 +15,7 @@ from pipeline.config.load import build_config, load_config
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.jobs.sweep_plan import chosen_selector, metrics_of, policy_yaml, sweep_config
+from pipeline.stats.sweep import SweepChoice
 from tests.conftest import jsonl, rows_of
 
 BASE: dict[str, Any] = {
@@ -97,9 +98,8 @@ def test_without_references_or_a_judge_there_is_nothing_to_choose_by(
     assert not (tmp_path / "run" / "candidates").exists()
 
 
-def choice(task: str, language: str, recommended: str, resolved: bool = True) -> dict[str, Any]:
-    more = {"note": "because", "n_enough": 2, "n": 3}
-    return {"task": task, "language": language, "recommended": recommended, "resolved": resolved, **more}
+def choice(task: str, language: str, recommended: str, resolved: bool = True) -> SweepChoice:
+    return SweepChoice(task, language, recommended=recommended, resolved=resolved, note="because", n_enough=2, n=3)
 
 
 def test_the_policy_is_a_config_layer(tmp_path: Path) -> None:

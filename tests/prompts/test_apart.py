@@ -40,6 +40,8 @@ def test_the_table_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(read_apart, "read_apart", lambda *_: pytest.fail("it was read elsewhere"))
     assert asdict(read_prompts(source, runs[1], tmp_path)) == asdict(report) and report.n_duplicates == 13
     assert rows_of(runs[0], "prompts", *names) == rows_of(runs[1], "prompts", *names)
+    lines(tmp_path / "p.jsonl", 25)  # grown: read again, and the new rows added
+    assert read_prompts(source, runs[0], tmp_path).rows == 25
 
 
 def test_an_error_is_the_same(tmp_path: Path) -> None:

@@ -141,8 +141,6 @@ def test_two_plans_in_three_rounds_more_prompts_refusals_and_verify(
     for word in ("sampling.n=13", *(f"sampling.adaptive.{word}" for word in changed)):
         with pytest.raises(ResumeError, match=r"another (config|budget)|drawn in rounds"):
             generate.run(load_config([*mine, word]))
-    with pytest.raises(ResumeError, match="drawn in rounds"):
-        generate.run(load_config([*mine, "sampling.adaptive.by=null", "resume=force"]))
     assert rows_of(run, "candidates", "candidates") == [
         {k: v for k, v in r.items() if k in ("row_id", "candidates")} for r in more
     ]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from pipeline.cli import main
+from pipeline.core.folder import RunFolder
 from pipeline.core.row import Candidate, Row, Selection, Tokens
 from pipeline.engines.base import Completion, Generation, LabelProbs
 from pipeline.engines.control import COMMON, defuse, special_tokens, split
@@ -28,6 +29,8 @@ from pipeline.judging.templates import framed, load_template
 from pipeline.selection.base import Pool
 from pipeline.selection.one_pass import OnePass
 from pipeline.selection.stage import SelectStage
+from tests.conftest import run_with_prompts
+from tests.execution.harness import make_plan
 
 USER = [{"role": "user", "content": "Which planet is the largest?"}]
 TOKENS = [
@@ -198,10 +201,11 @@ def test_a_passs_judges_see_framed_texts(tmp_path: Path) -> None:
         JudgeStage("j", systems=("x/s",), opponent="x/t", run_seed=7),
         SelectStage("o", OnePass(engine="j"), ("x",), 7),
     ]
-    worker = Worker(DummyEngineConfig(model="j"), stages, "judge")
+    plan = make_plan(run_with_prompts(tmp_path, 1), stages, DummyEngineConfig(model="j"))
+    worker = Worker(plan.spec_of(next(plan.passes())), RunFolder(str(tmp_path)))
     worker._engine = Seeing(DummyEngineConfig(model="j"))
     for stage in stages:
-        asyncio.run(worker._stage(stage, row, worker._engine))
+        asyncio.run(worker._stage("judge", stage, row, worker._engine))
     with framed(7, "p0"):
         tag = re.search(
             r"<question-\w+>", load_template("pairwise").render(USER, answer_a="", answer_b="")[0]["content"]

@@ -259,14 +259,12 @@ def test_texts_to_look_up_that_were_tampered_with(tmp_path: Path, flag: Path) ->
         Lookup(folder, "x")
 
 
-def test_ray_is_given_no_file_that_was_not_looked_at(run: RunFolder, flag: Path) -> None:
-    """Ray Data's own processes register the type, too, and read by themselves."""
-    from pipeline.execution.source import read_table
-
+def test_a_worker_reads_no_file_that_was_not_looked_at(run: RunFolder, flag: Path) -> None:
+    """Workers read shards by themselves, whatever the driver has looked at."""
     poison_run(run, "extra", flag)
     run.checks = False
     with pytest.raises(InputError, match="extra"):
-        read_table(run, "candidates")
+        run.dataset("candidates").shard(0, ["candidates"])
 
 
 def test_a_file_cannot_make_its_paths_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import pyarrow as pa
 import pytest
 
 from pipeline.cli import _stderr, main
@@ -19,16 +18,16 @@ from pipeline.core.folder import RunFolder
 from pipeline.core.lock import run_lock
 from pipeline.core.row import Candidate, Row, RowError
 from pipeline.core.safety import find_secrets, is_variable_name, redact
-from pipeline.core.schema import COLUMNS
 from pipeline.engines.base import Engine, SamplingParams
 from pipeline.engines.openai import OpenAIEngineConfig
 from pipeline.execution.observe import job_log
-from pipeline.execution.worker import Worker
 from pipeline.jobs.job import update_manifest
 from pipeline.sampling.plans import Hedged
 from pipeline.sampling.stage import GenerateStage
 from pipeline.selection.base import Choice, Pool, Selector
 from pipeline.selection.stage import SelectStage
+from tests.conftest import run_with_prompts
+from tests.execution.test_worker import made, shards, worker_of
 
 KEY = "opaque-4711-key-of-the-test"
 _TAIL = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ"
@@ -259,7 +258,7 @@ class Echo(BaseHTTPRequestHandler):
         pass
 
 
-def test_an_endpoint_that_echoes_the_key_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_echoes_the_key_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGIN", "x1y2z3-not-named-like-a-secret")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -267,10 +266,9 @@ def test_an_endpoint_that_echoes_the_key_leaves_no_trace(monkeypatch: pytest.Mon
         model="m", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key_env="LOGIN", retries=0
     )
 
-    schema = pa.schema([(name, COLUMNS[name]) for name in ("row_id", "prompt_id", "messages", "errors")])
-    rows = [{"row_id": 1, "prompt_id": "p1", "messages": [{"role": "user", "content": "hi"}], "errors": []}]
-    worker = Worker(config, [GenerateStage("hedged", Hedged(max_tokens=4, n=2), 1)], "generate")
-    stored = worker(pa.Table.from_pylist(rows, schema=schema)).to_pylist()[0]
+    run = run_with_prompts(tmp_path, 1)
+    worker_of(run, GenerateStage("hedged", Hedged(max_tokens=4, n=2), 1), config)(shards(0))
+    (stored,) = made(run)
     server.shutdown()
     assert len(stored["errors"]) == 1 and all(c["error"] for c in stored["candidates"])
     assert "bad request" in str(stored) and "***" in str(stored)

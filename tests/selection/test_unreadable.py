@@ -89,7 +89,7 @@ def test_select_ends_with_the_table(
         if failed:
             raise TooManyFailedRows("too many")
 
-    monkeypatch.setattr(select, "run_passes", passes)
+    monkeypatch.setattr(select, "run_steps", passes)
     if failed:
         with pytest.raises(TooManyFailedRows):
             select.run(config_with(out=run.name))

@@ -46,7 +46,6 @@ def test_every_task_builds_strictly_from_config_and_says_its_source(kind: str) -
     cls = TASKS.get(kind)
     assert cls.source and cls.__doc__
     built: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), {"stop": ["###"]}))
-    built.check(f"tasks.{kind}")
     assert isinstance(built, cls)
     assert built.stops() == ("###",)
 
