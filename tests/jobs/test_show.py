@@ -39,10 +39,10 @@ EVIL = "fine\x1b[2J\nerror in generate/x: Forged: line\u202e"
 @pytest.fixture
 def going_on(tmp_path: Path) -> RunFolder:
     """Candidates are finished; select's first pass wrote a block, its second is writing one, judge has not begun."""
-    run = run_with_prompts(tmp_path / "run", 6)
+    run = run_with_prompts(tmp_path / "run", 6, shard_rows=3)
     texts = [candidate("greedy text", "greedy", "en"), candidate(EVIL, "sample", "en", seed=77)]
     texts.append(candidate(None, "sample", "en", error="timed out\nfor good"))
-    append(run, "candidates", "generate-g", [{"row_id": i, "candidates": texts} for i in (2, 3)], finished=True)
+    append(run, "candidates", "generate-g", [{"row_id": i, "candidates": texts} for i in (1, 2)], finished=True)
     first = [{"plan": "hedged", "method": "mbr", "index": 1, "text": EVIL, "score": 0.5, "detail": '{"k": 1}'}]
     scores = [{"scorer": "mbr", "plan": "hedged", "values": [0.25, 0.5, None]}]
     append(run, "selections", "select-cpu", [{"row_id": 2, "scores": scores, "selections": first}])
@@ -74,8 +74,9 @@ def test_a_prompt_of_a_running_job_shows_all_that_is_known(going_on: RunFolder) 
 
 
 def test_a_prompt_that_the_running_pass_has_not_reached_is_shown_as_far_as_it_is(going_on: RunFolder) -> None:
-    assert [(f.table, f.finished) for f in find(going_on, "p3")] == [("prompts", True), ("candidates", True)]
-    assert [f.table for f in find(going_on, "p5")] == ["prompts"]
+    assert find(going_on, "p1")[1] == "prompts, candidates, selections (its job has not finished)"
+    row, where = find(going_on, "p5")
+    assert (row.prompt_id, row.candidates, where) == ("p5", [], "prompts")
 
 
 def test_texts_of_models_cannot_pass_for_lines_of_ours(going_on: RunFolder) -> None:
@@ -93,9 +94,9 @@ def test_what_cannot_be_shown(going_on: RunFolder, tmp_path: Path, capsys: pytes
     assert "no run's folder" in capsys.readouterr().err
     assert main(["show", going_on.name]) == 2
     assert "lemonpress show RUN PROMPT_ID" in capsys.readouterr().err
-    Path(going_on.path("candidates"), "broken.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(InputError, match=r"broken\.parquet"):  # a finished table has no half-written file
-        find(going_on, "p5")
+    Path(going_on.path("candidates", "generate-g", "00000.parquet")).write_bytes(b"PAR1 torn")
+    with pytest.raises(InputError, match=r"generate-g/00000\.parquet"):  # a file that is there is whole
+        find(going_on, "p2")
 
 
 def test_a_finished_run_shows_a_prompt_and_no_other(finished: Path) -> None:

@@ -65,7 +65,7 @@ def test_numbers_beside_names_from_right_to_left_keep_their_place(capsys: pytest
     assert told == f"\u2068{HEBREW}⟦U+2069⟧\u2069 against b: 12"
     assert line("{}; {}", told, "x").startswith(told) and isinstance(told, Line)
     report = ReadReport(3, 3, {"open": {HEBREW: 1, "en\n9": 2}})
-    assert f"languages: \u2068{HEBREW}\u2069 1, en␊9 2" in report.lines()
+    assert f"languages: en␊9 2, \u2068{HEBREW}\u2069 1" in report.lines()
     from rich.table import Table
 
     table = Table("system", "prompts")
