@@ -195,7 +195,7 @@ def _labels() -> frozenset[str]:
 def _identifier() -> Any:
     """langid.py's naive Bayes over byte n-grams, retrained on 139 languages: pure Python, its model in the package.
 
-    Source: Lui and Baldwin 2012; py3langid 0.4. About 1 ms a text. ``scripts/bench/wrong_language.py`` has what other
+    Source: Lui and Baldwin 2012; py3langid 0.4. Some 0.5 ms a text. ``scripts/bench/wrong_language.py`` has what other
     identifiers do.
     """
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
