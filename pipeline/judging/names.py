@@ -44,7 +44,7 @@ def is_audit(system: str) -> bool:
 
 
 def no_verdict(reason: str | None) -> tuple[bool, str]:
-    """(whether the call failed, why) of an invalid game, from its ``reason``; no words where it says nothing of these."""
+    """(whether the call failed, why) of an invalid game, from its ``reason``; no words where it tells neither."""
     for begins in (JUDGE_FAILED, UNREADABLE):
         if reason and reason.startswith(begins):
             return begins == JUDGE_FAILED, reason.removeprefix(begins)

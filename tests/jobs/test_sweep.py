@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.config.load import build_config, load_config, to_dict
 from pipeline.core.errors import ConfigError
 from pipeline.core.folder import RunFolder
 from pipeline.jobs.sweep_plan import chosen_selector, metrics_of, policy_yaml, sweep_config
+from pipeline.stats.sweep import SweepChoice
 from tests.conftest import jsonl, rows_of
 
 BASE: dict[str, Any] = {
@@ -96,9 +98,9 @@ def test_without_references_or_a_judge_there_is_nothing_to_choose_by(
     assert not (tmp_path / "run" / "candidates").exists()
 
 
-def choice(task: str, language: str, recommended: str, resolved: bool = True) -> dict[str, Any]:
-    more = {"note": "because", "n_enough": 2, "n": 3}
-    return {"task": task, "language": language, "recommended": recommended, "resolved": resolved, **more}
+def choice(task: str, language: str, recommended: str, resolved: bool = True) -> SweepChoice:
+    found = SweepChoice(task, language, n=3, n_enough=2, note="because")
+    return replace(found, recommended=recommended, resolved=resolved)
 
 
 def test_the_policy_is_a_config_layer(tmp_path: Path) -> None:
