@@ -148,7 +148,7 @@ class EngineAnswers(AnswerSource):
         max_tokens: limit of one answer.
     """
 
-    engine: str = bounded("", filled=True, cure="a name under engines")  # type: ignore[assignment]
+    engine: str = bounded("", filled=True, cure="a name under engines")  # type: ignore[misc]
     temperature: float = bounded(0.0, ge=0)
     max_tokens: int = bounded(1024, ge=1)
 

@@ -238,7 +238,7 @@ def separated_chunks(path: Path, where: str, tabs: bool, header: Sequence[str] |
     """
     csv.field_size_limit(_LONGEST_FIELD)
     pieces = (piece for line in text_lines(path, where) for piece in io.StringIO(line, newline=""))
-    lines = csv.reader(pieces, **({"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}))
+    lines = csv.reader(pieces, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(pieces)
     names = list(header or ())
 
     def rows() -> Iterator[list[str]]:
