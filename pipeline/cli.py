@@ -68,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code, what = 130, "interrupted; the same command resumes"
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0][:300]
+        line = (str(error).strip().splitlines() or ["no more is known"])[0][:300]
         if _is_damage(error):
             code, what = (
                 2,
-                f"a file is damaged: {line or type(error).__name__}; lemonpress verify RUN says which of a run's",
+                f"a file is damaged: {line}; lemonpress verify RUN says which of a run's",
             )
         elif isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             code, what = 1, f"storage: {error}; the same command resumes"

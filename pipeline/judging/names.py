@@ -43,11 +43,7 @@ def is_audit(system: str) -> bool:
 
 
 def no_verdict(reason: str | None) -> tuple[bool, str]:
-<<<<<<< HEAD
     """(whether the call failed, why) of an invalid game, from its ``reason``; no words where it says none of these."""
-=======
-    """(whether the call failed, why) of an invalid game, from its ``reason``; no words where it tells neither."""
->>>>>>> report
     for begins in (JUDGE_FAILED, UNREADABLE):
         if reason and reason.startswith(begins):
             return begins == JUDGE_FAILED, reason.removeprefix(begins)
