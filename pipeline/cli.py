@@ -33,6 +33,7 @@ JOBS = {
     "export": "selections -> training data: SFT, DPO, reward-model or KTO files that datasets and TRL load",
     "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
     "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
+    "table": "RUN TABLE OUT: a finished table as one Parquet, JSON Lines or CSV file (columns=a,b: some columns)",
     "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
     "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
     "verify": "RUN [key=value ...]: is a run consistent, and do its prompts give the same answers again?",
@@ -101,6 +102,10 @@ def _run(args: argparse.Namespace) -> int:
         if len(words) != 2:
             raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
         _command(job).run(*words)
+    elif job == "table":
+        if len(words) < 3 or any("=" in word for word in words[:3]):
+            raise ConfigError("table takes a run's folder, a table and a file: lemonpress table RUN selections out.csv")
+        _command(job).run(*words[:3], words[3:])
     elif job == "errors":
         if len(words) != 1:
             raise ConfigError("errors takes a run's folder: lemonpress errors RUN")

@@ -189,12 +189,6 @@ def row_from_dict(data: dict[str, Any]) -> Row:
     return Row(**values)
 
 
-def column_values(row: Row, name: str) -> Any:
-    """The value of one column as plain Python (dicts and lists), ready for Arrow."""
-    value = getattr(row, name)
-    return [vars(item) for item in value] if name in NESTED else value
-
-
 @dataclass
 class Tokens:
     """What one call cost."""

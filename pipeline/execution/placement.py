@@ -138,8 +138,8 @@ def _place(name: str, engine: EngineConfig, nodes: Sequence[NodeGroup]) -> Place
     cpus = sum(node.count * node.cpus for node in nodes)
     if cpus - actors * pool.num_cpus < _SPARE_CPUS:
         raise ConfigError(
-            f"{key}.pool: {wants} leave {max(0.0, cpus - actors * pool.num_cpus):g} of the {cpus:g} CPUs, and reading, "
-            f"checkpoints and writing need {_SPARE_CPUS} beside the pool; set a smaller {key}.pool.size or num_cpus"
+            f"{key}.pool: {wants} leave {max(0.0, cpus - actors * pool.num_cpus):g} of the {cpus:g} CPUs, and Ray's "
+            f"own work needs {_SPARE_CPUS} beside the pool; set a smaller {key}.pool.size or num_cpus"
         )
     room = math.floor((cpus - _SPARE_CPUS) / pool.num_cpus) if pool.num_cpus else fits
     return place if limit is None else _replace(place, limit=min(limit, fits, room))

@@ -30,6 +30,7 @@ from pipeline import __version__
 from pipeline.core.columns import Ints
 from pipeline.core.errors import EngineDead, PoisonRow, UnreadableJudge
 from pipeline.core.folder import RunFolder
+from pipeline.core.nested import UNSTORABLE, to_array
 from pipeline.core.reading import Table, shard_name
 from pipeline.core.row import NESTED, Row, RowError, Usage, row_from_dict
 from pipeline.core.safety import redact
@@ -51,8 +52,6 @@ FILL = 1.5
 _MESSAGE_LIMIT = 2000
 _SLICE = 64  # rows; smaller ones cost more calls to the journal
 _READERS = 4  # shards that are read at once: on an object store each takes a while
-UNSTORABLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
-"""What Arrow says of values that do not fit a column."""
 
 
 @dataclass
@@ -370,32 +369,3 @@ def _load(in_flight: InFlight, capacity: int) -> tuple[int, int]:
 def unstorable(job: str, stage: Stage, error: Exception) -> RowError:
     """The error of a row whose values do not fit the table's columns; ``stage`` is the last that may have made them."""
     return RowError(job, stage.name, "UnstorableValue", f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT])
-
-
-def to_array(values: list[list[Any]], name: str) -> pa.ListArray:
-    """Rows' items of a nested column as an Arrow array; lone surrogates are replaced."""
-    type_ = COLUMNS[name]
-    offsets = np.zeros(len(values) + 1, np.int32)
-    np.cumsum([len(items) for items in values], out=offsets[1:])
-    flat = [item for items in values for item in items]
-    fields = [_field([getattr(item, f.name) for item in flat], f.type) for f in type_.value_type]
-    structs = pa.StructArray.from_arrays(fields, fields=list(type_.value_type))
-    return pa.ListArray.from_arrays(pa.array(offsets), structs, type_)
-
-
-def _field(values: list[Any], type_: pa.DataType) -> pa.Array:
-    try:
-        return pa.array(values, type_)
-    except UnicodeEncodeError:
-        # A lone surrogate cannot be stored as UTF-8; it must not take the whole shard down.
-        return pa.array(_replace_surrogates(values), type_)
-
-
-def _replace_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, list):
-        return [_replace_surrogates(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _replace_surrogates(v) for k, v in value.items()}
-    return value

@@ -9,7 +9,7 @@ Each also takes ``--n`` (32).
 
 Those in ``scripts/bench/pools`` were made so, on both cores (``VLLM_CPU_OMP_THREADS_BIND=0-1``), in about an hour each:
 
-    FAST="execution.rows_per_checkpoint=1 engines.generator.max_num_seqs=128"
+    FAST="prompts.shard_rows=1 engines.generator.max_num_seqs=128"
     FAST="$FAST engines.generator.engine_args.block_size=32 sampling.min_p=0.1"
     ... translation MGSM_FOLDER OUT $FAST --from 160 --prompts 84 --n 48
     ... sentences MGSM_FOLDER OUT $FAST sampling.max_tokens=96 --n 48

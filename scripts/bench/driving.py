@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-import pyarrow.dataset as pads
 
 
 def write_prompts(path: Path, rows: int) -> None:
@@ -48,10 +47,10 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(alive, timeout=20)
 
 
-def durable(out: Path) -> int:
-    """Rows whose blocks are committed."""
-    files = [str(p) for p in out.glob("work/*/checkpoint/*.parquet") if ".pending" not in p.name]
-    try:
-        return pads.dataset(files, format="parquet").count_rows() if files else 0
-    except (OSError, ValueError):  # one was renamed or finished meanwhile
+def durable(out: Path, layer: str = "candidates/generate-generator") -> int:
+    """Rows whose shards a layer has files of."""
+    record = out / "prompts" / "_complete.json"
+    if not record.exists():
         return 0
+    sizes = json.loads(record.read_text())["sizes"]
+    return sum(sizes[int(path.stem)] for path in (out / layer).glob("*.parquet"))

@@ -1,4 +1,4 @@
-"""Generate and CHOPS by one model: in one shared pass, and in a pass each, on a real engine.
+"""Generate and CHOPS by one model: planned together, in one pass, and job by job, on a real engine.
 
     python scripts/bench/shared_passes.py [out=FOLDER] [key=value ...]
 
@@ -17,7 +17,9 @@ from typing import Any
 from pipeline.config.load import load_config
 from pipeline.core.folder import RunFolder
 from pipeline.execution.cluster import cluster
-from pipeline.jobs.run import check, jobs, run_jobs
+from pipeline.jobs import generate, select
+from pipeline.jobs.run import check, make
+from pipeline.prompts.sources import read_prompts
 
 SETTINGS = [
     "demo",
@@ -39,10 +41,15 @@ def measure(words: list[str]) -> dict[str, Any]:
     with cluster(base.ray):
         for share in (True, False):
             folder = f"{base.out}-{'shared' if share else 'separate'}"
-            config = load_config([*SETTINGS, *words, f"out={folder}", f"execution.share_passes={str(share).lower()}"])
+            config = load_config([*SETTINGS, *words, f"out={folder}"])
             check(config)
+            read_prompts(config.prompts, RunFolder(config.out))
             started = time.monotonic()
-            run_jobs(config, jobs(config))
+            if share:
+                make(config)
+            else:
+                generate.run(config)
+                select.run(config)
             seconds[share] = time.monotonic() - started
             run = RunFolder(folder)
             found[share] = run.table(
