@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.core.errors import ConfigError, InputError, nearest
 from pipeline.core.folder import RunFolder
 from pipeline.core.layers import TABLES
+from pipeline.core.reading import Table
 
 
 class FinishedRun:
@@ -74,7 +75,7 @@ class FinishedRun:
             raise InputError(f"{self._run.name}: there are no results {name!r}{nearest(name, there)}")
         return found
 
-    def _open(self, table: str) -> Any:
+    def _open(self, table: str) -> Table:
         if table not in TABLES:
             raise ConfigError(f"no table is called {table!r}{nearest(table, TABLES)}")
         return self._run.dataset(table)

@@ -21,7 +21,7 @@ from pipeline.execution.cluster import cluster
 from pipeline.jobs import estimate
 from pipeline.jobs.job import session
 from pipeline.jobs.pilot import FOLDER
-from pipeline.jobs.run import check, jobs, run_jobs
+from pipeline.jobs.run import check, make
 from pipeline.stats.costs import engines_of, extrapolate, read_pilot
 
 SETTINGS = [
@@ -46,7 +46,7 @@ def compare(config: Config) -> dict[str, float]:
     with session(config, run), cluster(config.ray):
         estimate.estimate(config)
         piloted = time.monotonic()
-        run_jobs(config, jobs(config))
+        make(config)
     ended = time.monotonic()
     pilot = RunFolder(run.uri(*FOLDER))
     mine = {r["prompt_id"] for r in pilot.iter_rows("prompts", ("prompt_id",))}
