@@ -81,7 +81,9 @@ def test_page(real_run: RealRun, candidates: list[dict[str, Any]]) -> None:
 
 def test_manifest_and_config(real_run: RealRun) -> None:
     manifest = real_run.folder.read_json("manifest.json")
-    assert set(manifest["passes"]) == {"generate-generator", "select-reward", "judge-judge"}
+    made = {"generate-generator", "select-cpu", "select-reward", "select-cpu-2", "judge-judge", "judge-judge-2"}
+    assert set(manifest["passes"]) == made
+    assert sum(not p["shared"] for p in manifest["passes"].values() if p["engine"]) == 3
     assert real_run.folder.exists("config.yaml")
 
 

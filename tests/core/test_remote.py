@@ -147,9 +147,9 @@ def test_outside_games_and_their_tables_on_the_store(bucket: Bucket) -> None:
 def test_a_whole_run_on_the_store_stopped_once_and_resumed(
     bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Prompts, outside answers, tables, checkpoints, lock and report are on the server.
+    """Prompts, outside answers, tables, layers, lock and report are on the server.
 
-    Two blocks are stored without Ray, then the process is gone; what is left is made on Ray.
+    Two shards are stored without Ray, then the process is gone; what is left is made on Ray.
     """
     n, k, stored = 24, 4, 2
     answer = bucket.put(
@@ -193,9 +193,10 @@ engines: {{generator: {{log: "{log}"}}}}
         assert Counter(g["system"] for g in r["games"])["filed"] == 2
     begins = Counter(line.split()[1] for line in log.read_text().splitlines() if line.endswith("begin"))
     assert {begins[str(derive_seed(f"user: question {i}"))] for i in range(n)} == {2}  # greedy and sampled, once each
-    marker = run.marker("candidates")
-    assert marker is not None and marker["summary"]["resumed"] == stored * k
-    assert marker["summary"]["shared"] and not run.exists("work", marker["summary"]["shared"])
+    passes = (run.marker("candidates") or {})["passes"] | (run.marker("selections") or {})["passes"]
+    assert passes["generate-generator"]["resumed"] == stored * k
+    together = passes["select-generator"]["shared"]  # one pass for what one engine does
+    assert together.startswith("generate-generator+") and not run.exists("work", together)
     assert "lemonpress" in (run.read_text("report", "index.html") or "").lower()
     assert "hushhush" not in (run.read_text("config.yaml") or "") and os.environ["AWS_SECRET_ACCESS_KEY"] == "hushhush"
     capsys.readouterr()

@@ -41,7 +41,7 @@ import pipeline
 import ray
 
 from my_words import NAME
-from pipeline.selection.base import Choice, Pool, Selector, selector
+from pipeline.selection.base import Choice, Pool, Selector, score_texts, selector
 
 
 @selector(NAME)
@@ -49,7 +49,10 @@ from pipeline.selection.base import Choice, Pool, Selector, selector
 class Where(Selector):
     """The first candidate; its detail says where and beside what it was chosen, and whether the secret came along."""
 
+    needs = frozenset({"reward"})
+
     async def select(self, pool: Pool) -> Choice:
+        await score_texts(pool, pool.reward)
         node = ray.get_runtime_context().get_node_id()
         secret = os.environ.get("LP_TEST_SECRET", "")
         groups = [g["state"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
@@ -179,11 +182,17 @@ QUICK = ["prompts.limit_clusters=2", "execution.progress=false"]
 @pytest.mark.ray
 def test_a_submitted_run_works_on_both_nodes(site: Site) -> None:
     """A person's own selector and engine come along; one engine of eight GPUs spans the nodes while it is needed."""
-    words = ["dummy", *QUICK, "out=run", "modules=[my_words,my_selectors,my_engines]", "selectors.where={}"]
+    words = [
+        "dummy",
+        *QUICK,
+        "out=run",
+        "modules=[my_words,my_selectors,my_engines]",
+        "selectors.where={engine: reward}",
+    ]
     words += [f"engines.generator={{kind: large, model: large, log: {site.folder / 'engine.log'}}}"]
-    # More blocks than one worker holds at a time, and slow ones: some are left when the second worker is up.
-    words += ["engines.reward={latency: 2, pool: {size: 2, num_cpus: 2}}", "prompts.shard_rows=1"]
-    words += [f"selectors.{name}=null" for name in ("random", "likelihood", "judge", "chops")]  # other engines' passes
+    # More shards than one worker holds at a time, and slow ones: some are left when the second worker is up.
+    words += ["engines.reward={latency: 5, pool: {size: 2, num_cpus: 2}}", "prompts.shard_rows=1"]
+    words += [f"selectors.{name}=null" for name in ("random", "likelihood", "best_of_n", "judge", "chops")]
     submit = ["submit", "--address", site.address, *words, "ray.env=[LP_TEST_SECRET]"]
     ((code, out), (status, told)), err = site.run(submit, ["status", f"out={site.folder / 'run'}"])
     assert code == 0, out + err
