@@ -20,7 +20,7 @@ from pipeline.core import imports
 
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONSAFEPATH": "1"}
 _MIN_CPUS = 8
-"""A resume needs CPUs for the checkpoint filter beside the actor pool: with 2 logical CPUs it hangs for ever."""
+"""Ray's own tasks need CPUs beside the actor pools: with 2 logical CPUs a pass hung for ever."""
 
 
 def ship_modules(names: Sequence[str]) -> None:

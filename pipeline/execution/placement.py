@@ -16,7 +16,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.engines.base import EngineConfig
 
 _SPARE_CPUS = 2
-"""Reading, writing and the checkpoint's filter run beside a pool; with fewer CPUs left a resume hangs for ever."""
+"""Ray's own tasks run beside a pool; with no CPU left for them a pass hangs for ever."""
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,14 @@ from pipeline.execution.worker import Worker
 # How many shards Ray gets at a time: each of its tasks costs it some 0.1 s of processor time, and an actor that is done
 # waits for the others at the end of a pass.
 _TASKS_PER_ACTOR = 16
+_TASKS_PER_ENGINE = 48
 _AHEAD = 4  # tasks beyond those that an actor works on: it need not wait for Ray after each
-_CALLS_PER_ACTOR = (2, 64)  # each is a thread of the actor
-# Rows at hand x requests per row, as a multiple of what the engine works on at once. A shard stays open until its
-# slowest row ends: with exponentially distributed lengths, 1.5 keeps 44% of the engine busy and 4 all of it; log-normal
-# ones (sigma 1.5) take 8. When they begin is the worker's business (its ``Intake``).
-_FILL = 8
+# Tasks that an actor works on at once; each is a thread of it. A task stays open until its slowest row ends: with few of
+# them an engine stands idle beside the tails of all that are open (2 left it full for 20% of the time, log-normal lengths
+# of sigma 1.5). They are read, and their rows begin, only when the engine needs them (the worker's ``Intake``).
+_CALLS_PER_ENGINE = (16, 64)
+_CALLS_WITHOUT = 2
+_FILL = 8  # rows at hand x requests per row, as a multiple of what the engine works on at once
 _SHARDS_PER_ACTOR = 16  # fewer would hardly pay for the start of an actor without an engine
 _SPARE_CPUS = 2  # for Ray's own work, without which nothing moves
 
@@ -68,7 +70,8 @@ class Pool:
             self._pool = spec.engine.pool
         else:  # side by side with others there is no room that is known to be free
             self._pool = cpu_pool(len(shards), *cluster_processors(), config) if alone else PoolConfig()
-        self.tasks = min(len(shards), _TASKS_PER_ACTOR * self._pool.most())
+        each = _TASKS_PER_ENGINE if spec.engine is not None else _TASKS_PER_ACTOR
+        self.tasks = min(len(shards), each * self._pool.most())
         self._rows = spec.rows_of(shards) / max(1, self.tasks)
         self._placing = Placing(spec.engine, self._pool)
         self.progress = ProgressActor.remote()  # type: ignore[attr-defined]
@@ -138,9 +141,9 @@ def calls_per_actor(rows: float, requests_per_row: int, engine: EngineConfig | N
         rows: of one task.
         requests_per_row: that a row has in flight at once.
     """
-    low, high = _CALLS_PER_ACTOR
     if engine is None:
-        return low
+        return _CALLS_WITHOUT
+    low, high = _CALLS_PER_ENGINE
     return max(low, min(high, math.ceil(_FILL * engine.max_requests() / (max(1.0, rows) * max(1, requests_per_row)))))
 
 

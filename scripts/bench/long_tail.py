@@ -1,12 +1,12 @@
-"""Answers of very unequal length: how full the engine stays, and how long a slow row holds back others' checkpoints.
+"""Answers of very unequal length: how full the engine stays, and how long a slow row holds back others' storing.
 
     python scripts/bench/long_tail.py [prompts=600] [tail=1.5] [slots=32] [key=value ...]
 
 The engine is the dummy one with so many slots and a log-normal latency per candidate (mean 0.25 s, sigma ``tail``; with
 1.5 the slowest of a hundred takes about 13 times the mean); four candidates a prompt. Full means: as many candidates
 running as there are slots. The last rows cannot keep it full, whatever one does: the best possible time is that of all
-slots busy until all work is done, or of the slowest candidate where that is longer. A row's checkpoint waits for its
-block's slowest row and the block's write: what is printed is the time from the row's own end until it is durable. Every
+slots busy until all work is done, or of the slowest candidate where that is longer. A row is stored with
+its shard, whose slowest row it waits for: what is printed is the time from the row's own end until it is durable. Every
 time is seen from outside, by looking 20 times a second. The last line of JSON holds the numbers.
 """
 
@@ -60,18 +60,18 @@ class Eyes:
                 kind, row, event = line.split()
                 if (kind, event) == ("generate", "end"):
                     self.ended[self._rows[row]] = now
-        for path in self._out.glob("work/*/checkpoint/*.parquet"):
-            if path.name in self._seen or ".pending" in path.name:
+        for path in self._out.glob("candidates/*/*.parquet"):
+            if path.name in self._seen:
                 continue
             try:
                 ids = pq.read_table(path, columns=["row_id"]).column("row_id").to_pylist()
-            except (OSError, ValueError):  # it is being written, or was removed with the finished pass
+            except (OSError, ValueError):  # it is being written
                 continue
             self._seen.add(path.name)
             self.durable |= dict.fromkeys(ids, now)
 
     def held_back(self) -> list[float]:
-        """Seconds from each row's end until it was durable; rows of the very last block may be missing."""
+        """Seconds from each row's end until it was durable; rows of the very last shard may be missing."""
         return [max(0.0, self.durable[row] - end) for row, end in self.ended.items() if row in self.durable]
 
 
