@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import typing
@@ -256,15 +257,27 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("no_ray", "own_datasets_cache")
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_a_page_tells_to_type_works(page: Path, reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_page_tells_to_type_works(
+    page: Path, reader: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _lay_out(page, reader, request)
     _type(page, reader, capfd)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "own_datasets_cache")
-def test_what_the_readme_tells_to_type_works(reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_the_readme_tells_to_type_works(
+    reader: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As a reader has it, on Ray."""
+    _lay_out(PAGES[0], reader, request)
     _type(PAGES[0], reader, capfd)
+
+
+def _lay_out(page: Path, reader: Path, request: pytest.FixtureRequest) -> None:
+    """The finished run that a page opens."""
+    if 'open_run("runs/demo")' in page.read_text(encoding="utf-8"):
+        shutil.copytree(request.getfixturevalue("whole"), reader / "runs" / "demo")
 
 
 def _type(page: Path, reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +298,7 @@ def _type(page: Path, reader: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_readmes_selector_chooses(reader: Path) -> None:
-    (block,) = [b for b in blocks(ROOT / "README.md") if b.language == "python"]
+    (block,) = [b for b in blocks(ROOT / "README.md") if b.language == "python" and b.file]
     (reader / "my_selectors.py").write_text(block.text, encoding="utf-8")
     _check_command(["run", "dummy", "modules=[my_selectors]", "selectors.shortest.minimum=3"])
 

@@ -28,9 +28,9 @@ from pipeline.execution.worker import Worker
 _TASKS_PER_ACTOR = 16
 _TASKS_PER_ENGINE = 48
 _AHEAD = 4  # tasks beyond those that an actor works on: it need not wait for Ray after each
-# Tasks that an actor works on at once; each is a thread of it. A task stays open until its slowest row ends: with few of
-# them an engine stands idle beside the tails of all that are open (2 left it full for 20% of the time, log-normal lengths
-# of sigma 1.5). They are read, and their rows begin, only when the engine needs them (the worker's ``Intake``).
+# Tasks that an actor works on at once; each is a thread of it. A task stays open until its slowest row ends: with few
+# of them an engine stands idle beside the tails of all that are open (2 left it full for 20% of the time, log-normal
+# lengths of sigma 1.5). They are read, and their rows begin, only when the engine needs them (the worker's ``Intake``).
 _CALLS_PER_ENGINE = (16, 64)
 _CALLS_WITHOUT = 2
 _FILL = 8  # rows at hand x requests per row, as a multiple of what the engine works on at once

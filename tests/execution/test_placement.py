@@ -117,7 +117,7 @@ IMPOSSIBLE: list[tuple[str, EngineConfig, list[NodeGroup], str]] = [
         "no CPU left beside the pool",
         DummyEngineConfig(pool=PoolConfig(size=14)),
         nodes((1, 0, 8)),
-        r"leave 1 of the 8 CPUs, and .* need 2",
+        r"leave 1 of the 8 CPUs, and Ray's own work needs 2",
     ),
     ("two CPUs", DummyEngineConfig(), nodes((1, 0, 2)), r"leave 1.5 of the 2 CPUs"),
     ("at least five", engine(min_size=5, max_size=9), nodes((4, 1, 8)), r"5 x 1 GPU .* 4 would"),
