@@ -206,12 +206,12 @@ class RealRun:
 
 
 @pytest.fixture(scope="session")
-def real_run(ray_cluster: str, chat_model: str, reward_model: str, tmp_path_factory: pytest.TempPathFactory) -> RealRun:
-    """The demo made small, on vLLM and Ray: three engine starts (generator, reward model, judge)."""
+def real_run(ray_cluster: str, chat_model: str, tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """The demo made small, on vLLM and Ray: one engine writes and judges, and starts again for the audit."""
     out = tmp_path_factory.mktemp("real") / "run"
     words = ["run", "demo", f"out={out}", "sampling.n=3", "sampling.max_tokens=10", "prompts.languages=[en,ja]"]
-    words += [f"selectors.{name}=null" for name in ("random", "judge", "chops")]  # they would be a pass of their own
-    words += ["engines.generator.max_model_len=1024", "engines.reward.max_model_len=1024", "execution.progress=false"]
+    words += [f"selectors.{name}=null" for name in ("random", "best_of_n", "judge", "chops")]
+    words += ["engines.generator.max_model_len=1024", "execution.progress=false"]
     assert main(words) == 0
     return RealRun(RunFolder(str(out)), words)
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.cli import main
 from tests.conftest import RealRun, rows_of
 
-METHODS = {"sample", "greedy", "likelihood", "mbr", "best_of_n"}
+METHODS = {"sample", "greedy", "likelihood", "mbr"}
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(1200)]
 
@@ -44,10 +44,8 @@ def test_candidates(candidates: list[dict[str, Any]]) -> None:
 def test_selections(games: list[dict[str, Any]]) -> None:
     for row in games:
         assert {s["method"] for s in row["selections"]} == METHODS
-        assert {s["scorer"] for s in row["scores"]} >= {"likelihood", "mbr", "best_of_n"}
+        assert {s["scorer"] for s in row["scores"]} >= {"likelihood", "mbr"}
         assert row["errors"] == []
-    rewards = {v for row in games for s in row["scores"] if s["scorer"] == "best_of_n" for v in s["values"]}
-    assert len(rewards) > 4
 
 
 def test_games(games: list[dict[str, Any]]) -> None:
@@ -81,9 +79,9 @@ def test_page(real_run: RealRun, candidates: list[dict[str, Any]]) -> None:
 
 def test_manifest_and_config(real_run: RealRun) -> None:
     manifest = real_run.folder.read_json("manifest.json")
-    made = {"generate-generator", "select-cpu", "select-reward", "select-cpu-2", "judge-judge", "judge-judge-2"}
-    assert set(manifest["passes"]) == made
-    assert sum(not p["shared"] for p in manifest["passes"].values() if p["engine"]) == 3
+    assert {"generate-generator", "select-cpu", "judge-judge"} <= manifest["passes"].keys()
+    starts = sum(not p["shared"] for p in manifest["passes"].values() if p["engine"])
+    assert starts == 2  # the audit picks its answers from all rows, so it waits for them
     assert real_run.folder.exists("config.yaml")
 
 

@@ -256,7 +256,7 @@ class Plan:
         """Layers that lack shards, grouped into passes: what a pool makes in one go, its engine loaded once.
 
         A pass takes in, as long as it can, whatever its engine (or none) is needed for next; what is decided over all
-        rows waits for the passes before.
+        rows waits for the passes before. Two names with equal settings (``judge: ${engines.generator}``) are one engine.
         """
         waiting = [one for one in self.layers if one.spec.shards]
         done = {one.spec.layer.name for one in self.layers} - {one.spec.layer.name for one in waiting}
@@ -265,7 +265,8 @@ class Plan:
             engine = ""
             for one in waiting:
                 ours = {each.spec.layer.name for each in group}
-                fits = one.spec.engine_name in ("", engine) or not engine
+                name = one.spec.engine_name
+                fits = not name or not engine or self._engines[name] == self._engines[engine]
                 if fits and one.needs <= (done if one.waits else done | ours):
                     group.append(one)
                     engine = engine or one.spec.engine_name
