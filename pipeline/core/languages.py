@@ -74,6 +74,7 @@ def is_known(tag: str) -> bool:
     return found is not None and (found.language in _codes().names or found.language in _NO_LANGUAGE)
 
 
+@functools.lru_cache(maxsize=4096)
 def base_language(tag: str | None) -> str | None:
     """The language of a tag in its shortest code, members of a macrolanguage folded: ``zh_CN``, ``cmn``, ``yue`` -> zh.
 
@@ -120,6 +121,7 @@ _CLEARLY = 4
 """How many times as probable another language must be. ``scripts/bench/wrong_language.py`` measures it."""
 _FEWEST = 15
 """Letters from which a language can be told; one of a script of syllables or words counts three."""
+_NOTHING = 1e-6  # of the most probable language's probability: what adds nothing to any other
 _LONGEST = 1000  # characters: half from the start, half from the end
 _READ = 4000  # characters of each end that are looked at: what is code there is taken out before the cut to _LONGEST
 _CODE = re.compile(
@@ -138,7 +140,7 @@ def is_language(text: str, tag: str | None) -> bool | None:
     that the identifier does not know.
     """
     wanted = _folded(base_language(tag))
-    if wanted is None or wanted not in _labels():
+    if wanted is None or wanted not in _known():
         return None
     found = _probabilities(text)
     if found is None:
@@ -164,17 +166,30 @@ def _probabilities(text: str) -> tuple[tuple[str, float], ...] | None:
     prose = " ".join(_CODE.sub(" ", text).split())
     if len(prose) > _LONGEST:
         prose = f"{prose[: _LONGEST // 2]} {prose[-_LONGEST // 2 :]}"
-    if sum(3 if 0x900 <= ord(c) < 0x1E00 or ord(c) >= 0x2E80 else 1 for c in prose if c.isalpha()) < _FEWEST:
-        return None
-    return _ranked(prose)
+    return _ranked(prose) if _has_enough(prose) else None
+
+
+def _has_enough(prose: str) -> bool:
+    letters = 0
+    for c in prose:
+        if c.isalpha():
+            letters += 3 if 0x900 <= ord(c) < 0x1E00 or ord(c) >= 0x2E80 else 1
+            if letters >= _FEWEST:
+                return True
+    return False
 
 
 @functools.lru_cache(maxsize=2048)  # a candidate is looked at by every selector and every metric of a pass
 def _ranked(prose: str) -> tuple[tuple[str, float], ...]:
     sums: dict[str, float] = {}
-    for label, probability in _identifier().rank(prose):
-        language = _folded(base_language(label))
+    labels = _labels()
+    least = 0.0
+    for label, probability in _identifier().rank(prose):  # the most probable first, which may be no language
+        if probability < least:
+            break
+        language = labels[label]
         if language is not None:
+            least = least or probability * _NOTHING
             sums[language] = sums.get(language, 0.0) + float(probability)
     first = max(sums.values(), default=0.0)  # what is far behind it need not be kept
     return tuple(sorted(((k, p) for k, p in sums.items() if p * 2 * _CLEARLY >= first), key=lambda item: -item[1]))
@@ -185,10 +200,14 @@ def _folded(language: str | None) -> str | None:
 
 
 @functools.cache
-def _labels() -> frozenset[str]:
-    """What the identifier can name."""
-    found = (_folded(base_language(label)) for label in _identifier().labels)
-    return frozenset(label for label in found if label is not None)
+def _labels() -> Mapping[str, str | None]:
+    """What the identifier can name -> the language that it is counted as."""
+    return {label: _folded(base_language(label)) for label in _identifier().labels}
+
+
+@functools.cache
+def _known() -> frozenset[str | None]:
+    return frozenset(_labels().values())
 
 
 @functools.cache
