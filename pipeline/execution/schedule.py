@@ -256,7 +256,7 @@ class Plan:
         """Layers that lack shards, grouped into passes: what a pool makes in one go, its engine loaded once.
 
         A pass takes in, as long as it can, whatever its engine (or none) is needed for next; what is decided over all
-        rows waits for the passes before. Two names with equal settings (``judge: ${engines.generator}``) are one engine.
+        rows waits for the passes before. Two names of equal settings (``judge: ${engines.generator}``) are one engine.
         """
         waiting = [one for one in self.layers if one.spec.shards]
         done = {one.spec.layer.name for one in self.layers} - {one.spec.layer.name for one in waiting}
