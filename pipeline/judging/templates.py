@@ -31,7 +31,7 @@ _SECTIONS = ("system", "user", "prefill", "labels")
 _TAG = re.compile(r"<\s*(?:/\s*)?([A-Za-z]+)")
 _LANGUAGE = re.compile("[a-z]{2,8}")
 _FRAME = re.compile(r"</?([A-Za-z][\w-]*?(?:\{\{\s*\w+\s*\}\})?)>")
-_frame_word: ContextVar[str] = ContextVar("frame_word", default="")
+_frame: ContextVar[tuple[Any, ...]] = ContextVar("frame", default=())
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class JudgeTemplate:
                 formats (an endpoint's tokenizer would read them; engines of this process see to their own).
         """
         values = {k: self.defused(v) for k, v in {**values, "question": conversation(messages)}.items()}
-        values["_frame"] = _frame_word.get()
+        values["_frame"] = _word(_frame.get())
         system, user = (_compile(_framed(s)).render(**values).strip() for s in (self.system, self.user))
         turns: list[Message] = [{"role": "system", "content": system}] if system else []
         return [*turns, {"role": "user", "content": user}]
@@ -89,11 +89,16 @@ def framed(*seed: Any) -> Iterator[None]:
         seed: the run's seed and the prompt's id. All calls about one prompt share the word, and so its prefix in the
             engine's cache; the same run has the same words again.
     """
-    token = _frame_word.set(f"-{digest('frame', *seed, size=3)}")
+    token = _frame.set(seed)
     try:
         yield
     finally:
-        _frame_word.reset(token)
+        _frame.reset(token)
+
+
+@functools.lru_cache(maxsize=256)
+def _word(seed: tuple[Any, ...]) -> str:
+    return f"-{digest('frame', *seed, size=3)}" if seed else ""
 
 
 _ENV = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)

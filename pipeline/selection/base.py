@@ -94,7 +94,7 @@ class Pool:
         return load_template(name, self.row.language)
 
     def selectable(self) -> list[int]:
-        """Ints of candidates that may be chosen: they have a text, are not evidence and not barred."""
+        """Indices of candidates that may be chosen: they have a text, are not evidence and not barred."""
         usable = [i for i, c in enumerate(self.candidates) if c.text is not None and c.origin != "evidence"]
         if self.origins:
             usable = [i for i in usable if self.candidates[i].origin in self.origins]
