@@ -8,13 +8,13 @@ row by row in test_passes.py); faults of disk and endpoint are there without Ray
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import inprocess
@@ -199,34 +199,23 @@ def test_endpoint_chaos(job: str, server: ChaoticServer, prompts: Path, tmp_path
 
 
 @pytest.fixture
-def second_node(ray_cluster: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Another raylet on this machine, in a process group of its own."""
-    import ray
+def second_node(ray_cluster: str) -> Iterator[psutil.Process]:
+    """Another raylet on this machine; ``ray start`` cannot join a cluster that listens on loopback alone."""
+    from ray._private.worker import global_worker
+    from ray.cluster_utils import Cluster
 
-    command = ["ray", "start", f"--address={ray_cluster}", "--num-cpus=8", "--block", "--log-color=false"]
-    node = subprocess.Popen(
-        command,
-        env={**os.environ, "RAY_AUTH_MODE": "token"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    alive = len([n for n in ray.nodes() if n["Alive"]])
-    wait_for(lambda: len([n for n in ray.nodes() if n["Alive"]]) > alive or node.poll() is not None)
-    assert node.poll() is None
-    yield node
-    kill_tree(node)
+    joined = Cluster()
+    joined.head_node = global_worker.node
+    raylet = psutil.Process(joined.add_node(num_cpus=8).all_processes["raylet"][0].process.pid)
+    yield raylet
+    kill_tree(raylet)
 
 
-def kill_tree(node: subprocess.Popen[bytes]) -> None:
+def kill_tree(raylet: psutil.Process) -> None:
     """SIGKILL for all of a node's processes."""
-    import psutil
-
-    if node.poll() is None:
-        family = [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]
-        for process in family:
+    if raylet.is_running():
+        for process in [*raylet.children(recursive=True), raylet]:
             process.kill()
-        node.wait()
 
 
 @pytest.mark.slow
@@ -238,7 +227,7 @@ def test_node_loss(
     prompts: Path,
     tmp_path: Path,
     table: list[Cell],
-    second_node: subprocess.Popen[bytes],
+    second_node: psutil.Process,
 ) -> None:
     started = time.monotonic()
     site = make_site(job, whole, prompts, tmp_path / "run")
