@@ -24,6 +24,7 @@ from omegaconf.resolvers import oc
 
 from pipeline.config.checks import check
 from pipeline.config.config import Config, Top
+from pipeline.config.words import Spelled, read_word, read_yaml
 from pipeline.core.errors import ConfigError, first_line, nearest
 from pipeline.core.imports import allow
 from pipeline.core.registry import Registry
@@ -90,7 +91,7 @@ def merge_words(layers: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[
         _merge(merged, layer)
     for word in words:
         is_setting = "=" in word and not is_uri(word) and not Path(word).exists()
-        _merge(merged, _read_word(word) if is_setting else read_layer(word))
+        _merge(merged, read_word(word) if is_setting else read_layer(word))
     return merged
 
 
@@ -127,7 +128,7 @@ def _brings_candidates(source: Any) -> bool:
 
 def _import(modules: Any) -> None:
     """Import the user's own modules; from the folder that the user stands in, those and no others."""
-    _check_shape(list[str], modules, "modules")
+    modules = _shaped(list[str], modules, "modules")
     if odd := [m for m in modules if not isinstance(m, str)]:
         raise ConfigError(f"modules: must be names of Python modules, not {odd[0]!r}")
     allow(modules)
@@ -167,7 +168,7 @@ def _value(hint: Any, value: Any, key: str, kind: str | None) -> Any:
 
 def _build(cls: type[T], data: Any, key: str) -> T:
     """Strict, typed construction of one dataclass from plain data."""
-    _check_shape(cls, data, key)
+    data = _shaped(cls, data, key)
     try:
         node = OmegaConf.merge(_structured(typing.cast(Any, cls)), data)
         return typing.cast(T, OmegaConf.to_object(node))
@@ -189,16 +190,20 @@ def _check_keys(data: dict[str, Any], valid: typing.Iterable[str], key: str) -> 
             raise ConfigError(f"unknown config key {full!r}{nearest(str(name), valid)}")
 
 
-def _check_shape(hint: Any, value: Any, key: str) -> None:
-    """Refuse unknown keys, and a map, a list or a plain value where another of these belongs; OmegaConf checks and
+def _shaped(hint: Any, value: Any, key: str) -> Any:
+    """The value: text where the setting is text (also for a number or ``true``), numbers where anything may be.
+
+    Unknown keys are refused, and a map, a list or a plain value where another of these belongs; OmegaConf checks and
     converts the rest.
 
     Raises:
         ConfigError: naming the key of the very item.
     """
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if value is None or Any in options:
-        return
+    if value is None:
+        return None
+    if Any in options:
+        return _numbers(value)
     kind = next((o for o in options if o is not type(None)), str)
     container, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
     is_section = dataclasses.is_dataclass(kind)
@@ -209,24 +214,27 @@ def _check_shape(hint: Any, value: Any, key: str) -> None:
     if is_section:
         hints = typing.get_type_hints(kind)
         _check_keys(value, [f.name for f in dataclasses.fields(typing.cast(Any, kind))], key)
-        for name, item in value.items():
-            _check_shape(hints[name], item, f"{key}.{name}" if key else name)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            _check_shape(inner[1] if inner else Any, item, f"{key}.{name}")
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            if item is None:
-                raise ConfigError(f"{key}[{i}]: is empty")
-            _check_shape(inner[0] if inner else Any, item, f"{key}[{i}]")
+        return {name: _shaped(hints[name], item, f"{key}.{name}" if key else name) for name, item in value.items()}
+    if isinstance(value, dict):
+        return {name: _shaped(inner[1] if inner else Any, item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        if None in value:
+            raise ConfigError(f"{key}[{value.index(None)}]: is empty")
+        return [_shaped(inner[0] if inner else Any, item, f"{key}[{i}]") for i, item in enumerate(value)]
+    if kind is str and isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Spelled):
+        return value.number if kind is float else str(value)
+    return value
 
 
-def _read_word(word: str) -> dict[str, Any]:
-    try:
-        layer = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
-    except Exception as error:
-        raise ConfigError(f"cannot read {word!r} as key=value: {first_line(error)}") from error
-    return typing.cast(dict[str, Any], layer)
+def _numbers(value: Any) -> Any:
+    """Plain data in which every number is one."""
+    if isinstance(value, dict):
+        return {name: _numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return value.number if isinstance(value, Spelled) else value
 
 
 def read_layer(name: str) -> dict[str, Any]:
@@ -239,7 +247,7 @@ def read_layer(name: str) -> dict[str, Any]:
             raise ConfigError(f"{name}: neither a config file nor the name of a preset{nearest(name, known)}")
         path = preset
     try:
-        layer = OmegaConf.to_container(OmegaConf.create(read_text(name)) if is_uri(name) else OmegaConf.load(path))
+        layer = read_yaml(read_text(name) if is_uri(name) else path.read_text(encoding="utf-8")) or {}
     except ConfigError:
         raise
     except Exception as error:
@@ -285,7 +293,7 @@ def _no_environment() -> Iterator[None]:
 def _resolve(data: dict[str, Any]) -> dict[str, Any]:
     """Fill in references (``${engines.generator}``); refuse values left open (``???``) and secrets."""
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
+        resolved = _spelled(OmegaConf.to_container(OmegaConf.create(_spelled(data, None)), resolve=True), data)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {first_line(error)}") from error
     _refuse_gaps(resolved, "")
@@ -294,6 +302,17 @@ def _resolve(data: dict[str, Any]) -> dict[str, Any]:
             f"{key}: holds a secret, and the config is stored with the run; put it into an environment variable"
         )
     return typing.cast(dict[str, Any], resolved)
+
+
+def _spelled(value: Any, like: Any) -> Any:
+    """``value`` with :class:`Spelled` numbers where ``like`` has them: OmegaConf takes plain texts only."""
+    if isinstance(value, dict):
+        others = like if isinstance(like, dict) else {}
+        return {name: _spelled(item, others.get(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        items = like if isinstance(like, list) else [None] * len(value)
+        return [_spelled(item, other) for item, other in zip(value, items, strict=True)]
+    return like if isinstance(like, Spelled) else str(value) if isinstance(value, Spelled) else value
 
 
 def _refuse_gaps(value: Any, key: str) -> None:
