@@ -7,46 +7,32 @@ from pipeline.core.imports import is_program, leave_folder_out
 if is_program():
     leave_folder_out()  # before anything else is imported
 
-import argparse
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
 
 from pipeline import __version__
 from pipeline.core.errors import STORAGE_ERRORS, ConfigError, LemonpressError, nearest
 from pipeline.core.safety import indented, redact, say_error
+from pipeline.jobs.commands import JOBS, SUBMITTED, Command
 
 _FOLDERS = ("export", "label", "replay", "verify")
 """Jobs that are folders: what one job alone uses lives with it."""
+_RUN_WORDS = {"show": 2, "errors": 1, "table": 3, "retry": 1, "verify": 1, "replay": 1}
+"""Jobs that take a run's folder -> how many words they need."""
 
-JOBS = {
-    "run": "generate, select, judge, winrate and report, from prompts to report; resumes where it was interrupted",
-    "generate": "prompts -> candidates",
-    "select": "candidates -> scores and selections",
-    "label": "given answers -> scores, selections, and labels beside the input's own columns",
-    "judge": "selections -> games (pairwise, both orders)",
-    "winrate": "games -> win-rates with intervals (also games=TABLE out=DIR for judgments made elsewhere)",
-    "report": "one self-contained HTML page",
-    "export": "selections -> training data: SFT, DPO, reward-model or KTO files that datasets and TRL load",
-    "sweep": "generate and select over a grid of temperatures and min-p -> curves, and a recommended policy",
-    "show": "RUN PROMPT_ID: everything known about one prompt, also while the run is going on",
-    "table": "RUN TABLE OUT: a finished table as one Parquet, JSON Lines or CSV file (columns=a,b: some columns)",
-    "errors": "RUN: what went wrong in a run, by cause (--json: as JSON)",
-    "retry": "RUN [key=value ...]: the failed rows of a run again, and only those",
-    "verify": "RUN [key=value ...]: is a run consistent, and do its prompts give the same answers again?",
-    "replay": "RUN|TABLE.parquet [key=value ...]: selectors on a finished run's candidates, without Ray or a model",
-    "estimate": "what a run will cost in tokens, time and money, from a few of its prompts; runs nothing else",
-    "doctor": "what this machine can run, and what is missing",
-    "submit": "send a job (--job, default run) to the Ray cluster at --address, and follow its log",
-    "status": "state of a submitted job (its id, or out=FOLDER; without either: of all)",
-    "logs": "log of a submitted job, until it ends",
-    "stop": "stop a submitted job",
-}
-REMOTE = ("submit", "status", "logs", "stop")
-SUBMITTED = ("run", "generate", "select", "label", "judge", "winrate", "report", "export", "sweep")
+_CONFIG = (
+    "CONFIG is a preset (demo, dummy, models/qwen3-8b ...), a YAML file, or a run's folder, which brings the config "
+    "that it was made with. Presets, files and settings are merged left to right."
+)
+Call = Callable[[], int | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,14 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         leave_folder_out()
-    args = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(handlers=[_stderr()])
+    words = sys.argv[1:] if argv is None else list(argv)
+    job = next((word for word in words if word in JOBS), "")
     try:
-        return _run(args)
+        call = program.main(words, prog_name="lemonpress", standalone_mode=False)
+        return (call() if callable(call) else call) or 0
+    except click.ClickException as error:
+        code, what = 2, f"{error.format_message()} (lemonpress {job} --help)".replace("  ", " ")
     except LemonpressError as error:
         code, what = error.exit_code, str(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         code, what = 130, "interrupted; the same command resumes"
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it once more as it ends
+        return 128 + 13
     except Exception as error:
         line = (str(error).strip().splitlines() or ["no more is known"])[0][:300]
         if _is_damage(error):
@@ -82,44 +75,119 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:  # one line instead of a traceback, which may show what is nobody's business
             hint = "LEMONPRESS_TRACEBACK=1 in the environment shows where it happened"
             code, what = 1, f"{type(error).__name__}: {line}; this was not foreseen: {hint}"
-    say_error(redact(f"lemonpress {args.job}: {what}"))
+    say_error(redact(f"lemonpress {job}: {what}".replace(" :", ":")))
     return code
 
 
-def _run(args: argparse.Namespace) -> int:
-    job, words = args.job, args.words
-    if job not in JOBS:
-        raise ConfigError(f"no job is called {job!r}{nearest(job, JOBS)}")
-    if job in REMOTE:
-        return _remote(args)
-    if args.json and job != "errors":
-        raise ConfigError("--json: only errors prints JSON")
-    if args.list and job != "select":
-        raise ConfigError("--list: only select has a list")
+class _Program(click.Group):
+    """The jobs under their headings, and a word about a job that there is not."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in dict.fromkeys(job.group for job in JOBS.values()):
+            with formatter.section(group):
+                formatter.write_dl([(name, job.summary) for name, job in JOBS.items() if job.group == group])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in JOBS:
+            raise ConfigError(f"no job is called {args[0]!r}{nearest(args[0], JOBS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Program,
+    subcommand_metavar="JOB [WORD ...]",
+    invoke_without_command=True,
+    help="Sample many answers in any language, select one, and prove with win-rates that it paid off.",
+    epilog="lemonpress JOB --help tells a job's words, keys and examples.",
+)
+@click.version_option(__version__, prog_name="lemonpress", message="%(prog)s %(version)s")
+@click.pass_context
+def program(ctx: click.Context) -> None:
+    """Without a job: the list of jobs."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+class _Job(click.Command):
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        job = JOBS[str(ctx.info_name)]
+        if job.takes == "config":
+            formatter.write_paragraph()
+            formatter.write_text(_CONFIG)
+        if job.keys:
+            formatter.write_paragraph()
+            formatter.write_text(f"Keys that matter most: {', '.join(job.keys)}. All: docs/reference/config.md")
+        with formatter.section("Examples"):
+            for example in job.examples:
+                formatter.write(f"  {example}\n")
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Presets, files and folders."""
+    from pipeline.config.presets import presets
+
+    named = [name for name in presets() if name.startswith(incomplete)] if incomplete else list(presets())
+    return [*map(CompletionItem, named), CompletionItem(incomplete, type="file")]
+
+
+def _add(name: str, job: Command) -> None:
+    options: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar=job.words, type=click.UNPROCESSED, shell_complete=_complete)
+    ]
+    if name == "select":
+        options.append(
+            click.Option(["--list", "listed"], is_flag=True, help="Show every selector, its cost and source.")
+        )
+    if name == "errors":
+        options.append(click.Option(["--json", "as_json"], is_flag=True, help="JSON instead of a table."))
+    if job.group == "On a Ray cluster":
+        options.append(click.Option(["--address"], help="The cluster, http://HEAD:8265."))
+    if name == "submit":
+        text = f"Which job: {', '.join(SUBMITTED)} (run)."
+        kinds = click.Choice(SUBMITTED)
+        options.append(click.Option(["--job", "what"], type=kinds, default="run", metavar="JOB", help=text))
+        options.append(click.Option(["--detach"], is_flag=True, help="Do not wait for the job's end."))
+
+    def call(words: tuple[str, ...], **given: Any) -> Call:
+        return lambda: _run(name, list(words), given)
+
+    program.add_command(_Job(name, callback=call, params=options, help=job.summary, short_help=job.summary))
+
+
+for _name, _job in JOBS.items():
+    _add(_name, _job)
+
+
+def _run(job: str, words: list[str], given: Mapping[str, Any]) -> int | None:
+    if JOBS[job].group == "On a Ray cluster":
+        from pipeline.jobs.submit import main as remote
+
+        words = words if job == "submit" else [_as_out(word) for word in words]
+        return remote(job, words, given["address"], given.get("what", "run"), given.get("detach", False))
     if job == "doctor":
         return int(_command(job).run())
-    if job == "show":
-        if len(words) != 2:
-            raise ConfigError("show takes a run's folder and a prompt's id: lemonpress show RUN PROMPT_ID")
-        _command(job).run(*words)
-    elif job == "table":
-        if len(words) < 3 or any("=" in word for word in words[:3]):
-            raise ConfigError("table takes a run's folder, a table and a file: lemonpress table RUN selections out.csv")
-        _command(job).run(*words[:3], words[3:])
-    elif job == "errors":
-        if len(words) != 1:
-            raise ConfigError("errors takes a run's folder: lemonpress errors RUN")
-        _command(job).run(words[0], args.json)
-    elif job in ("retry", "verify", "replay"):
-        if not words or "=" in words[0]:
-            raise ConfigError(f"{job} takes a run's folder: lemonpress {job} RUN [key=value ...]")
-        _command(job).run(words[0], words[1:])
-    elif args.list:
+    if given.get("listed"):
         _command(job).show()
-    else:
+        return 0
+    if job not in _RUN_WORDS:
         config = _config(job, words)  # before the job's own, slower imports: a typo is answered at once
         _command(job).run(config)
+        return 0
+    least = _RUN_WORDS[job]
+    words[:1] = [word.removeprefix("out=") for word in words[:1]]
+    too_many = job in ("show", "errors") and len(words) > least
+    if len(words) < least or too_many or any("=" in word for word in words[:least]):
+        raise ConfigError(f"{job} takes {JOBS[job].words}, as in: {JOBS[job].examples[0]}")
+    head, rest = words[:least], words[least:]
+    _command(job).run(*head, *([given["as_json"]] if job == "errors" else [] if job == "show" else [rest]))
     return 0
+
+
+def _as_out(word: str) -> str:
+    """A run's folder as ``out=FOLDER``; a job's id stays as it is."""
+    return f"out={word}" if "=" not in word and ("/" in word or os.path.isdir(word)) else word
 
 
 def _is_damage(error: Exception) -> bool:
@@ -130,14 +198,6 @@ def _is_damage(error: Exception) -> bool:
 
 def _command(job: str) -> ModuleType:
     return importlib.import_module(f"pipeline.jobs.{job}" + (".job" if job in _FOLDERS else ""))
-
-
-def _remote(args: argparse.Namespace) -> int:
-    from pipeline.jobs.submit import main as remote
-
-    if args.what not in SUBMITTED:
-        raise ConfigError(f"--job: {args.what!r} cannot be submitted{nearest(args.what, SUBMITTED)}")
-    return remote(args.job, args.words, args.address, args.what, args.detach)
 
 
 class _ForPeople(logging.Formatter):
@@ -155,39 +215,37 @@ def _stderr() -> logging.Handler:
 
 
 def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # Config is heavy to import for --help
-    """The config from the words; without a config file, that of the run folder named by ``out=``."""
+    """The config from the words. A run's folder, or ``out=`` of one where no other config is named, brings its own.
+
+    Raises:
+        ConfigError: a folder holds no run, or the words name two.
+    """
     from pipeline.config.load import load_config
+    from pipeline.config.presets import presets
+    from pipeline.core.folder import RunFolder
     from pipeline.core.remote import is_uri
 
     words = [f"winrate.{w}" if job == "winrate" and w.startswith("games=") else w for w in words]
-    out = next((w.removeprefix("out=") for w in reversed(words) if w.startswith("out=")), None)
-    if out and all("=" in w and not is_uri(w) for w in words):
-        from pipeline.core.folder import RunFolder
-
-        run = RunFolder(out)
-        if run.exists("config.yaml"):
-            return load_config([run.uri("config.yaml"), *words])
-    if job == "label" and all(("=" in w and not is_uri(w)) or w.startswith("models/") for w in words):
+    files = [w for w in words if "=" not in w or is_uri(w)]
+    runs = [w for w in files if (is_uri(w) and not w.endswith((".yaml", ".yml"))) or os.path.isdir(w)]
+    runs = [w for w in runs if w not in presets() or RunFolder(w).exists("config.yaml")]
+    outs = [w.removeprefix("out=") for w in words if w.startswith("out=")]
+    if runs and set(map(_plain, [*runs, *outs])) != {_plain(runs[0])}:
+        raise ConfigError(f"one run at a time: {' and '.join(dict.fromkeys([*runs, *outs]))} are two")
+    if runs and not RunFolder(runs[0]).exists("config.yaml"):
+        raise ConfigError(f"{runs[0]} is a folder without a run (it has no config.yaml)")
+    if runs:
+        words = [RunFolder(w).uri("config.yaml") if w in runs else w for w in words]
+        return load_config([*words, f"out={runs[0]}"])
+    if outs and not files and RunFolder(outs[-1]).exists("config.yaml"):
+        return load_config([RunFolder(outs[-1]).uri("config.yaml"), *words])
+    if job == "label" and all(w.startswith("models/") for w in files):
         words = ["label", *words]  # the preset; what is to be labelled, and with which model, is all that must be said
     return load_config(words)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lemonpress",
-        description="Sample many answers in any language, select one, and prove with win-rates that it paid off.",
-        epilog="jobs:\n" + "\n".join(f"  {name:<9} {text}" for name, text in JOBS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"lemonpress {__version__}")
-    parser.add_argument("job", metavar="JOB", help="one of the jobs below")
-    parser.add_argument("--list", action="store_true", help="with select: show every selector, its cost and source")
-    parser.add_argument("--json", action="store_true", help="with errors: print JSON instead of a table")
-    parser.add_argument("--address", help="with submit, status, logs, stop: the cluster, http://HEAD:8265")
-    parser.add_argument("--job", dest="what", default="run", metavar="JOB", help="with submit: which job (run)")
-    parser.add_argument("--detach", action="store_true", help="with submit: do not wait for the job's end")
-    parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="presets, files and settings")
-    return parser
+def _plain(folder: str) -> str:
+    return folder if "://" in folder else os.path.abspath(folder)
 
 
 if __name__ == "__main__":

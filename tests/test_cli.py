@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import runpy
+import shlex
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,15 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cli import JOBS, main
+from pipeline.cli import JOBS, main, program
+from pipeline.config.config import Config
 from pipeline.core.folder import RunFolder
 from pipeline.execution import cluster
 from pipeline.jobs import doctor
 from tests.conftest import ROOT
 from tests.security.test_folder_is_no_library import unlink_early, write_false_libraries
+
+CONFIG_KEYS = {field.name for field in fields(Config)}
 
 
 def lemonpress(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -92,12 +97,88 @@ def test_winrates_of_an_outside_table(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "70.8%" in capsys.readouterr().out
 
 
-def test_help_is_quick_and_lists_the_jobs() -> None:
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_help_is_quick_and_lists_the_jobs(words: list[str]) -> None:
     started = seconds_of_children()
-    done = lemonpress("--help")
-    assert seconds_of_children() - started < 0.8
+    done = lemonpress(*words)
+    assert seconds_of_children() - started < 0.5
     assert done.returncode == 0
     assert all(f"  {job} " in done.stdout for job in JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_jobs_help_is_its_own(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([job, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in (JOBS[job].summary, *JOBS[job].words.split(), *JOBS[job].keys, *JOBS[job].examples):
+        assert " ".join(text.split()) in shown
+    others = {example for name, other in JOBS.items() if name != job for example in other.examples}
+    assert not [example for example in others - set(JOBS[job].examples) if example + " " in shown]
+
+
+@pytest.mark.parametrize("example", [e for job in JOBS.values() for e in job.examples])
+def test_examples_are_of_keys_that_there_are(example: str) -> None:
+    """Their words parse, and what they set is a key of the config."""
+    job, *words = shlex.split(example)[1:]
+    assert job in JOBS
+    rest = program.commands[job].make_context(job, words).params["words"]
+    for word in rest:
+        key = word.partition("=")[0]
+        assert "=" not in word or key in ("games", "columns") or key.partition(".")[0] in CONFIG_KEYS
+
+
+def test_a_runs_folder_is_a_word(
+    finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["winrate", finished_run.name, "winrate.draws=200"]) == 0
+    assert main(["errors", f"out={finished_run.name}"]) == 0
+    capsys.readouterr()
+    assert main(["report", finished_run.name, f"out={tmp_path}"]) == 2
+    assert "one run at a time" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder without a run" in capsys.readouterr().err
+    (tmp_path / "dummy").mkdir()  # what is no run does not hide a preset
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "dummy", "samplng.n=1", "out=x"]) == 2
+    assert "did you mean 'sampling'?" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error(finished_run: RunFolder) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "show", finished_run.name, "nobody"]
+    command[-1] = str(finished_run.table("prompts", ["prompt_id"])["prompt_id"][0])
+    done = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.stdout is not None and done.stderr is not None
+    done.stdout.close()
+    assert done.stderr.read() == b""
+    assert done.wait() in (0, 141)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["utility=rouge"], "'utility'; utility is a key of selectors.NAME"),
+        (["temperature=0.3"], "temperature is a key of sampling, plans.NAME"),
+        (["prompts=mine.jsonl"], "set prompts.kind=file prompts.path=mine.jsonl"),
+        (["prompts.given=answers"], "prompts.given: must be a map, not 'answers'"),
+    ],
+)
+def test_a_word_in_the_wrong_place_says_where_it_belongs(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "dummy", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_shell_completes_jobs_and_presets() -> None:
+    def complete(words: str, at: int) -> str:
+        asked = {"_LEMONPRESS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        environment = os.environ | asked
+        code = "import sys; sys.argv = ['lemonpress']; from pipeline.cli import main; raise SystemExit(main())"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+        return done.stdout
+
+    assert "plain,winrate" in complete("lemonpress wi", 1)
+    assert "plain,models/qwen3-8b" in complete("lemonpress run models/q", 2)
 
 
 @pytest.mark.parametrize("job", sorted(p.stem for p in (ROOT / "jobs").glob("[a-z]*.py")))

@@ -22,11 +22,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
+
 from pipeline import cli
 from pipeline.config.config import Config
 from pipeline.core.errors import ConfigError
 from pipeline.core.registry import Registry
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
+from pipeline.jobs.commands import JOBS
 from pipeline.judging.answers import ANSWERS, AnswerSource
 from pipeline.prompts.sources import SOURCES, SourceConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
@@ -359,26 +362,35 @@ def _count(n: int, what: str) -> str:
 
 def command_page() -> str:
     """The command reference, from the command line's own help."""
-    parser = cli._parser()
     out = [
         NOTICE,
         "# Command reference\n",
-        "From `lemonpress --help`. Configs and settings are merged left to right.\n",
-        "```text\nlemonpress JOB [CONFIG.yaml or preset name ...] [key=value ...]\n```\n",
-        "`python -m jobs.JOB` does the same from a checkout, for the jobs that work on a run.\n",
-        "## Jobs\n",
-        *(f"`{name}`\n: {_sentence(to_markdown(text))}\n" for name, text in cli.JOBS.items()),
-        "## Options\n",
+        "`lemonpress` alone lists the jobs, `lemonpress JOB --help` its words. `CONFIG` is a preset, a YAML file,",
+        "or a run's folder, which brings the config that it was made with; all are merged from left to right.\n",
+        "`python -m jobs.JOB` does the same from a checkout, for the jobs that work on a run. For completion of jobs,",
+        'presets and files in the shell: `eval "$(_LEMONPRESS_COMPLETE=bash_source lemonpress)"` (or `zsh_source`,',
+        "`fish_source`).\n",
     ]
-    for action in parser._actions:
-        if action.option_strings:
-            value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
-            out.append(f"`{', '.join(action.option_strings)}{value}`\n: {_sentence(to_markdown(action.help or ''))}\n")
+    for group in dict.fromkeys(job.group for job in JOBS.values()):
+        out.append(f"## {group}\n")
+        for name, job in JOBS.items():
+            if job.group == group:
+                out += [f"### {name}\n", f"{_sentence(to_markdown(job.summary))}\n"]
+                out.append(f"```text\nlemonpress {name} {job.words}\n```\n".replace(" \n", "\n"))
+                out += [_option(p) for p in cli.program.commands[name].params if isinstance(p, click.Option)]
+                if job.keys:
+                    out.append(f"Keys that matter most: {', '.join(f'`{key}`' for key in job.keys)}.\n")
+                out.append("Examples:\n\n```text\n" + "\n".join(job.examples) + "\n```\n")
     out.append("## Exit codes\n")
     out += [
         to_markdown(p) + "\n" for p in (importlib.import_module("pipeline.core.errors").__doc__ or "").split("\n\n")[1:]
     ]
     return "\n".join(out)
+
+
+def _option(option: click.Option) -> str:
+    value = "" if option.is_flag else f" {option.metavar or 'TEXT'}"
+    return f"`{', '.join(option.opts[:1])}{value}`\n: {_sentence(to_markdown(option.help or ''))}\n"
 
 
 PAGES = {"config.md": config_page, "methods.md": methods_page, "commands.md": command_page}

@@ -24,6 +24,7 @@ from omegaconf.resolvers import oc
 
 from pipeline.config.checks import check
 from pipeline.config.config import Config, Top
+from pipeline.config.presets import presets
 from pipeline.config.words import Spelled, read_word, read_yaml
 from pipeline.core.errors import ConfigError, first_line, nearest
 from pipeline.core.imports import allow
@@ -50,21 +51,6 @@ _REGISTRIES: dict[Any, Registry[Any]] = {
 """Base class of what a ``kind`` picks."""
 _DEFAULT_KINDS = {"prompts": "example", "sampling": "hedged"}
 _NAMED_AFTER_KIND = ("selectors", "tasks")  # an item without a kind takes its own name as its kind
-
-
-def config_folders() -> list[Path]:
-    """Folders in which presets are found by name: the installed package's, or the checkout's ``conf``."""
-    package = Path(__file__).parents[1]
-    return [p for p in (package / "conf", package.parent / "conf") if p.is_dir()]
-
-
-def presets() -> dict[str, Path]:
-    """Preset name (``demo``, ``models/qwen3-8b``) -> file."""
-    found: dict[str, Path] = {}
-    for folder in config_folders():
-        for path in sorted(folder.rglob("*.yaml")):
-            found.setdefault(str(path.relative_to(folder).with_suffix("")), path)
-    return found
 
 
 def load_config(words: Sequence[str]) -> Config:
@@ -102,7 +88,11 @@ def build_config(data: dict[str, Any]) -> Config:
         ConfigError: as :func:`load_config`.
     """
     hints = typing.get_type_hints(Config)
-    _check_keys(data, hints, "")
+    for name in data:
+        if name not in hints:
+            places = _places(str(name), hints)
+            hint = f"; {name} is a key of {', '.join(places)}" if places else nearest(str(name), hints)
+            raise ConfigError(f"unknown config key {name!r}{hint}")
     _import(data.get("modules") or [])
     with _no_environment():
         data = {"prompts": {}, **_resolve(data)}
@@ -118,6 +108,20 @@ def build_config(data: dict[str, Any]) -> Config:
             config.prompts.find_sets()
         check(config)
         return config
+
+
+def _places(key: str, hints: dict[str, Any]) -> list[str]:
+    """The sections that have a key of this name: what was meant by one that stands at the top."""
+    found = []
+    for section, hint in hints.items():
+        cls = next((part for part in (*typing.get_args(hint), hint) if part in _REGISTRIES), None)
+        kinds = (
+            [*map(_REGISTRIES[cls].get, _REGISTRIES[cls])] if cls else [hint] if dataclasses.is_dataclass(hint) else []
+        )
+        name = f"{section}.NAME" if typing.get_origin(hint) is dict else section
+        if any(key == f.name for kind in kinds for f in dataclasses.fields(typing.cast(Any, kind))):
+            found.append(name)
+    return found
 
 
 def _brings_candidates(source: Any) -> bool:
@@ -158,7 +162,8 @@ def _value(hint: Any, value: Any, key: str, kind: str | None) -> Any:
     if cls not in _REGISTRIES:
         return _build(cls, value, key)
     if not isinstance(value, dict):
-        raise ConfigError(f"{key}: must be a map with a kind, not {value!r}")
+        cure = f"; set prompts.kind=file prompts.path={value}" if key == "prompts" and isinstance(value, str) else ""
+        raise ConfigError(f"{key}: must be a map with a kind, not {value!r}{cure}")
     kind = value.get("kind") or kind
     if kind is None:
         raise ConfigError(f"{key}.kind: missing; one of {', '.join(_REGISTRIES[cls])}")
@@ -251,7 +256,8 @@ def read_layer(name: str) -> dict[str, Any]:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        hint = f"; for prompts: prompts.kind=file prompts.path={name}" if path.suffix not in (".yaml", ".yml") else ""
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}{hint}") from error
     if not isinstance(layer, dict):
         raise ConfigError(f"{path}: a config file must be a map of sections, not {type(layer).__name__}")
     return typing.cast(dict[str, Any], layer)

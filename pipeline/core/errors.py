@@ -145,7 +145,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         valid: the names that would have been accepted.
     """
     names = sorted(set(valid))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)  # at 0.6 "rouge" would be "judge"
+    close += [n for n in names if min(len(n), len(name)) > 2 and (n.startswith(name) or name.startswith(n))]
     if close:
         return f"; did you mean {close[0]!r}?"
     if not names:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.config.load import presets
+from pipeline.config.presets import presets
 from pipeline.core.remote import cache_folder
 from pipeline.engines.comet import comet_python
 from pipeline.jobs.job import console

@@ -26,6 +26,7 @@ NAMES = (
     "omegaconf",
     "rich",
     "argparse",
+    "click",
     "multiprocessing",
 )
 """What the driver, the reading process or a worker imports sooner or later."""
@@ -80,7 +81,7 @@ def start(folder: Path, *words: str, path: str = str(ROOT)) -> subprocess.Comple
 def test_as_a_module_also_with_an_empty_entry_on_the_path(folder: Path, path: str) -> None:
     """``PYTHONPATH=$UNSET:/x`` means the folder one stands in to Python, and a mistake to everyone else."""
     unlink_early(folder)
-    assert "usage" in start(folder, "-m", "pipeline.cli", "generate", "--help", path=path).stdout
+    assert "Usage" in start(folder, "-m", "pipeline.cli", "generate", "--help", path=path).stdout
     assert not (folder / "ran").exists()
 
 

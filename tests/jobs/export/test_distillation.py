@@ -75,7 +75,9 @@ def test_the_script_runs_and_resumes(mgsm: Path, tmp_path: Path) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     shutil.copy(ROOT / "scripts" / "distill.sh", scripts)
-    (scripts / "setup.sh").write_text(f"ROOT={ROOT}\n")  # the environment is this one
+    setup = (ROOT / "scripts" / "setup.sh").read_text()  # of which its function alone: the environment is this one
+    function = setup[setup.index("out_of() {") : setup.rindex("\nsetup\n")]
+    (scripts / "setup.sh").write_text(f"ROOT={ROOT}\n{function}")
     command = [str(scripts / "distill.sh"), str(mgsm), "small", *DUMMY, f"out={tmp_path / 'run'}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     run, times = RunFolder(str(tmp_path / "run")), []
