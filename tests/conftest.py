@@ -71,7 +71,7 @@ def _encodable(value: Any) -> Any:
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):
         return {_encodable(k): _encodable(v) for k, v in value.items()}
-    return [_encodable(v) for v in value] if isinstance(value, list | tuple) else value
+    return type(value)(map(_encodable, value)) if type(value) in (list, tuple) else value
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -52,6 +52,7 @@ def print_systems(systems: Sequence[SystemCost]) -> None:
 def print_costs(estimated: Costs | None, true: Costs | None) -> None:
     """Print the estimate, the truth, or both and their ratio, by stage and in all."""
     from rich.table import Table
+    from rich.text import Text
 
     sides = [(name, costs) for name, costs in (("estimate", estimated), ("truth", true)) if costs is not None]
     rows = max(costs.rows for _, costs in sides)
@@ -61,9 +62,9 @@ def print_costs(estimated: Costs | None, true: Costs | None) -> None:
     priced = any(costs.money is not None for _, costs in sides)
     for name, _ in sides:
         for what in ("requests", "prompt tok", "new tok", *(["money"] if priced else [])):
-            table.add_column(f"{what}\n{name}", justify="right")
+            table.add_column(Text(f"{what}\n{name}"), justify="right")
     if len(sides) == 2:
-        table.add_column("tokens\nest./true", justify="right")
+        table.add_column(Text("tokens\nest./true"), justify="right")  # of a str the line break would be a sign
     names: list[tuple[str, str] | None] = list(dict.fromkeys((s.job, s.stage) for _, c in sides for s in c.stages))
     for key in [*names, None]:
         found = [total_of(s for s in costs.stages if key is None or (s.job, s.stage) == key) for _, costs in sides]

@@ -16,9 +16,8 @@ from pipeline.core.languages import is_known
 from pipeline.core.remote import is_uri, local_copies, origin, refuse_links_out
 from pipeline.prompts.formats import arrow_chunks, json_chunks, parquet_chunks, separated_chunks
 from pipeline.prompts.piece import Piece
-from pipeline.prompts.sources import ExampleSource, FileSource, HubSource, SourceConfig
+from pipeline.prompts.sources import SOURCES, ExampleSource, FileSource, HubSource, SourceConfig
 
-EXAMPLES = Path(__file__).with_name("examples.jsonl")
 _ENDINGS = {
     ".parquet": "parquet",
     ".jsonl": "jsonl",
@@ -37,7 +36,7 @@ def local_files(source: SourceConfig, base: Path) -> list[tuple[Path, str | None
         ConfigError: neither or both of ``path`` and ``paths`` are set, or there is no such file.
     """
     if isinstance(source, ExampleSource):
-        return [(EXAMPLES, None)]
+        return [(Path(__file__).with_name(source.file), None)]
     if not isinstance(source, FileSource):
         return []
     if bool(source.path) == bool(source.paths):
@@ -98,7 +97,7 @@ def _ending(path: Path) -> str | None:
 def file_state(source: SourceConfig, path: Path) -> list[str | int]:
     """``[name, size, time of change]`` of a file: what a resume compares.
 
-    The example's time changes with every installation, so its content stands for it.
+    The examples' times change with every installation, so their content stands for them.
     """
     if isinstance(source, ExampleSource):
         return [path.name, path.stat().st_size, hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()]
@@ -116,7 +115,7 @@ def open_source(source: SourceConfig, files: Sequence[tuple[Path, str | None]]) 
         with _quiet():
             return [_open_hub(source, name) for name in source.names or [""]]
     if not isinstance(source, FileSource | ExampleSource):
-        raise ConfigError(f"prompts.kind: {source.kind!r} cannot be read; valid: example, file, hub, run")
+        raise ConfigError(f"prompts.kind: {source.kind!r} cannot be read; valid: {', '.join(SOURCES)}")
     options = source if isinstance(source, FileSource) else FileSource()
     pieces = (open_file(path, language, options, "prompts.format") for path, language in files)
     return [piece for piece in pieces if piece.size]

@@ -123,6 +123,24 @@ class SourceConfig:
 class ExampleSource(SourceConfig):
     """Our own 8 questions, each in the paper's seven languages: 56 prompts in 8 clusters."""
 
+    @property
+    def file(self) -> str:
+        """The file beside this module."""
+        return "examples.jsonl"
+
+
+@SOURCES.register("sentences")
+@dataclass
+class SentenceSource(ExampleSource):
+    """Our own 16 sentences in eight languages, each with its English translation: 128 prompts in 16 clusters."""
+
+    task: str = "translation"
+
+    @property
+    def file(self) -> str:
+        """The file beside this module."""
+        return "sentences.jsonl"
+
 
 @SOURCES.register("file")
 @dataclass

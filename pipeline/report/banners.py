@@ -1,4 +1,4 @@
-"""What to beware of: the banners above the result."""
+"""What to beware of: the warnings below the result."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pipeline.stats.task_scores import TaskScores
 
 FLIPS_TOO_MANY = 0.5
 """Above this share of prompts whose winner changes with the order, position decides more than content."""
+CUTS_TOO_MANY = 0.25
+"""Above this share of candidates that end at the token limit, what is compared are beginnings of answers."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ def warnings(report: Report) -> list[Banner]:
             )
         )
     found += _methods(report)
+    cut = report.n_truncated / report.n_candidates if report.n_candidates else 0
+    if cut > CUTS_TOO_MANY:
+        text = f"{percent(cut)} of the candidates end where max_tokens cuts them: beginnings of answers were compared."
+        found.append(Banner("loud" if cut > 1 / 2 else "note", "Answers cut at the token limit", text))
     if config.report.note:
         found.append(Banner("note", "Read this first", config.report.note))
     found += [

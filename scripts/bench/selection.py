@@ -48,7 +48,7 @@ def made_up(sets: int, n: int) -> Sets:
     """Disturbed copies of the example questions."""
     import importlib.resources
 
-    lines = importlib.resources.files("pipeline").joinpath("data/examples.jsonl").read_text("utf-8").splitlines()
+    lines = importlib.resources.files("pipeline").joinpath("prompts/examples.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     words: dict[str, list[str]] = {}
     for row in rows:

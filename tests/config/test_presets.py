@@ -14,6 +14,7 @@ from pipeline.engines import vllm
 from pipeline.execution.placement import plan, spell
 from pipeline.jobs import judge, run
 from pipeline.prompts.sources import read_prompts
+from pipeline.tasks.translation import Translation
 from tests.conftest import jsonl, rows_of
 
 MODELS = ["models/aya-expanse-8b", "models/skywork-reward-v2", "models/gpt-4o"]
@@ -32,6 +33,19 @@ def test_everything_that_the_paper_compares_has_a_preset() -> None:
     for name in ("gpt-4o", "gpt-4o-opponent", "gemini-flash", "gemini-pro"):
         assert f"models/{name}" in known
     assert {"m-arena-hard", "mgsm", "wmt24pp", "distill", "distill-mgsm", "label"} <= set(known)
+
+
+def test_the_demos_examples_are_no_prompts(tmp_path: Path) -> None:
+    config = load_config(["demo-translation", "engines.generator={kind: dummy, model: m}", f"out={tmp_path}"])
+    run.check(config)
+    read_prompts(config.prompts, RunFolder(str(tmp_path)))
+    rows = rows_of(RunFolder(str(tmp_path)), "prompts", "language", "messages", "reference")
+    languages = {row["language"] for row in rows}
+    assert len(rows) == 96 and len(languages) == 8
+    task = config.tasks["translation"]
+    assert isinstance(task, Translation) and {shot.language for shot in task.few_shot} == languages
+    told = {text for shot in task.few_shot for text in (shot.source, shot.target)}
+    assert not told & {text for row in rows for text in (row["messages"][0]["content"], row["reference"])}
 
 
 def test_the_main_experiment_has_the_papers_settings() -> None:

@@ -173,6 +173,7 @@ def test_run_prints_the_estimate_and_the_truth_beside_it(tmp_path: Path, capsys:
     assert main(["run", "dummy", *words]) == 0
     run = RunFolder(str(tmp_path / "run"))
     shown = capsys.readouterr().out
+    assert "␊" not in shown
     estimated, true = (Costs.from_json(run.read_json("manifest.json")["costs"][k]) for k in ("estimate", "truth"))
     assert (estimated.pilot, estimated.rows, true.rows) == (10, 56, 56)
     assert {s.stage for s in true.stages} == {s.stage for s in estimated.stages}

@@ -27,6 +27,7 @@ from pipeline.prompts.sources import (
     ExampleSource,
     FileSource,
     HubSource,
+    SentenceSource,
     SourceConfig,
     read_prompts,
 )
@@ -71,6 +72,15 @@ def test_example_source_is_eight_questions_in_seven_languages(run: RunFolder) ->
     assert {row["task"] for row in rows} == {"open"}
     assert [row["row_id"] for row in rows] == list(range(56))
     assert all(len(row["messages"][0]["content"]) < 120 for row in rows)
+
+
+def test_sentence_source_is_sixteen_sentences_in_eight_languages(run: RunFolder) -> None:
+    report = read_prompts(SentenceSource(), run)
+    rows = rows_of(run)
+    assert (report.rows, report.clusters, report.bad_rows, report.n_duplicates) == (128, 16, 0, 0)
+    assert report.languages == dict.fromkeys(("ca", "de", "es", "id", "ja", "ru", "sw", "zh"), 16)
+    assert {row["task"] for row in rows} == {"translation"}
+    assert len({(row["cluster_id"], row["reference"]) for row in rows}) == 16
 
 
 def test_example_limited_by_language_and_cluster(run: RunFolder) -> None:

@@ -169,7 +169,7 @@ def test_a_judge_that_selects_or_writes_is_said_loudly(run: RunFolder, page: str
     other = collect(run, config_with(engines=shared, selectors=quiet, report={"note": "Plumbing & nothing else"}))
     html = render_html(other)
     assert not other.judge_selects and html.count('class="banner loud"') == 1  # it wrote the answers
-    assert html.index("Plumbing &amp; nothing else") < html.index('class="headline')
+    assert html.index('class="headline') < html.index("Plumbing &amp; nothing else") < html.index("<figure")
     same_model = {**CONFIG["engines"], "reward": {"kind": "dummy", "model": "big-judge"}}
     assert collect(run, config_with(engines=same_model)).judge_selects == ["best_of_n", "judge"]
 
