@@ -140,11 +140,12 @@ class Laid:
         return cls(data["table"], data["name"], data["number"], data["base"], frozenset(data["drops"]))
 
 
-def lay(layers: Sequence[Layer]) -> list[Laid]:
+def lay(layers: Sequence[Layer], built: Collection[str] = ()) -> list[Laid]:
     """Say of each layer what later ones leave of it.
 
     Args:
         layers: from the first to the last.
+        built: names of layers that a pass builds on: it reads what they say of sets that have grown since.
     """
     now = made_by(layers)
     found = []
@@ -157,7 +158,8 @@ def lay(layers: Sequence[Layer]) -> list[Laid]:
             gone = {
                 name
                 for name, unit in units.items()
-                if outdated(unit, now) or _is_replaced(layer, stage, name, layers[i + 1 :])
+                if (outdated(unit, now) and layer.name not in built)
+                or _is_replaced(layer, stage, name, layers[i + 1 :])
             }
             drops |= {results(stage, name) for name in gone}
             if gone == set(units):

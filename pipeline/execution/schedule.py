@@ -185,7 +185,9 @@ class Plan:
                 u: each.stages[stage][u].inputs
                 for each in holders
                 for u in names
-                if u in each.stages.get(stage, {}) and each.stages[stage][u].settings == units[stage][u].settings
+                if u in each.stages.get(stage, {})
+                and each.stages[stage][u].settings == units[stage][u].settings
+                and (step.job != "select" or self._only_grew(u))
             }
             stages.append(step.stage.rest(names, {}))
             remaining = step.stage.rest(names, before)
@@ -195,6 +197,15 @@ class Plan:
         steps = [step for step, _ in parts]
         layer = Layer(steps[0].table, name, number, steps[0].job, units, tuple(sorted(built)))
         return Planned(self._spec(layer, steps, stages, rest, frozenset(range(len(self.sizes)))), steps)
+
+    def _only_grew(self, candidate_set: str) -> bool:
+        """Whether all that was and will be drawn for a set adds to what was there; else its texts are others."""
+        settings: dict[str, list[Any]] = {}
+        for stages in [*(each.stages for each in self._known), *(step.made() for step in self._steps)]:
+            for stage, units in stages.items():
+                if stage.startswith("generate:") and candidate_set in units:
+                    settings.setdefault(stage, []).append(units[candidate_set].settings)
+        return all(each == drawn[0] for drawn in settings.values() for each in drawn)
 
     def _spec(
         self,
@@ -239,18 +250,21 @@ class Plan:
             found.append(Planned(spec, planned.steps))
         self.layers = [replace(one, needs=_needs(one, found)) for one in found]
 
-    def laid(self, before: int | None = None, finished: bool = False) -> list[Laid]:
+    def laid(
+        self, before: int | None = None, finished: bool = False, built: frozenset[str] = frozenset()
+    ) -> list[Laid]:
         """The layers that count, the plan's own with them, as they are read together.
 
         Args:
             before: only those with smaller numbers.
             finished: only those that lack no shard.
+            built: names of those that count although what they were made from has grown.
         """
         every = {layer.name: layer for layer in [*self._known, *(one.spec.layer for one in self.layers)]}
         layers = sorted(every.values(), key=lambda layer: layer.number)
         lacking = {one.spec.layer.name for one in self.layers if one.spec.shards}
         kept = [each for each in layers if before is None or each.number < before]
-        return [laid for laid in lay(kept) if not (finished and laid.name in lacking)]
+        return [laid for laid in lay(kept, built) if not (finished and laid.name in lacking)]
 
     def passes(self) -> Iterator[list[Planned]]:
         """Layers that lack shards, grouped into passes: what a pool makes in one go, its engine loaded once.
@@ -278,7 +292,8 @@ class Plan:
     def spec_of(self, group: Sequence[Planned]) -> PassSpec:
         """The pass that makes some layers."""
         own = {one.spec.layer.name for one in group}
-        laid = self.laid(max(one.spec.layer.number for one in group) + 1)
+        built = frozenset(name for one in group for name in one.spec.layer.builds_on)
+        laid = self.laid(max(one.spec.layer.number for one in group) + 1, built=built)
         held = {place: shards for place, shards in self._held.items() if place[1] not in own}
         return PassSpec([one.spec for one in group], laid, held, self.sizes)
 

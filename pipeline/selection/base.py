@@ -165,6 +165,8 @@ class Selector:
     """Its keys that name judge templates."""
     compares: ClassVar[bool] = False
     """Whether these templates are for two answers: their labels mean first, second, tie."""
+    by_text: ClassVar[bool] = False
+    """Whether its ``values`` depend on prompt and text alone: a text of a set that grew is not asked about again."""
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "0"
     source: ClassVar[str] = ""

@@ -17,6 +17,7 @@ class BestOfN(Selector):
     one output does (``kind: vllm, runner: reward`` or ``kind: transformers``). Equal texts are scored once.
     """
 
+    by_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
     cost: ClassVar[str] = "N reward scores"
     source: ClassVar[str] = "arXiv 2506.20544, selection"

@@ -23,6 +23,7 @@ class PointwiseJudge(Selector):
         template: name or file of the judge template.
     """
 
+    by_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({VERDICT})
     cost: ClassVar[str] = "N"
     source: ClassVar[str] = "arXiv 2506.20544, selection; arXiv 2603.12520"

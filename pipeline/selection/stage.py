@@ -36,6 +36,7 @@ class SelectStage(Stage):
         only_languages: plan -> the languages that it was sampled for, where these are not all.
         bar_truncated, bar_wrong_language: what may not be chosen while anything else is left.
         known: of these plans it is not asked again what it said between two rounds of sampling.
+        grown: of these plans it is not asked again what it said of the smaller set that the row has its choice from.
         early: notices a judge that cannot be read.
     """
 
@@ -50,6 +51,7 @@ class SelectStage(Stage):
     bar_wrong_language: bool = False
     known: frozenset[str] = frozenset()
     early: FirstVerdicts | None = None
+    grown: frozenset[str] = frozenset()
 
     reads: ClassVar[tuple[str, ...]] = (*PROMPT, "row_id", "reference", "candidates", "scores", "selections")
     writes: ClassVar[tuple[str, ...]] = ("scores", "selections")
@@ -59,7 +61,7 @@ class SelectStage(Stage):
         return f"select:{self.method}"
 
     def rest(self, units: Sequence[str], before: Mapping[str, Any]) -> SelectStage:
-        return replace(self, plans=tuple(units))
+        return replace(self, plans=tuple(units), grown=frozenset(before) if self.selector.by_text else frozenset())
 
     async def __call__(self, row: Row, engine: Engine | None) -> Row:
         if self.policy is not None and not self.policy.wants_selector(self.method, row):
@@ -96,7 +98,9 @@ class SelectStage(Stage):
             row.scores = [*others, Score(self.method, pool.plan, list(choice.values))]
 
     def _pool(self, row: Row, plan: str, engine: Engine | None) -> Pool:
-        known = known_values(row, plan, self.method) if engine is not None and plan in self.known else {}
+        known = known_values(row, plan, SCORER + self.method) if engine is not None and plan in self.known else {}
+        if plan in self.grown:
+            known |= known_values(row, plan, self.method)
         more: dict[str, Any] = {"origins": self.selector.origins, "known": known, "early": self.early}
         return Pool(row, plan, row.plan(plan), self.run_seed, engine, self.tasks, **more)
 
@@ -119,8 +123,8 @@ class SelectStage(Stage):
         return self.bar_wrong_language and is_language(candidate.text or "", language) is False
 
 
-def known_values(row: Row, set_name: str, method: str) -> dict[str, float]:
-    """Text -> the number that the selector ``method`` gave it between two rounds: it is not asked for again."""
-    found = [s.values for s in row.scores if (s.scorer, s.plan) == (SCORER + method, set_name)]
+def known_values(row: Row, set_name: str, scorer: str) -> dict[str, float]:
+    """Text -> the number that the row has of it: it is not asked for again."""
+    found = [s.values for s in row.scores if (s.scorer, s.plan) == (scorer, set_name)]
     pairs = zip(row.plan(set_name), found[0], strict=False) if found else ()
     return {c.text: v for c, v in pairs if c.text is not None and v is not None}

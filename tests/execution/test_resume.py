@@ -70,6 +70,28 @@ def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r | {name: sorted(r[name], key=repr) for name in nested} for r in rows]
 
 
+def test_a_set_that_was_drawn_anew_is_asked_about_anew(tmp_path: Path) -> None:
+    """What the reward model said of a text holds where the set grew, not where others stand in its place."""
+    requests = Requests(tmp_path, "generator", "reward")
+    words = ["dummy", "execution.progress=false", "prompts.limit_clusters=1", *SELECTORS, *requests.words()]
+    words += ["sampling.confidence_tokens=5", "selectors.judge=null", "selectors.chops=null", f"out={tmp_path / 'run'}"]
+    run = RunFolder(str(tmp_path / "run"))
+
+    def sampled(config: Config) -> None:
+        for job in (generate, select):
+            job.run(config)
+
+    sampled(load_config([*words, "sampling.n=3"]))
+    requests.new()
+    sampled(load_config([*words, "sampling.n=5", "sampling.temperature=0.9", "resume=anew"]))
+    rows = rows_of(run, "selections", "candidates", "scores")
+    assert requests.new()["reward", "reward"] == texts_of(rows, "hedged")
+    sampled(load_config([*words, "sampling.n=7", "sampling.temperature=0.9"]))
+    rows = rows_of(run, "selections", "candidates", "scores")
+    assert_values_fit(rows)
+    assert requests.new()["reward", "reward"] == texts_of(rows, "hedged")  # two kinds of sets were there: not trusted
+
+
 def test_an_extended_run_equals_a_fresh_one_and_redoes_nothing(tmp_path: Path) -> None:
     """N, then a plan and a selector, then prompts are added; requests are counted at every step."""
     requests = Requests(tmp_path, "generator", "reward", "judge")
@@ -94,7 +116,11 @@ def test_an_extended_run_equals_a_fresh_one_and_redoes_nothing(tmp_path: Path) -
     assert counted["generator", "generate"] == 9  # one request for the two candidates more
     grown = rows_of(run, "games", "candidates", "scores")
     assert_values_fit(grown)
-    assert counted["reward", "reward"] == texts_of(grown, "hedged")  # a set that grew is selected from again
+    new = [
+        {c["text"] for c in now["candidates"]} - {c["text"] for c in old["candidates"]}
+        for old, now in zip(first, grown, strict=True)
+    ]
+    assert counted["reward", "reward"] == sum(map(len, new)) > 0  # selected from again, asked about what is new
     for before, now in zip(first, grown, strict=True):
         assert now["candidates"][:3] == before["candidates"]
         assert len(now["candidates"]) == 5

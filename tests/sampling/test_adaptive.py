@@ -351,10 +351,10 @@ def test_what_was_asked_between_two_rounds_is_not_asked_again(kind: str) -> None
     (values,) = (s.values for s in after.scores if s.scorer == "best")
     assert values[0] == values[4] == 7.0 and engine.total.requests == 2  # b and c
     asyncio.run(ScoreStage("x", "s", 2, "best", selector, 1)(after, engine))
-    assert known_values(after, "s", "best") == {"a": 7.0, "b": values[1], "c": values[3]} and values[1] != 7.0
+    assert known_values(after, "s", SCORER + "best") == {"a": 7.0, "b": values[1], "c": values[3]} and values[1] != 7.0
     assert engine.total.requests == 4
     asyncio.run(ScoreStage("x", "s", 3, "best", selector, 1)(after, engine))
-    assert engine.total.requests == 4 and known_values(after, "s", "other") == {}
+    assert engine.total.requests == 4 and known_values(after, "s", SCORER + "other") == {}
 
 
 def test_numbers_of_another_reward_model_are_asked_for_again() -> None:

@@ -61,7 +61,7 @@ class ScoreStage(Stage):
         scorer = SCORER + self.method
         candidates = row.plan(self.set_name)
         usable = engine if self.selector.engine else None
-        known = known_values(row, self.set_name, self.method) if usable is not None else {}
+        known = known_values(row, self.set_name, SCORER + self.method) if usable is not None else {}
         more: dict[str, Any] = {"origins": self.selector.origins, "known": known, "early": self.early}
         pool = Pool(row, self.set_name, candidates, self.run_seed, usable, self.tasks, **more)
         if not pool.selectable():
