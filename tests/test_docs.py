@@ -181,6 +181,13 @@ def test_the_reference_has_every_key_of_every_dataclass_with_an_explanation() ->
     assert not [key.name for key in generator().all_keys() if not key.text]
 
 
+def test_every_column_is_explained() -> None:
+    text = generator().tables_page()
+    rows = [line for line in text.splitlines() if re.match(r"\| `\w+` \| .* \| ", line)]
+    assert len(rows) > 150
+    assert not [row for row in rows if row.rstrip().endswith("|  |")]
+
+
 @pytest.mark.parametrize("registry", [SELECTORS, PLANS], ids=["selectors", "plans"])
 def test_every_method_is_in_the_reference(registry: Registry[Any]) -> None:
     text = generator().methods_page()

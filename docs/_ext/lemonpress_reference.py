@@ -16,7 +16,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,12 +28,14 @@ from pipeline import cli
 from pipeline.config.config import Config
 from pipeline.core.errors import ConfigError
 from pipeline.core.registry import Registry
+from pipeline.core.row import NESTED, Row
 from pipeline.engines.base import ENGINES, EngineConfig, spell_needs
 from pipeline.jobs.commands import JOBS
 from pipeline.judging.answers import ANSWERS, AnswerSource
 from pipeline.prompts.sources import SOURCES, SourceConfig
 from pipeline.sampling.plans import PLANS, PlanConfig
 from pipeline.selection.base import SELECTORS, Selector
+from pipeline.stats.results import TABLES, WINRATES
 from pipeline.tasks import TASKS, Task
 from pipeline.tasks.utilities import UTILITIES
 
@@ -393,7 +395,124 @@ def _option(option: click.Option) -> str:
     return f"`{', '.join(option.opts[:1])}{value}`\n: {_sentence(to_markdown(option.help or ''))}\n"
 
 
-PAGES = {"config.md": config_page, "methods.md": methods_page, "commands.md": command_page}
+HOLDS = {
+    "prompts": "`row_id` to `reference`, `source`, `usage` and `errors`; `candidates` that the prompts brought",
+    "candidates": "also `candidates` and `scores`",
+    "selections": "also `selections`",
+    "games": "also `answers` and `games`: everything",
+}
+"""The run's tables, each with what it has more than the one before."""
+
+
+def tables_page() -> str:
+    """Every column of every table, from the records that a row is made of."""
+    out = [
+        NOTICE,
+        "# Tables\n",
+        "What `pipeline.open_run`, `lemonpress table` and the Parquet files hold. A row is one prompt in all of the",
+        "run's tables, which grow from one to the next; [Concepts](../concepts.md) shows how to read them with DuckDB,",
+        "pandas and `datasets`.\n",
+        "| table | holds |\n|---|---|",
+        *(f"| `{name}` | {text} |" for name, text in HOLDS.items()),
+        "",
+        "A position (`selections.index`) and a list of values (`scores.values`) count within one candidate set: among",
+        "the candidates whose `plan` is that of the selection or the score, in their order, from 0. With one set that",
+        "is the place in `candidates`; with several, take the set's candidates first:",
+        "`[c for c in row['candidates'] if c['plan'] == chosen['plan']][chosen['index']]`. The chosen text stands in",
+        "`selections.text`, too.\n",
+        "## A row\n",
+        *_columns(Row),
+    ]
+    for name, record in NESTED.items():
+        out += [f"## {name}\n", *(to_markdown(p) + "\n" for p in sections(record.__doc__ or "")[0]), *_columns(record)]
+    out += ["# Results\n", "Each as Parquet and CSV in the run's folder; what a run has no use for is not there.\n"]
+    for name, record in {"winrates": TABLES["judge_rates"], **TABLES}.items():
+        text = sections(record.__doc__ or "")[0][:1]
+        kept = WINRATES if name == "winrates" else None
+        out += [f"## {name}\n", *(to_markdown(p) + "\n" for p in text), *_columns(record, kept)]
+    return "\n".join(out)
+
+
+_COMMON = {
+    "system": "whose numbers these are: `SET/METHOD`, or an outside system's name",
+    "system_a, system_b": "the two that are compared",
+    "opponent": "whom it was compared with",
+    "judge, template": "who decided, and with which prompt",
+    "language": "of the prompts; `all`: over all of them, `macro`: the mean of the languages",
+    "task": "of the prompts",
+    "plan": "the candidate set",
+    "method": "the selector's name in the config",
+    "metric": "what was measured, of 0 to 1",
+    "version": "how the good answer was damaged",
+    "temperature, min_p": "of the plan",
+    "n_prompts": "that count",
+    "n_invalid": "games without a readable verdict",
+    "n_untold": "prompts of which the metric cannot say anything",
+    "n_clusters": "independent questions among them",
+    "effective_clusters": "how many clusters of equal size tell as much",
+    "n": "prompts on which both chose; of hope and risk: candidates a prompt",
+    "m": "candidates that one may choose from",
+    "win_rate": "share of the games that it won, ties as half",
+    "length_controlled_win_rate": "what it would be against answers of the same length",
+    "phi": "how much length decides",
+    "strength": "log odds of winning against the opponent",
+    "mean": "over prompts; of a curve: of one candidate",
+    "best, worst": "of m candidates, expected",
+    "greedy": "the greedy answer's mean",
+    "hope_absolute, risk_absolute": "in the metric's unit",
+    "difference": "of the means, paired by prompt",
+    "minimum_detectable": "the smallest difference that so many clusters would show four times in five",
+    "se, difference_se, first_se": "standard error, over clusters",
+    "ci_low, ci_high": "the interval's ends",
+    "difference_low, difference_high": "the interval's ends",
+    "recovered_low, recovered_high": "the interval's ends",
+    "hope_low, hope_high, risk_low, risk_high": "the interval's ends",
+    "first_low, first_high": "the interval's ends",
+    "gain_low, gain_high": "the interval's ends",
+    "invalid_rate": "share of the games without a readable verdict",
+    "lost_low, won_high": "the interval's end with all unreadable games lost, or won",
+    "joint_signature, signature": "how the number was made: the recipe in one line",
+    "missing": "prompts without an answer",
+    "same": "prompts on which both chose the same text",
+    "where, cause, count, example": "job and stage, the kind of error, how many rows, and one message",
+    "requests, prompt_tokens, cached_tokens, completion_tokens": "what was spent",
+    "accepted": "prompts with an answer that may be used",
+    "is_base": "whether it is what others are compared with",
+    "money_per_point": "of the gain's metric",
+}
+"""What columns of the results mean that mean the same in all of them."""
+
+
+def _common(name: str) -> str:
+    return next((text for names, text in _COMMON.items() if name in names.split(", ")), "")
+
+
+def _columns(record: type[Any], kept: Collection[str] | None = None) -> list[str]:
+    hints = typing.get_type_hints(record)
+    lines = ["| column | type | |\n|---|---|---|"]
+    for one in dataclasses.fields(record):
+        if kept is None or one.name in kept:
+            text = _sentence(to_markdown(describe(record, one.name) or _common(one.name)))
+            lines.append(f"| `{one.name}` | {_type(hints[one.name])} | {text} |")
+    return [*lines, ""]
+
+
+def _type(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else _type(a) for a in args)
+    if origin in (list, tuple):
+        return f"list of {_type(args[0])}"
+    name = getattr(hint, "__name__", str(hint))
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(name, "struct")
+
+
+PAGES = {
+    "config.md": config_page,
+    "methods.md": methods_page,
+    "commands.md": command_page,
+    "tables.md": tables_page,
+}
 
 
 def write(folder: Path) -> None:

@@ -20,8 +20,12 @@ class Candidate:
     Attributes:
         text: the answer without its reasoning; ``None`` only when ``error`` is set.
         reasoning: the model's thinking, kept apart from the answer.
-        plan: name of the sampling plan that asked for it.
+        model, revision: who wrote it, and the commit of its weights, where these are known.
+        plan: name of the candidate set that it belongs to: that of the sampling plan that asked for it.
         origin: ``greedy``, ``sample``, ``evidence`` (never selectable) or ``given``.
+        language: in which it was asked for, where that is not the prompt's.
+        temperature, min_p, top_p, seed: how it was sampled.
+        finish_reason: ``stop``, ``length`` (cut at the token limit), or the endpoint's own word.
         num_tokens: generated tokens, the end token included.
         logprob: total log-probability (natural log) of those tokens under the unmodified model
             distribution, the end token included when ``finish_reason`` is ``stop``.
@@ -47,7 +51,13 @@ class Candidate:
 
 @dataclass
 class Score:
-    """One scorer's numbers for the candidates of ``plan``, in their order; ``None`` where invalid."""
+    """One scorer's numbers for the candidates of one set.
+
+    Attributes:
+        scorer: the selector, or ``metric:NAME``.
+        plan: the candidate set.
+        values: one a candidate of the set, in their order; ``None`` where invalid.
+    """
 
     scorer: str
     plan: str
@@ -59,8 +69,12 @@ class Selection:
     """The answer that one selector made of one plan's candidates.
 
     Attributes:
-        index: position among that plan's candidates; -1 for a synthesised text; ``None`` when nothing
+        plan: the candidate set that it chose from.
+        method: the selector's name in the config.
+        index: position among that set's candidates; -1 for a synthesised text; ``None`` when nothing
             could be selected.
+        text: the answer.
+        score: the selector's number for it, where it has one.
         detail: JSON text: permutations, verdicts, fallbacks.
     """
 
@@ -79,7 +93,12 @@ class Selection:
 
 @dataclass
 class Answer:
-    """An outside system's answer to the prompt."""
+    """An outside system's answer to the prompt.
+
+    Attributes:
+        system: its name under ``answers``.
+        text: the answer; ``None`` where it has none.
+    """
 
     system: str
     text: str | None
@@ -90,6 +109,8 @@ class Game:
     """One judged comparison in one order.
 
     Attributes:
+        system, opponent: who was compared: ``SET/METHOD``, ``SET#3`` (a candidate) or an outside system's name.
+        judge, template: the model that decided, and the name of its prompt.
         order: ``ab`` = the system was shown first, ``ba`` = the opponent was.
         score: the *system's* score in [0, 1]; ``None`` when the verdict is invalid.
         mass: probability that the judge gave to the labels, before normalising; ``None`` without a call.
@@ -110,7 +131,13 @@ class Game:
 
 @dataclass
 class Usage:
-    """What one stage spent on one row. Tokens are counted by the engine."""
+    """What one stage spent on one row. Tokens are counted by the engine.
+
+    Attributes:
+        job, stage, model: who spent it.
+        requests: that were sent.
+        prompt_tokens, cached_tokens, completion_tokens: of all requests; cached ones are prompt tokens, too.
+    """
 
     job: str
     stage: str
@@ -123,7 +150,13 @@ class Usage:
 
 @dataclass
 class RowError:
-    """Why a row has no result of one stage. The message holds no secret, whatever raised it."""
+    """Why a row has no result of one stage. The message holds no secret, whatever raised it.
+
+    Attributes:
+        job, stage: where it happened.
+        kind: the error's type.
+        message: what it said.
+    """
 
     job: str
     stage: str
@@ -136,7 +169,19 @@ class RowError:
 
 @dataclass
 class Row:
-    """One prompt with everything known about it. Only the columns that a stage reads are filled."""
+    """One prompt with everything known about it. Only the columns that a stage reads are filled.
+
+    Attributes:
+        row_id: its number in the run, from 0.
+        prompt_id: the source's own id, or one made of the content.
+        cluster_id: the same for prompts that are one question in several languages, or copies.
+        task: how it is asked and measured: ``open``, ``math``, ``translation``.
+        language: BCP 47 tag of the language that the answer should be in (of a translation: that of the source).
+        messages: the conversation so far: ``role``, ``content``, and ``name`` and ``tool_calls`` where there are any.
+        reference: the right answer, where there is one.
+        source: all other columns of the input, untouched.
+        candidates, scores, selections, answers, games, usage, errors: see below; lists of structs.
+    """
 
     row_id: int
     prompt_id: str

@@ -221,6 +221,7 @@ class ReadReport:
         unmatched: file of given answers -> its ids that no kept prompt has.
         unanswered: file of given answers -> kept prompts that it has no answer to.
         bad_answers: answers of the given column that cannot be used.
+        language_like: columns that are not mapped and may hold the language, where no prompt has one.
         skipped: the table was finished before, so nothing was read (not stored).
     """
 
@@ -234,6 +235,7 @@ class ReadReport:
     unmatched: dict[str, int] = field(default_factory=dict)
     unanswered: dict[str, int] = field(default_factory=dict)
     bad_answers: int = 0
+    language_like: list[str] = field(default_factory=list)
     skipped: bool = False
 
     @property
@@ -250,7 +252,15 @@ class ReadReport:
         before = " (had been read before)" if self.skipped else ""
         lines = [f"{self.rows} prompts in {self.clusters} clusters from {source}{before}"]
         languages = self.languages
-        lines.append(line("languages: " + ", ".join(["{} {}"] * len(languages)), *chain(*languages.items())))
+        if set(languages) == {"und"}:
+            named = [*self.language_like, "COLUMN"][0]
+            there = f" ({', '.join(self.language_like)} may hold it)" if self.language_like else ""
+            lines.append(
+                f"languages: no prompt has one{there}: prompts.columns.language={named} maps a column, "
+                "prompts.language=en says one for all"
+            )
+        else:
+            lines.append(line("languages: " + ", ".join(["{} {}"] * len(languages)), *chain(*languages.items())))
         odd = [k for k in languages if not is_known(k)]
         if odd:
             lines.append(

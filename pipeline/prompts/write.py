@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from pipeline.prompts.scan import Batch, Prompt, Rows, Scan, scan
 from pipeline.prompts.sources import ReadReport, SourceConfig
 
 _LARGEST = 5_000  # rows of a shard
+_LANGUAGE_LIKE = re.compile(
+    r"(.*[_-])?(lang|langs|language|locale|iso(639)?)([_-]?(code|id|tag|name|\d))?", re.IGNORECASE
+)
 
 
 def write_table(
@@ -60,6 +64,8 @@ def write_table(
         n_duplicates=found.n_duplicates,
         files=[piece.name for piece in pieces],
     )
+    if set(report.languages) == {"und"}:
+        report.language_like = [f.name for f in layout.source if _LANGUAGE_LIKE.fullmatch(f.name)]
     if given:
         given.count(report)
     return report, sizes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_example_limited_by_language_and_cluster(run: RunFolder) -> None:
     report = read_prompts(ExampleSource(languages=["ja", "en"], limit_clusters=3), run)
     assert (report.rows, report.clusters, report.languages) == (6, 3, {"en": 3, "ja": 3})
     assert [row["cluster_id"] for row in rows_of(run)] == ["tea", "tea", "sky", "sky", "dog", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (("lang", "level"), r"\(lang may hold it\): prompts\.columns\.language=lang maps"),
+        (("target_language", "level"), r"\(target_language may hold it\)"),
+        (("locale",), "locale"),
+        (("language_code",), "language_code"),
+        (("level", "slang"), r"no prompt has one: prompts\.columns\.language=COLUMN maps"),
+    ],
+)
+def test_a_run_without_languages_is_said(columns: tuple[str, ...], said: str, run: RunFolder, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"prompt": "Hi", **dict.fromkeys(columns, "de")})
+    (line,) = [text for text in read_prompts(FileSource(path=path), run).lines() if text.startswith("languages:")]
+    assert re.search(said, line)
+    assert line in read_prompts(FileSource(path=path), run).lines()  # a resumed run says it, too
 
 
 # --------------------------------------------------------------------------------------------------------- the table
