@@ -227,7 +227,7 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
 
     words = [f"winrate.{w}" if job == "winrate" and w.startswith("games=") else w for w in words]
     files = [w for w in words if "=" not in w or is_uri(w)]
-    runs = [w for w in files if (is_uri(w) and not w.endswith((".yaml", ".yml"))) or os.path.isdir(w)]
+    runs = [w for w in files if os.path.isdir(w) or (is_uri(w) and not _names_yaml(w))]
     runs = [w for w in runs if w not in presets() or RunFolder(w).exists("config.yaml")]
     outs = [w.removeprefix("out=") for w in words if w.startswith("out=")]
     if runs and set(map(_plain, [*runs, *outs])) != {_plain(runs[0])}:
@@ -242,6 +242,10 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
     if job == "label" and all(w.startswith("models/") for w in files):
         words = ["label", *words]  # the preset; what is to be labelled, and with which model, is all that must be said
     return load_config(words)
+
+
+def _names_yaml(uri: str) -> bool:
+    return uri.partition("?")[0].endswith((".yaml", ".yml"))
 
 
 def _plain(folder: str) -> str:

@@ -336,7 +336,7 @@ def _check_command(words: list[str]) -> None:
         return
     if job in ("status", "logs", "stop"):
         assert len(args) <= 1
-    elif job in ("generate", "select", "sweep"):
+    elif job in ("generate", "select", "sweep", "export"):
         load_config(args)
     elif job == "label":
         label.check(cli._config(job, args))

@@ -93,7 +93,7 @@ def test_what_cannot_be_shown(going_on: RunFolder, tmp_path: Path, capsys: pytes
     assert main(["show", str(tmp_path / "nowhere"), "p2"]) == 2
     assert "no run's folder" in capsys.readouterr().err
     assert main(["show", going_on.name]) == 2
-    assert "lemonpress show RUN PROMPT_ID" in capsys.readouterr().err
+    assert "show takes RUN PROMPT_ID, as in: lemonpress show" in capsys.readouterr().err
     Path(going_on.path("candidates", "generate-g", "00000.parquet")).write_bytes(b"PAR1 torn")
     with pytest.raises(InputError, match=r"generate-g/00000\.parquet"):  # a file that is there is whole
         find(going_on, "p2")

@@ -378,7 +378,7 @@ def test_what_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_only_jobs_can_be_submitted(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (["submit", "dummy", "--job", "doctor"], "--job: 'doctor' cannot be submitted"),
+        (["submit", "dummy", "--job", "doctor"], "'--job': 'doctor' is not one of 'run', 'generate'"),
         (["submit", "dummy", "--address", "head:8265"], "write http://HEAD:8265"),
         (["stop", "--address", "http://127.0.0.1:1", "a", "b"], "stop takes one word"),
         (["stop", "sampling.n=3"], "stop takes one word"),

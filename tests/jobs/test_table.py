@@ -74,7 +74,7 @@ def test_no_cell_is_a_formula(run: RunFolder, tmp_path: Path) -> None:
         (["selection", "out.csv"], "did you mean 'selections'"),
         (["selections", "out.csv", "columns=text"], "has no column 'text'"),
         (["selections", "out.csv", "column=text"], "takes columns=a,b"),
-        (["selections"], "lemonpress table RUN selections out.csv"),
+        (["selections"], "table takes RUN TABLE FILE"),
     ],
 )
 def test_what_is_refused(
