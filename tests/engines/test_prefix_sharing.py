@@ -56,8 +56,8 @@ def test_judge_calls_share_the_question(chat: Runner, kind: str) -> None:
 
     row = Row(0, kind, language="en", messages=[{"role": "user", "content": f"Continue this story: {text(330)}"}])
     assert len(chat.engine._prompt_ids(row.messages)) >= 300
-    row.candidates = [Candidate(text(25), plan="x") for _ in range(4)]
-    row.candidates += [Candidate(text(25), plan="evidence", origin="evidence") for _ in range(2)]
+    row.candidates = [Candidate(text(25), plan="x") for _ in range(3)]
+    row.candidates.append(Candidate(text(25), plan="evidence", origin="evidence"))
     recorder = Recorder(chat.engine)
     pool = Pool(row, "x", row.plan("x"), 1, recorder)
     options = {"engine": "judge"} | ({"utility": "judge"} if kind == "mbr" else {})
@@ -67,7 +67,7 @@ def test_judge_calls_share_the_question(chat: Runner, kind: str) -> None:
 
     choice = chat(choose())
     assert choice.index is not None
-    calls = {"mbr": 12, "xmbr": 28, "tournament": 6}[kind]
+    calls = {"mbr": 6, "xmbr": 12, "tournament": 4}[kind]
     assert recorder.total.requests == calls
     allowed = possible(recorder.prompts)
     share, best = recorder.total.cached / recorder.total.prompt, allowed / recorder.total.prompt
