@@ -225,6 +225,8 @@ def _config(job: str, words: Sequence[str]):  # type: ignore[no-untyped-def]  # 
     from pipeline.core.folder import RunFolder
     from pipeline.core.remote import is_uri
 
+    if not words and job != "label":
+        raise ConfigError(f"which config? {JOBS[job].words}, as in: {JOBS[job].examples[0]}")
     words = [f"winrate.{w}" if job == "winrate" and w.startswith("games=") else w for w in words]
     files = [w for w in words if "=" not in w or is_uri(w)]
     runs = [w for w in files if os.path.isdir(w) or (is_uri(w) and not _names_yaml(w))]

@@ -55,7 +55,7 @@ def test_a_misspelt_key_fails_fast_with_exit_code_2() -> None:
     ("words", "message"),
     [
         (["generat"], "no job is called 'generat'; did you mean 'generate'?"),
-        (["run", "nowhere.yaml"], "nowhere.yaml: neither a config file nor the name of a preset"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: neither a config file, the name of a preset nor a run"),
         (["run", "dummy", "judge.opponent=nobody"], "judge.opponent: no system is called 'nobody'"),
         (["run", "dummy", "judge.engine=nobody"], "judge.engine: no engine is called 'nobody'"),
         (["run", "dummy", "sampling.engine=nobody"], "sampling.engine: no engine is called 'nobody'"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,10 @@ from pipeline.selection.base import SELECTORS, Selector
 from pipeline.tasks import TASKS, Task
 
 T = TypeVar("T")
+
+_WRONG_TYPE = re.compile(r"Value (.+?) (?:of type '\w+' could not be converted to|is not a valid) (Integer|Float|bool)")
+_NO_FILE = ' in "<unicode string>",'
+_TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 _REGISTRIES: dict[Any, Registry[Any]] = {
     SourceConfig: SOURCES,
@@ -179,7 +184,9 @@ def _build(cls: type[T], data: Any, key: str) -> T:
         return typing.cast(T, OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
         full = ".".join(part for part in (key, error.full_key or "") if part)
-        raise ConfigError(f"{full}: {first_line(error)}") from error
+        wrong = _WRONG_TYPE.match(first_line(error))
+        said = f"must be {_TYPES[wrong[2]]}, not {wrong[1]}" if wrong else first_line(error)
+        raise ConfigError(f"{full}: {said}") from error
 
 
 @functools.cache
@@ -215,7 +222,8 @@ def _shaped(hint: Any, value: Any, key: str) -> Any:
     what = "a list" if container is list else "a map" if container is dict or is_section else "one value"
     found = "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else "one value"
     if found != what:
-        raise ConfigError(f"{key}: must be {what}, not {repr(value) if found == 'one value' else found}")
+        hint = f"; as in {key}=[{value}]" if (what, found) == ("a list", "one value") else ""
+        raise ConfigError(f"{key}: must be {what}, not {repr(value) if found == 'one value' else found}{hint}")
     if is_section:
         hints = typing.get_type_hints(kind)
         _check_keys(value, [f.name for f in dataclasses.fields(typing.cast(Any, kind))], key)
@@ -249,7 +257,9 @@ def read_layer(name: str) -> dict[str, Any]:
         known = presets()
         preset = known.get(name) or known.get(name.removeprefix("conf/").removesuffix(".yaml"))
         if preset is None:
-            raise ConfigError(f"{name}: neither a config file nor the name of a preset{nearest(name, known)}")
+            raise ConfigError(
+                f"{name}: neither a config file, the name of a preset nor a run's folder{nearest(name, known)}"
+            )
         path = preset
     try:
         layer = read_yaml(read_text(name) if is_uri(name) else path.read_text(encoding="utf-8")) or {}
@@ -257,7 +267,9 @@ def read_layer(name: str) -> dict[str, Any]:
         raise
     except Exception as error:
         hint = f"; for prompts: prompts.kind=file prompts.path={name}" if path.suffix not in (".yaml", ".yml") else ""
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}{hint}") from error
+        raise ConfigError(
+            f"{path}: not valid YAML: {' '.join(str(error).replace(_NO_FILE, '').split())[:300]}{hint}"
+        ) from error
     if not isinstance(layer, dict):
         raise ConfigError(f"{path}: a config file must be a map of sections, not {type(layer).__name__}")
     return typing.cast(dict[str, Any], layer)

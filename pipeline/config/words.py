@@ -36,12 +36,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is not typed
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
+        names: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be one word", key.start_mark)
-            if names.count(key.value) > 1:
+            if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"found twice: {key.value}", key.start_mark)
+            names.add(key.value)
         self.flatten_mapping(node)  # what "<<" brings comes first, so that the map's own values win
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
 

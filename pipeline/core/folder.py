@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.core import digests, tables
-from pipeline.core.errors import InputError, StorageError, UnfinishedTableError, first_line
+from pipeline.core.errors import ConfigError, InputError, StorageError, UnfinishedTableError, first_line
 from pipeline.core.layers import FILES, TABLES, Laid
 from pipeline.core.reading import Table, Wanted
 from pipeline.core.remote import is_uri, open_uri
@@ -133,9 +133,13 @@ class RunFolder:
 
         Raises:
             StorageError: the store cannot be reached, or has no such bucket.
+            ConfigError: a file is where the folder should be.
         """
-        with self._reachable():
-            self.fs.create_dir(self.path(*parts), recursive=True)
+        try:
+            with self._reachable():
+                self.fs.create_dir(self.path(*parts), recursive=True)
+        except (NotADirectoryError, FileExistsError) as error:
+            raise ConfigError(f"{self.name}: is a file, and a run is a folder; name another with out=...") from error
         return self.path(*parts)
 
     @contextmanager

@@ -17,6 +17,7 @@ from ray.job_config import JobConfig
 
 from pipeline.config.sections import RayConfig
 from pipeline.core import imports
+from pipeline.core.errors import ConfigError
 
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONSAFEPATH": "1"}
 _MIN_CPUS = 8
@@ -76,11 +77,32 @@ def _is_on_loopback(address: str) -> bool:
     return False
 
 
+def _refuse_dead(address: str) -> None:
+    """Find out in seconds that nothing answers at ``HOST:PORT``; Ray would try for minutes, and end the process.
+
+    Raises:
+        ConfigError: nobody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigError(
+            f"ray.address: nothing answers at {address} ({error}); it, or RAY_ADDRESS in the environment, names a "
+            "cluster that runs; without both one is started here"
+        ) from error
+
+
 @contextmanager
 def cluster(config: RayConfig) -> Iterator[None]:
     """Join the configured cluster, or start a local one that ends with the block.
 
     A Ray that this process had joined already (a notebook, a test) is used as it is and left running.
+
+    Raises:
+        ConfigError: nothing answers at the configured address.
     """
     # What fails is reported once, by us, without Ray Data's pages of traceback.
     logging.getLogger("ray.data").setLevel(logging.ERROR if config.worker_logs else logging.CRITICAL)
@@ -94,6 +116,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
     options = {"logging_level": logging.ERROR, "log_to_driver": config.worker_logs, "namespace": "lemonpress"}
     options["job_config"] = _Workers()
     if address and address != "local":
+        _refuse_dead(address)
         with _apart() if _is_on_loopback(address) else nullcontext():
             ray.init(address=address, **options)
     else:

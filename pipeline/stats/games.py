@@ -132,6 +132,8 @@ def load_table_games(path: str) -> Games:
             data = tables.open_outside(inner, fs, path)
             table = data.to_table(columns=[c for c in data.schema.names if c in known])
             _require_columns(data.schema.names, path)
+    except FileNotFoundError as error:
+        raise InputError(f"winrate.games: no such file: {path}") from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as a table of games: {first_line(error)}") from error
     tables.check_schema(table.schema, path)
