@@ -64,7 +64,7 @@ def test_a_file_without_the_column_or_that_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_text("hello")
     with pytest.raises(InputError, match="cannot be read"):
         load_table_games(str(tmp_path / "bad.parquet"))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         load_table_games(str(tmp_path / "absent.csv"))
 
 
