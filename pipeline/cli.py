@@ -25,8 +25,6 @@ from pipeline.jobs.commands import JOBS, SUBMITTED, Command
 
 _FOLDERS = ("export", "label", "replay", "verify")
 """Jobs that are folders: what one job alone uses lives with it."""
-_RUN_WORDS = {"show": 2, "errors": 1, "table": 3, "retry": 1, "verify": 1, "replay": 1}
-"""Jobs that take a run's folder -> how many words they need."""
 
 _CONFIG = (
     "CONFIG is a preset (demo, dummy, models/qwen3-8b ...), a YAML file, or a run's folder, which brings the config "
@@ -142,7 +140,7 @@ def _add(name: str, job: Command) -> None:
         )
     if name == "errors":
         options.append(click.Option(["--json", "as_json"], is_flag=True, help="JSON instead of a table."))
-    if job.group == "On a Ray cluster":
+    if job.takes == "cluster":
         options.append(click.Option(["--address"], help="The cluster, http://HEAD:8265."))
     if name == "submit":
         text = f"Which job: {', '.join(SUBMITTED)} (run)."
@@ -161,27 +159,25 @@ for _name, _job in JOBS.items():
 
 
 def _run(job: str, words: list[str], given: Mapping[str, Any]) -> int | None:
-    if JOBS[job].group == "On a Ray cluster":
+    command = JOBS[job]
+    if command.takes == "cluster":
         from pipeline.jobs.submit import main as remote
 
         words = words if job == "submit" else [_as_out(word) for word in words]
         return remote(job, words, given["address"], given.get("what", "run"), given.get("detach", False))
-    if job == "doctor":
+    if command.takes == "nothing":
         return int(_command(job).run())
     if given.get("listed"):
         _command(job).show()
-        return 0
-    if job not in _RUN_WORDS:
+    elif command.takes == "config":
         config = _config(job, words)  # before the job's own, slower imports: a typo is answered at once
         _command(job).run(config)
-        return 0
-    least = _RUN_WORDS[job]
-    words[:1] = [word.removeprefix("out=") for word in words[:1]]
-    too_many = job in ("show", "errors") and len(words) > least
-    if len(words) < least or too_many or any("=" in word for word in words[:least]):
-        raise ConfigError(f"{job} takes {JOBS[job].words}, as in: {JOBS[job].examples[0]}")
-    head, rest = words[:least], words[least:]
-    _command(job).run(*head, *([given["as_json"]] if job == "errors" else [] if job == "show" else [rest]))
+    else:
+        words[:1] = [word.removeprefix("out=") for word in words[:1]]
+        head, rest = words[: command.required], words[command.required :]
+        if len(head) < command.required or (rest and command.is_exact) or any("=" in word for word in head):
+            raise ConfigError(f"{job} takes {command.words}, as in: {command.examples[0]}")
+        _command(job).run(*head, *([] if command.is_exact else [rest]), **given)
     return 0
 
 

@@ -137,7 +137,7 @@ def spell(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if a is type(None) else spell(a) for a in args)
-    if origin is list:
+    if origin in (list, tuple):
         return f"list of {spell(args[0])}"
     if origin is dict:
         return f"map of {spell(args[0])} to {spell(args[1])}"
@@ -463,12 +463,6 @@ _COMMON = {
     "difference": "of the means, paired by prompt",
     "minimum_detectable": "the smallest difference that so many clusters would show four times in five",
     "se, difference_se, first_se": "standard error, over clusters",
-    "ci_low, ci_high": "the interval's ends",
-    "difference_low, difference_high": "the interval's ends",
-    "recovered_low, recovered_high": "the interval's ends",
-    "hope_low, hope_high, risk_low, risk_high": "the interval's ends",
-    "first_low, first_high": "the interval's ends",
-    "gain_low, gain_high": "the interval's ends",
     "invalid_rate": "share of the games without a readable verdict",
     "lost_low, won_high": "the interval's end with all unreadable games lost, or won",
     "joint_signature, signature": "how the number was made: the recipe in one line",
@@ -484,7 +478,8 @@ _COMMON = {
 
 
 def _common(name: str) -> str:
-    return next((text for names, text in _COMMON.items() if name in names.split(", ")), "")
+    said = next((text for names, text in _COMMON.items() if name in names.split(", ")), "")
+    return said or ("an end of the interval" if name.endswith(("_low", "_high")) else "")
 
 
 def _columns(record: type[Any], kept: Collection[str] | None = None) -> list[str]:
@@ -493,18 +488,8 @@ def _columns(record: type[Any], kept: Collection[str] | None = None) -> list[str
     for one in dataclasses.fields(record):
         if kept is None or one.name in kept:
             text = _sentence(to_markdown(describe(record, one.name) or _common(one.name)))
-            lines.append(f"| `{one.name}` | {_type(hints[one.name])} | {text} |")
+            lines.append(f"| `{one.name}` | {spell(hints[one.name])} | {text} |")
     return [*lines, ""]
-
-
-def _type(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else _type(a) for a in args)
-    if origin in (list, tuple):
-        return f"list of {_type(args[0])}"
-    name = getattr(hint, "__name__", str(hint))
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(name, "struct")
 
 
 PAGES = {

@@ -93,11 +93,7 @@ def build_config(data: dict[str, Any]) -> Config:
         ConfigError: as :func:`load_config`.
     """
     hints = typing.get_type_hints(Config)
-    for name in data:
-        if name not in hints:
-            places = _places(str(name), hints)
-            hint = f"; {name} is a key of {', '.join(places)}" if places else nearest(str(name), hints)
-            raise ConfigError(f"unknown config key {name!r}{hint}")
+    _check_keys(data, hints, "")
     _import(data.get("modules") or [])
     with _no_environment():
         data = {"prompts": {}, **_resolve(data)}
@@ -115,18 +111,15 @@ def build_config(data: dict[str, Any]) -> Config:
         return config
 
 
-def _places(key: str, hints: dict[str, Any]) -> list[str]:
-    """The sections that have a key of this name: what was meant by one that stands at the top."""
+def _elsewhere(key: str) -> str:
+    """The sections that have a key of this name, in words: what was meant by one that stands at the top."""
     found = []
-    for section, hint in hints.items():
-        cls = next((part for part in (*typing.get_args(hint), hint) if part in _REGISTRIES), None)
-        kinds = (
-            [*map(_REGISTRIES[cls].get, _REGISTRIES[cls])] if cls else [hint] if dataclasses.is_dataclass(hint) else []
-        )
-        name = f"{section}.NAME" if typing.get_origin(hint) is dict else section
-        if any(key == f.name for kind in kinds for f in dataclasses.fields(typing.cast(Any, kind))):
-            found.append(name)
-    return found
+    for section, hint in typing.get_type_hints(Config).items():
+        registered = next((_REGISTRIES[part] for part in (*typing.get_args(hint), hint) if part in _REGISTRIES), None)
+        kinds = [kind for _, kind in registered.items()] if registered else [hint]
+        if any(key == f.name for kind in kinds if dataclasses.is_dataclass(kind) for f in dataclasses.fields(kind)):
+            found.append(f"{section}.NAME" if typing.get_origin(hint) is dict else section)
+    return f"; {key} is a key of {', '.join(found)}" if found else ""
 
 
 def _brings_candidates(source: Any) -> bool:
@@ -199,7 +192,8 @@ def _check_keys(data: dict[str, Any], valid: typing.Iterable[str], key: str) -> 
     for name in data:
         if name not in valid:
             full = f"{key}.{name}" if key else str(name)
-            raise ConfigError(f"unknown config key {full!r}{nearest(str(name), valid)}")
+            hint = "" if key else _elsewhere(str(name))
+            raise ConfigError(f"unknown config key {full!r}{hint or nearest(str(name), valid)}")
 
 
 def _shaped(hint: Any, value: Any, key: str) -> Any:

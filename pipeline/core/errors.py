@@ -3,8 +3,8 @@
 Exit codes: 0 done; 1 the job failed (an error that nobody foresaw is one line; ``LEMONPRESS_TRACEBACK=1`` in the
 environment shows where it happened); 2 the config or the input is wrong (nothing heavy was started); 3 the job ended,
 but too many rows carry an error, or a run could not be verified; 4 a limit on tokens, money or time stopped it;
-5 another process works on the run; 130 and 143 stopped by Ctrl-C or SIGTERM. After 1, 130, 143 and a limit on time the
-same command resumes, after a limit on tokens or money with a higher one.
+5 another process works on the run; 130 and 143 stopped by Ctrl-C or SIGTERM; 141 who read the output went away. After
+1, 130, 143 and a limit on time the same command resumes, after a limit on tokens or money with a higher one.
 """
 
 from __future__ import annotations

@@ -65,13 +65,19 @@ def _apart() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _endpoint(address: str) -> tuple[str, int] | None:
+    """(host, port) of an address that names both; nothing of ``auto`` or a URI."""
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdigit() else None
+
+
 def _is_on_loopback(address: str) -> bool:
     """Whether a cluster listens on loopback alone, as ours do: Ray would look for it at the outer address, for ever."""
-    host, _, port = address.rpartition(":")
-    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+    host, port = _endpoint(address) or ("", 0)
+    if host not in ("127.0.0.1", "localhost"):
         return False
     try:
-        socket.create_connection((ray.util.get_node_ip_address(), int(port)), timeout=2).close()
+        socket.create_connection((ray.util.get_node_ip_address(), port), timeout=2).close()
     except OSError:
         return True
     return False
@@ -83,11 +89,10 @@ def _refuse_dead(address: str) -> None:
     Raises:
         ConfigError: nobody listens there.
     """
-    host, _, port = address.rpartition(":")
-    if "/" in host or not host or not port.isdigit():
+    if (endpoint := _endpoint(address)) is None:
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        socket.create_connection(endpoint, timeout=5).close()
     except OSError as error:
         raise ConfigError(
             f"ray.address: nothing answers at {address} ({error}); it, or RAY_ADDRESS in the environment, names a "

@@ -18,7 +18,8 @@ class Command:
         words: what follows the job's name.
         keys: the sections of the config that matter to it most.
         examples: lines that do something sensible.
-        takes: ``config``: presets, files, settings, or a run's folder; ``run``: a run's folder, then others.
+        takes: ``config``: presets, files, settings, or a run's folder; ``run``: a run's folder, then others;
+            ``cluster``: it asks the cluster at ``--address``; ``nothing``.
         submitted: whether it can be sent to a cluster.
     """
 
@@ -27,8 +28,18 @@ class Command:
     words: str
     keys: tuple[str, ...]
     examples: tuple[str, ...]
-    takes: Literal["config", "run", "other"] = "config"
+    takes: Literal["config", "run", "cluster", "nothing"] = "config"
     submitted: bool = False
+
+    @property
+    def required(self) -> int:
+        """How many words it cannot do without."""
+        return len(self.words.partition("[")[0].split())
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it takes no word more than those."""
+        return "[" not in self.words
 
 
 JOBS = {
@@ -180,7 +191,7 @@ JOBS = {
         "",
         (),
         ("lemonpress doctor",),
-        takes="other",
+        takes="nothing",
     ),
     "submit": Command(
         "On a Ray cluster",
@@ -191,7 +202,7 @@ JOBS = {
             "lemonpress submit --address http://HEAD:8265 mine.yaml out=s3://bucket/run",
             "lemonpress submit --job select --detach mine.yaml out=s3://bucket/run",
         ),
-        takes="other",
+        takes="cluster",
     ),
     "status": Command(
         "On a Ray cluster",
@@ -199,7 +210,7 @@ JOBS = {
         "[JOB_ID|RUN]",
         (),
         ("lemonpress status --address http://HEAD:8265", "lemonpress status s3://bucket/run"),
-        takes="other",
+        takes="cluster",
     ),
     "logs": Command(
         "On a Ray cluster",
@@ -207,7 +218,7 @@ JOBS = {
         "JOB_ID|RUN",
         (),
         ("lemonpress logs s3://bucket/run",),
-        takes="other",
+        takes="cluster",
     ),
     "stop": Command(
         "On a Ray cluster",
@@ -215,7 +226,7 @@ JOBS = {
         "JOB_ID|RUN",
         (),
         ("lemonpress stop s3://bucket/run",),
-        takes="other",
+        takes="cluster",
     ),
 }
 SUBMITTED = tuple(name for name, job in JOBS.items() if job.submitted)

@@ -12,7 +12,8 @@ from pipeline.execution.schedule import Step
 from pipeline.jobs import adaptive
 from pipeline.jobs.job import job
 from pipeline.jobs.steps import run_steps
-from pipeline.prompts.sources import ReadReport, read_prompts
+from pipeline.prompts.report import ReadReport
+from pipeline.prompts.sources import read_prompts
 from pipeline.sampling.stage import GenerateStage
 from pipeline.tasks import task_named
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from pipeline.core import imports
 from pipeline.core.errors import InputError
 from pipeline.core.folder import RunFolder
-from pipeline.prompts.sources import ReadReport, SourceConfig, read_prompts
+from pipeline.prompts.report import ReadReport
+from pipeline.prompts.sources import SourceConfig, read_prompts
 
 
 def read_apart(source: SourceConfig, run: RunFolder, base: Path) -> ReadReport:

@@ -20,8 +20,9 @@ from pipeline.core.reading import Table
 from pipeline.core.remote import is_uri
 from pipeline.core.schema import with_provenance
 from pipeline.prompts.columns import NOTHING
+from pipeline.prompts.report import ReadReport
 from pipeline.prompts.scan import hash64, nested, reserved
-from pipeline.prompts.sources import ReadReport, RunSource, SourceConfig
+from pipeline.prompts.sources import RunSource, SourceConfig
 from pipeline.prompts.write import some_rows, write_shards
 
 _BATCH = 1000

@@ -22,8 +22,9 @@ from pipeline.prompts.columns import Layout, as_text, clean, map_columns
 from pipeline.prompts.files import local_file, open_file
 from pipeline.prompts.formats import from_json
 from pipeline.prompts.piece import Chunk, Piece, Record, chunk_of
+from pipeline.prompts.report import ReadReport
 from pipeline.prompts.scan import Batch, Hashes, Prompt, hash64, repeats
-from pipeline.prompts.sources import FileSource, Given, ReadReport, SourceConfig
+from pipeline.prompts.sources import FileSource, Given, SourceConfig
 
 ROWS = "lemonpress_rows"
 """Field of ``source`` where rows were grouped: list<int64>, their positions in the files, in reading order."""

@@ -19,8 +19,9 @@ from pipeline.core.schema import prompts_schema, with_provenance
 from pipeline.prompts.columns import NOTHING, clean, find_layout
 from pipeline.prompts.given import GivenSets, group_rows
 from pipeline.prompts.piece import Piece
+from pipeline.prompts.report import ReadReport
 from pipeline.prompts.scan import Batch, Prompt, Rows, Scan, scan
-from pipeline.prompts.sources import ReadReport, SourceConfig
+from pipeline.prompts.sources import SourceConfig
 
 _LARGEST = 5_000  # rows of a shard
 _LANGUAGE_LIKE = re.compile(

@@ -16,7 +16,7 @@ from pipeline.core.safety import Line, indented, isolated, json_text, line, one_
 from pipeline.jobs.errors import run as print_errors
 from pipeline.jobs.job import console
 from pipeline.jobs.show import describe
-from pipeline.prompts.sources import ReadReport
+from pipeline.prompts.report import ReadReport
 from pipeline.stats.results import store_table
 from pipeline.stats.tables import csv_text
 from tests.conftest import run_with_prompts
